@@ -1,0 +1,1 @@
+"""The verbs. Each reads as the sentence it performs."""

@@ -1,0 +1,108 @@
+"""The embedded world's pre-training stream: batch number n, from easy scenes to all, half of it hard negatives.
+
+Batch n depends on the seed and n alone, so a resumed run sees what the undisturbed one would have seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vlp_bench.batch import Batch
+from vlp_bench.data.datasets import Collate, Item, Transform, region_item
+from vlp_bench.data.drawing import SIDE, draw
+from vlp_bench.data.phrases import Phrase, vocabulary
+from vlp_bench.data.scenes import ATTRIBUTES, COLOURS, MOST, RELATIONS, SHAPES, SIZES, TEXTURES, Scene
+from vlp_bench.data.phrases import COLUMNS, NUMBERS, ROWS
+from vlp_bench.data.shapes import World
+from vlp_bench.data.text import Masker, make_tokenizer
+
+MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
+STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
+
+
+def normalised(image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
+    """(3, h, w) float32 with CLIP's mean and standard deviation; no augmentation."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - MEAN) / STD
+
+
+def attribute_ids() -> frozenset[int]:
+    """Token ids of the words that name an attribute."""
+    words = (*SHAPES, *COLOURS, *SIZES, *TEXTURES, *RELATIONS, *NUMBERS, *ROWS, *COLUMNS)
+    known = vocabulary()
+    return frozenset(known[w] for w in words)
+
+
+@dataclass
+class Curriculum(Dataset[Batch]):
+    """`steps` batches of `batch_size` captions; every `region_every`-th describes regions.
+
+    Scenes have one thing until share `single` of the steps, at most two until `double`; after that half of the batches
+    have at most two until half of the run, and then all have up to four. From `twins_from` on, a share `twins` of every
+    batch is pairs of scenes that differ in one attribute.
+    """
+
+    steps: int
+    batch_size: int = 96
+    seed: int = 0
+    region_every: int = 5
+    regions: int = 2
+    single: float = 0.05
+    double: float = 0.25
+    twins: float = 0.5
+    twins_from: float = 0.05
+    mask: float = 0.12
+    mask_attributes: float = 0.45
+    transform: Transform = normalised
+
+    def __post_init__(self) -> None:
+        self.world = World(self.seed)
+        tokenizer = make_tokenizer(vocabulary())
+        masker = Masker(tokenizer, self.mask, 8, attribute_ids(), self.mask_attributes)
+        self.collate = Collate(tokenizer, masker=masker, side=SIDE // 8)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step, 11))
+        most = self._most(step, rng)
+        if self.region_every and step % self.region_every == self.region_every - 1:
+            return self.collate([self._region(int(i), most) for i in self._numbers(self.batch_size // self.regions, rng)])
+        return self.collate([self._item(s, p, rng) for s, p in self._scenes(step, most, rng)])
+
+    def _most(self, step: int, rng: np.random.Generator) -> int:
+        done = step / self.steps
+        if done < self.single:
+            return 1
+        if done < self.double or (done < 0.5 and rng.random() < 0.5):
+            return 2
+        return MOST
+
+    def _numbers(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(2**40, size=n)
+
+    def _scenes(self, step: int, most: int, rng: np.random.Generator) -> list[tuple[Scene, Phrase]]:
+        pairs = round(self.twins * self.batch_size / 2) if step / self.steps >= self.twins_from else 0
+        told = []
+        for n, i in enumerate(self._numbers(pairs, rng)):
+            told += self.world.contrast("pretrain", int(i), ATTRIBUTES[n % len(ATTRIBUTES)], most)
+        for i in self._numbers(self.batch_size - 2 * pairs, rng):
+            scene, phrases = self.world.captioned("pretrain", int(i), most=most)
+            told.append((scene, phrases[int(rng.integers(len(phrases)))]))
+        return told
+
+    def _item(self, scene: Scene, phrase: Phrase, rng: np.random.Generator) -> Item:
+        image = self.transform(Image.fromarray(draw(scene)), rng)
+        return Item(image, (phrase.text,), int(rng.integers(2**62)), int(rng.integers(2**31)))
+
+    def _region(self, index: int, most: int) -> Item:
+        record = self.world.regions("pretrain", index, most=most)
+        rng = np.random.default_rng((self.seed, index, 13))
+        chosen = [record.regions[int(k)] for k in rng.permutation(len(record.regions))[: self.regions]]
+        image = self.transform(self.world.open(record.image), rng)
+        return region_item(image, chosen, record.size, index, int(rng.integers(2**31)))

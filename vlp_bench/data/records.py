@@ -1,0 +1,56 @@
+"""What an annotation says, whatever file it came from: frozen records without tensors.
+
+`image` is a key that the image source of the same data set opens: a path below a root folder, or the address of a
+scene of the embedded world.
+"""
+
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+"""x, y of the upper left corner, width, height; pixels of the original image."""
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image and every caption that is true of it. `image_id` is the identity that ITC's soft targets compare."""
+
+    image: str
+    captions: tuple[str, ...]
+    image_id: str
+
+
+@dataclass(frozen=True)
+class RegionCaption:
+    """A caption of the part of an image inside `box`."""
+
+    caption: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class RegionImage:
+    """An image with captioned regions; `size` is (width, height) in pixels, the frame its boxes are measured in."""
+
+    image: str
+    regions: tuple[RegionCaption, ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in VQAv2's form: ten answers by ten people, and the types its accuracy is broken down by."""
+
+    image: str
+    question: str
+    answers: tuple[str, ...]
+    question_id: int
+    question_type: str
+    answer_type: str
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image of class number `label`."""
+
+    image: str
+    label: int

@@ -1,0 +1,107 @@
+"""Text to tokens: BERT's tokenizer in X-VLM's form, the released caption cleaning, and the masking of words for MLM."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import BertTokenizer
+
+_DELETED = re.compile(r"([,.'!?\"()*#:;~])")
+IGNORED = -100
+"""The label that cross entropy leaves out."""
+
+
+def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) -> BertTokenizer:
+    """BERT's tokenizer over a vocabulary (word -> id, or the path of a vocab.txt).
+
+    `sep=False` encodes as `[CLS] text`, as X-VLM's retrieval, VQA and pruning do; `sep=True` is the stock `[CLS] text [SEP]`.
+
+    Raises:
+        ValueError: the path is no file, or the vocabulary lacks a special token.
+    """
+    words = dict(vocab) if isinstance(vocab, Mapping) else _read_vocab(Path(vocab))
+    missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t not in words]
+    if missing:
+        raise ValueError(f"the vocabulary lacks {', '.join(missing)}; it needs BERT's five special tokens")
+    tokenizer = BertTokenizer(vocab=words)
+    if not sep:
+        template = TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", words["[CLS]"])])
+        tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
+def _read_vocab(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        raise ValueError(f"no vocabulary at {path}: it should be bert-base-uncased's vocab.txt, one token a line")
+    return {word: i for i, word in enumerate(path.read_text(encoding="utf-8").splitlines())}
+
+
+def pre_caption(caption: str, max_words: int) -> str:
+    """The released cleaning of a caption: lower case, punctuation deleted, hyphens and slashes to spaces, cut.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    text = _DELETED.sub("", caption.lower()).replace("-", " ").replace("/", " ").replace("<person>", "person")
+    words = text.split()[:max_words]
+    if not words:
+        raise ValueError(f"caption {caption!r} is empty once punctuation is removed")
+    return " ".join(words)
+
+
+@dataclass
+class Masker:
+    """Chooses the words that MLM hides: whole words with probability `probability`, `boosted` token ids with `boost`.
+
+    Of the chosen tokens 80 % become [MASK], 10 % another word of the vocabulary, 10 % stay. At least one and at most
+    `most` tokens of a caption are chosen.
+    """
+
+    tokenizer: BertTokenizer
+    probability: float = 0.25
+    most: int = 8
+    boosted: frozenset[int] = field(default_factory=frozenset)
+    boost: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._cls, self._mask = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[MASK]"])
+        vocabulary = self.tokenizer.get_vocab()
+        self._continues = torch.zeros(len(vocabulary), dtype=torch.bool)
+        self._continues[[i for w, i in vocabulary.items() if w.startswith("##")]] = True
+        self._chance = torch.full((len(vocabulary),), self.probability)
+        self._chance[list(self.boosted)] = self.boost
+        self._special = torch.zeros(len(vocabulary), dtype=torch.bool)
+        self._special[self.tokenizer.all_special_ids] = True
+
+    def __call__(self, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, t) ids -> (b, t) masked ids, (b, most) positions (0 where unused), (b, most) true ids (-100 where unused)."""
+        chosen = self._choose(ids, generator)
+        order = torch.rand(ids.shape, generator=generator).masked_fill(~chosen, 2.0).argsort(1)[:, : self.most]
+        used = chosen.gather(1, order)
+        if used.shape[1] < self.most:
+            order, used = (torch.nn.functional.pad(x, (0, self.most - x.shape[1])) for x in (order, used))
+        positions = torch.where(used, order, 0)
+        labels = torch.where(used, ids.gather(1, positions), IGNORED)
+        hidden = torch.zeros_like(chosen).scatter(1, positions, used)
+        hidden[:, 0] = False
+        return self._replace(ids, hidden, generator), positions, labels
+
+    def _choose(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        words = ~self._special[ids]
+        chance = torch.where(words, torch.rand(ids.shape, generator=generator), 2.0)
+        chosen = chance < self._chance[ids]
+        chosen |= words & (chance == chance.amin(1, keepdim=True)) & ~chosen.any(1, keepdim=True)
+        for t in range(1, ids.shape[1]):  # a word is hidden as a whole: its pieces follow its first
+            chosen[:, t] = torch.where(self._continues[ids[:, t]], chosen[:, t - 1], chosen[:, t])
+        return chosen & words
+
+    def _replace(self, ids: Tensor, hidden: Tensor, generator: torch.Generator) -> Tensor:
+        dice = torch.rand(ids.shape, generator=generator)
+        other = torch.randint(len(self._special), ids.shape, generator=generator)
+        other = torch.where(self._special[other], ids, other)
+        masked = torch.where(dice < 0.8, self._mask, torch.where(dice < 0.9, other, ids))
+        return torch.where(hidden, masked, ids)

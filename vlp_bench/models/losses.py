@@ -1,0 +1,142 @@
+"""The losses of X-VLM as pure functions of features, all in float32 whatever autocast says.
+
+Source: Zeng et al., "Multi-Grained Vision Language Pre-Training" (X-VLM, ICML 2022), section 3, and its released code.
+Shape legend: b pairs, e embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate over all ranks; the gradient of a rank's own rows flows back to it (as in the released code)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.rows = slice(dist.get_rank() * len(tensor), (dist.get_rank() + 1) * len(tensor))
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad[ctx.rows]
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Rows of every rank, in rank order, with gradient; the tensor itself outside distributed training.
+
+    Every rank must hold the same number of rows.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return tensor
+    return _Gather.apply(tensor)  # pyright: ignore[reportReturnType]
+
+
+def similarity(images: Tensor, texts: Tensor, temp: Tensor) -> Tensor:
+    """(bi, e), (bt, e) normalised features -> (bi, bt) cosine similarity divided by the temperature, float32."""
+    with torch.autocast(images.device.type, enabled=False):
+        return images.float() @ texts.float().T / temp.float()
+
+
+def same_image(b: int, idx: Tensor | None, device: torch.device) -> Tensor:
+    """(b, b) bool: which pairs show the same image. Without identities (b,), only each pair itself."""
+    if idx is None:
+        return torch.eye(b, dtype=torch.bool, device=device)
+    return idx.view(-1, 1) == idx.view(1, -1)
+
+
+def contrastive(images: Tensor, texts: Tensor, temp: Tensor, idx: Tensor | None = None) -> Tensor:
+    """Image-text contrastive loss (ITC): mean of both directions' cross entropy over the gathered batch.
+
+    images, texts: (b, e) normalised. With identities `idx` (b,), all pairs of one image share the target evenly.
+    """
+    images, texts = gather(images), gather(texts)
+    idx = None if idx is None else gather(idx)
+    logits = similarity(images, texts, temp)
+    positive = same_image(len(images), idx, images.device).float()
+    target = positive / positive.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def negative_weights(logits: Tensor, same: Tensor, uniform: float) -> Tensor:
+    """(b, b) sampling weights of negatives: softmax over the row + 1e-5 + uniform / b, and 0 for the same image."""
+    weights = F.softmax(logits, dim=1) + 1e-5 + uniform / logits.shape[1]
+    weights = weights.masked_fill(same, 0.0)
+    if not bool(weights.any(1).all()):
+        raise ValueError(
+            f"a batch of {len(logits)} pairs has a pair without a negative: every caption needs another image in its "
+            "batch; use a batch size of at least 2 with different images"
+        )
+    return weights
+
+
+def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(b, b) weights -> (b,) one column per row; the released code's loop over rows draws the same.
+
+    Drawn where the generator lives, so that a CPU generator gives an accelerator the same kind of numbers.
+    """
+    device = weights.device if generator is None else generator.device
+    return torch.multinomial(weights.to(device), 1, generator=generator).squeeze(1).to(weights.device)
+
+
+@torch.no_grad()
+def hard_negatives(
+    images: Tensor,
+    texts: Tensor,
+    temp: Tensor,
+    idx: Tensor | None = None,
+    *,
+    uniform: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One negative image for every text, then one negative text for every image, as two (b,) rows of indices.
+
+    images, texts: (b, e) normalised, of this rank only. Drawn with probability softmax(similarity / temp), never of
+    the same image. `uniform` is the mass of an even distribution added to the softmax's mass of 1: the hardest
+    negatives alone never teach a small model that starts from nothing.
+    """
+    logits = similarity(images, texts, temp)
+    same = same_image(len(images), idx, images.device)
+    image_of_text = draw(negative_weights(logits.T, same, uniform), generator)
+    text_of_image = draw(negative_weights(logits, same, uniform), generator)
+    return image_of_text, text_of_image
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """(b, 4) centre x, centre y, width, height -> left, top, right, bottom."""
+    centre, size = boxes[:, :2], boxes[:, 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(b, 4) corners -> (b,) area; 0 where right < left or bottom < top."""
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(b, 4) corners each -> (b,) generalised intersection over union in -1..1 (Rezatofighi et al., 2019)."""
+    inner = area(torch.cat([torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])], dim=1))
+    outer = area(torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], dim=1))
+    union = area(a) + area(b) - inner
+    tiny = torch.finfo(a.dtype).tiny
+    return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
+
+
+def box_losses(predicted: Tensor, target: Tensor, is_image: Tensor | None = None) -> dict[str, Tensor]:
+    """L1 and generalised-IoU loss of (b, 4) boxes (centre x, centre y, width, height in 0..1), per box that counts.
+
+    Rows with `is_image` (b,) = 1 describe the whole image and are dropped; with none left both losses are 0.
+    """
+    predicted, target = predicted.float(), target.float()
+    counts = torch.ones(len(target), device=target.device) if is_image is None else 1.0 - is_image.float()
+    boxes = counts.sum().clamp(min=1)
+    l1 = F.l1_loss(predicted, target, reduction="none").sum(1)
+    giou = 1 - generalized_iou(corners(predicted), corners(target))
+    return {"bbox": (l1 * counts).sum() / boxes, "giou": (giou * counts).sum() / boxes}
