@@ -5,7 +5,6 @@ that is killed goes on from its last saved step and ends with the same weights.
 """
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     p = argparse.ArgumentParser(prog="python -m vlp_bench.commands.pretrain", description=__doc__)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/xvlm_shapes"), help="directory of the run")
-    p.add_argument("--steps", type=int, default=6500)
+    p.add_argument("--steps", type=int, default=6000)
     p.add_argument("--batch-size", type=int, default=96, help="captions a step")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--warmup-steps", type=int, default=150)
@@ -28,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=1, help="one thread and bf16 do as many steps as two in fp32")
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes ahead")
     p.add_argument("--accelerator", default="cpu", help="cpu, gpu, auto")
-    p.add_argument("--probe-every", type=int, default=500, help="steps between two looks at what it has learnt")
+    p.add_argument("--probe-every", type=int, default=300, help="steps between two looks at what it has learnt")
     return p
 
 

@@ -39,7 +39,9 @@ def read_captions(path: str | Path) -> list[CaptionedImage]:
     images: dict[str, str] = {}
     for identity, image, texts in _parsed(Path(path), _captioned):
         if images.setdefault(identity, image) != image:
-            raise ValueError(f"{path}: image_id {identity!r} is given to {images[identity]} and {image}; it must be one's own")
+            raise ValueError(
+                f"{path}: image_id {identity!r} is given to {images[identity]} and {image}; give each its own"
+            )
         captions.setdefault(identity, []).extend(texts)
     return [CaptionedImage(images[i], tuple(texts), i) for i, texts in captions.items()]
 
@@ -141,7 +143,7 @@ def _image(record: dict[str, Any]) -> str:
 def _texts(record: dict[str, Any], key: str) -> list[str]:
     """One string or a list of them, none without a letter or digit."""
     found = record.get(key)
-    texts = found if isinstance(found, list) else [found]
+    texts: list[Any] = found if isinstance(found, list) else [found]
     if not texts or not all(isinstance(t, str) and any(c.isalnum() for c in t) for t in texts):
         raise BadRecord(f"needs {key!r}, a text or a list of texts with at least one word each, got {found!r}")
     return texts

@@ -1,4 +1,4 @@
-"""The embedded world's pre-training stream: batch number n, from easy scenes to all, half of it hard negatives.
+"""The embedded world's pre-training stream: batch number n, from single things to full scenes, half of them hard negatives.
 
 Batch n depends on the seed and n alone, so a resumed run sees what the undisturbed one would have seen.
 """
@@ -39,11 +39,12 @@ def attribute_ids() -> frozenset[int]:
 
 @dataclass
 class Curriculum(Dataset[Batch]):
-    """`steps` batches of `batch_size` captions; every `region_every`-th describes regions.
+    """`steps` batches of `batch_size` captions.
 
-    Scenes have one thing until share `single` of the steps, at most two until `double`; after that half of the batches
-    have at most two until half of the run, and then all have up to four. From `twins_from` on, a share `twins` of every
-    batch is pairs of scenes that differ in one attribute.
+    Until share `named` of the steps every batch describes regions: what a thing is called, seen alone. After that every
+    `region_every`-th does, and scenes have at most two things until `double`; from there half of the batches have at most
+    two until half of the run, and then all have up to four. A share `twins` of every batch of scenes is pairs that differ
+    in one attribute.
     """
 
     steps: int
@@ -51,10 +52,9 @@ class Curriculum(Dataset[Batch]):
     seed: int = 0
     region_every: int = 5
     regions: int = 2
-    single: float = 0.05
+    named: float = 0.08
     double: float = 0.25
     twins: float = 0.5
-    twins_from: float = 0.05
     mask: float = 0.12
     mask_attributes: float = 0.45
     transform: Transform = normalised
@@ -71,23 +71,24 @@ class Curriculum(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step, 11))
         most = self._most(step, rng)
-        if self.region_every and step % self.region_every == self.region_every - 1:
+        if self._is_region(step):
             return self.collate([self._region(int(i), most) for i in self._numbers(self.batch_size // self.regions, rng)])
-        return self.collate([self._item(s, p, rng) for s, p in self._scenes(step, most, rng)])
+        return self.collate([self._item(s, p, rng) for s, p in self._scenes(most, rng)])
+
+    def _is_region(self, step: int) -> bool:
+        return step < self.named * self.steps or step % self.region_every == self.region_every - 1
 
     def _most(self, step: int, rng: np.random.Generator) -> int:
         done = step / self.steps
-        if done < self.single:
-            return 1
-        if done < self.double or (done < 0.5 and rng.random() < 0.5):
+        if self.named <= done < self.double or (done < 0.5 and rng.random() < 0.5):
             return 2
         return MOST
 
     def _numbers(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(2**40, size=n)
 
-    def _scenes(self, step: int, most: int, rng: np.random.Generator) -> list[tuple[Scene, Phrase]]:
-        pairs = round(self.twins * self.batch_size / 2) if step / self.steps >= self.twins_from else 0
+    def _scenes(self, most: int, rng: np.random.Generator) -> list[tuple[Scene, Phrase]]:
+        pairs = round(self.twins * self.batch_size / 2)
         told = []
         for n, i in enumerate(self._numbers(pairs, rng)):
             told += self.world.contrast("pretrain", int(i), ATTRIBUTES[n % len(ATTRIBUTES)], most)

@@ -7,15 +7,15 @@ whatever the number of workers.
 import math
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vlp_bench.data.augment import RandAugment
+from vlp_bench.data.augment import COLOUR_OPERATIONS, RandAugment
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,25 +26,6 @@ MOST_PIXELS = 2**27
 """Larger images are refused: a small file can claim any size and fill the memory when it is decoded."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-class ImageSource(Protocol):
-    """Whatever opens the `image` key of a record."""
-
-    def open(self, key: str) -> Image.Image:
-        """The RGB image of a key; ValueError naming the key if there is none."""
-        ...
-
-
-class Transform(Protocol):
-    """An RGB image and the generator of its sample -> (3, h, w) float32, normalised."""
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor: ...
-
-
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample of one epoch."""
-    return np.random.default_rng((seed, epoch, index))
 
 
 def decode(path: Path) -> Image.Image:
@@ -132,28 +113,34 @@ def crop_box(width: int, height: int, scale: Range, rng: np.random.Generator) ->
     return left, top, left + w, top + h
 
 
+@dataclass
 class Eval:
     """Squash to `size` and normalise; nothing random. Every evaluation of the papers."""
 
-    def __init__(self, size: int) -> None:
-        self.size = _at_least_one("size", size)
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         """(3, size, size) float32."""
         return to_tensor(squash(image, self.size))
 
 
+@dataclass
 class Light:
     """Shift by up to `shift` pixels, the border repeated, and normalise: for small scenes whose captions name places.
 
     No flip and no crop, which would make "left of" and "in the top row" untrue.
     """
 
-    def __init__(self, size: int, *, shift: int = 2) -> None:
-        self.size = _at_least_one("size", size)
-        if not 0 <= shift < size:
-            raise ValueError(f"shift must be in 0..{size - 1} pixels, got {shift}")
-        self.shift = shift
+    size: int
+    shift: int = 2
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        if not 0 <= self.shift < self.size:
+            raise ValueError(f"shift must be in 0..{self.size - 1} pixels, got {self.shift}")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         """(3, size, size) float32."""
@@ -163,6 +150,24 @@ class Light:
         return to_tensor(Image.fromarray(padded[down : down + self.size, across : across + self.size]))
 
 
+@dataclass
+class Recolour:
+    """Squash to `size`, the operations of RandAugment that leave pixels where they are, normalise: for boxes."""
+
+    size: int
+    n: int = 2
+    m: float = 7
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        self._randaugment = RandAugment(self.n, self.m, COLOUR_OPERATIONS)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
+        """(3, size, size) float32."""
+        return to_tensor(self._randaugment(squash(image, self.size), rng))
+
+
+@dataclass
 class Augment:
     """The papers' training transform: random resized crop (bicubic), flip, RandAugment, normalise.
 
@@ -170,17 +175,20 @@ class Augment:
     probability of a left-right flip; the papers flip captions' images too, although captions speak of left and right.
     """
 
-    def __init__(
-        self, size: int, *, scale: Range = (0.5, 1.0), flip: float = 0.5, n: int = 2, m: float = 7
-    ) -> None:
-        self.size = _at_least_one("size", size)
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale must be two shares of the area, 0 < low <= high <= 1, got {list(scale)}")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip is a probability in [0, 1], got {flip}")
-        self.scale = (scale[0], scale[1])
-        self.flip = flip
-        self.randaugment = RandAugment(n, m)
+    size: int
+    scale: Range = (0.5, 1.0)
+    flip: float = 0.5
+    n: int = 2
+    m: float = 7
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two shares of the area, 0 < low <= high <= 1, got {list(self.scale)}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is a probability in [0, 1], got {self.flip}")
+        self.scale = (self.scale[0], self.scale[1])
+        self._randaugment = RandAugment(self.n, self.m)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         """(3, size, size) float32."""
@@ -188,10 +196,9 @@ class Augment:
         image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         if rng.random() < self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(self.randaugment(image, rng))
+        return to_tensor(self._randaugment(image, rng))
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1 pixel, got {value}")
-    return value
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"the size of an image must be at least 1 pixel, got {size}")

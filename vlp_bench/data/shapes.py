@@ -171,7 +171,7 @@ def _against(scene: Scene, other: Scene, rng: np.random.Generator, tries: int = 
 
 
 def _told(
-    scene: Scene, before: list[Phrase], at: int, catalogue: Catalogue, rng: np.random.Generator, tries: int = 60
+    scene: Scene, before: list[Phrase], at: int, catalogue: Catalogue, rng: np.random.Generator, tries: int = 80
 ) -> list[Phrase]:
     """Five captions true of this scene of the catalogue alone, more and more detailed; fewer if words do not suffice.
 
@@ -181,7 +181,8 @@ def _told(
     for attempt in range(tries):
         if len(found) == len(KINDS):
             break
-        phrase = caption(scene, len(found) + attempt // 10, rng, detail=min(1.0, 0.3 + attempt / 20))
+        kind = len(found) + max(0, attempt - 8)  # its own kind first, then whichever kind can tell it apart
+        phrase = caption(scene, kind, rng, detail=min(1.0, 0.3 + attempt / 20))
         alone = catalogue.true_of(phrase.form)
         if not alone[at]:
             raise AssertionError(f"{phrase.text!r} is not true of its own scene {key(scene)}")

@@ -162,6 +162,10 @@ class XVLM(nn.Module):
         """`itc`, `itm` and `mlm` of a general or a region batch: what pruning differentiates (no box loss)."""
         return self._alignment_losses(self._encode(batch), batch, generator)
 
+    def word_loss(self, batch: Batch) -> Tensor:
+        """`mlm` alone, at a third of the cost of all losses."""
+        return self._mlm(self._encode(batch), batch)
+
     def retrieval_losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """`itc` and `itm` of fine-tuning on retrieval; pairs with equal `batch.idx` are never negatives."""
         return self._pair_losses(self._encode(batch), batch.idx, generator)

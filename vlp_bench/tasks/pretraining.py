@@ -15,7 +15,8 @@ from vlp_bench.tasks.optimisation import Diverged, warmed_adamw
 class Pretraining(pl.LightningModule):
     """ITC + ITM + MLM, and the box loss where a batch describes regions (Zeng et al., X-VLM, Eq. 6).
 
-    AdamW with linear warm-up over `warmup_steps` and a cosine to zero at `steps`. The generator of ITM's negatives is
+    The first share `words_only` of the steps trains MLM alone: the losses of alignment, while nothing is known yet, keep
+    the small model from learning what the words mean. AdamW with linear warm-up over `warmup_steps` and a cosine to zero at `steps`. The generator of ITM's negatives is
     seeded by (seed, step), so that a resumed run draws what the undisturbed one draws.
     """
 
@@ -26,6 +27,7 @@ class Pretraining(pl.LightningModule):
         steps: int,
         lr: float = 1e-3,
         warmup_steps: int = 150,
+        words_only: float = 0.25,
         weight_decay: float = 0.02,
         betas: tuple[float, float] = (0.9, 0.98),
         seed: int = 0,
@@ -34,13 +36,16 @@ class Pretraining(pl.LightningModule):
         if steps <= warmup_steps:
             raise ValueError(f"steps must be more than warmup_steps {warmup_steps}, got {steps}")
         self.model = model
-        self.steps, self.lr, self.warmup_steps = steps, lr, warmup_steps
+        self.steps, self.lr, self.warmup_steps, self.words_only = steps, lr, warmup_steps, words_only
         self.weight_decay, self.betas, self.seed = weight_decay, betas, seed
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The sum of the batch's losses."""
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
-        losses = self.model.pretraining_losses(batch, generator)
+        if self.global_step < self.words_only * self.steps:
+            losses = {"mlm": self.model.word_loss(batch)}
+        else:
+            losses = self.model.pretraining_losses(batch, generator)
         total = torch.stack(list(losses.values())).sum()
         if not total.isfinite():
             worst = ", ".join(f"{k} {v.item():g}" for k, v in losses.items())

@@ -1,0 +1,95 @@
+"""Record -> item -> batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from vlp_bench.data.curriculum import Curriculum, attribute_ids, normalised
+from vlp_bench.data.datasets import CaptionDataset, Collate, RegionDataset, patch_mask
+from vlp_bench.data.phrases import vocabulary
+from vlp_bench.data.probes import batches, cases
+from vlp_bench.data.shapes import World
+from vlp_bench.data.text import IGNORED, Masker, make_tokenizer
+
+WORLD = World(0)
+TOKENIZER = make_tokenizer(vocabulary())
+
+
+def test_one_item_per_caption_or_one_per_image():
+    records = WORLD.images("itr_train", 6)
+    every = CaptionDataset(records, WORLD, normalised)
+    assert len(every) == 30
+    assert [every[i].captions[0] for i in range(5)] == list(records[0].captions)
+    assert every[0].idx == every[4].idx != every[5].idx
+    drawn = CaptionDataset(records, WORLD, normalised, each="image")
+    assert len(drawn) == 6
+    assert drawn[2].captions[0] in records[2].captions
+    assert len({drawn[(epoch, 2)].captions for epoch in range(20)}) > 1
+    with pytest.raises(ValueError, match="each must be"):
+        CaptionDataset(records, WORLD, normalised, each="word")
+
+
+def test_a_batch_has_the_promised_shapes():
+    data = CaptionDataset(WORLD.images("itr_train", 3), WORLD, normalised)
+    batch = Collate(TOKENIZER, masker=Masker(TOKENIZER, most=4))([data[i] for i in range(8)])
+    assert batch.images.shape == (8, 3, 48, 48)
+    assert batch.text_ids.shape == batch.text_atts.shape == batch.text_ids_masked.shape
+    assert batch.masked_pos.shape == batch.masked_ids.shape == (8, 4)
+    assert batch.idx.tolist().count(batch.idx[0].item()) == 5
+    assert torch.equal(batch.text_atts, (batch.text_ids != 0).long())
+
+
+def test_regions_carry_their_patches_and_boxes():
+    data = RegionDataset(WORLD.region_images("calibration_region", 5), WORLD, normalised, regions=2)
+    batch = Collate(TOKENIZER, side=6)([data[i] for i in range(5)])
+    b = len(batch.text_ids)
+    assert batch.images.shape[0] == 5 <= b <= 10
+    assert batch.idx is None
+    assert batch.idx_to_group_img.tolist() == sorted(batch.idx_to_group_img.tolist())
+    assert batch.image_atts.shape == (b, 37)
+    assert (batch.image_atts[:, 0] == 1).all()
+    cx, cy, w, h = batch.target_bbox.T
+    assert (cx - w / 2 >= -1e-6).all() and (cy + h / 2 <= 1 + 1e-6).all()
+    with pytest.raises(ValueError, match="regions must be"):
+        RegionDataset([], WORLD, normalised, regions=0)
+
+
+def test_patches_a_box_touches():
+    assert patch_mask((0.0, 0.0, 0.5, 0.5), 2).tolist() == [1, 1, 0, 0, 0]
+    assert patch_mask((0.4, 0.6, 0.2, 0.1), 2).tolist() == [1, 0, 0, 1, 1]
+    assert patch_mask((1.0, 1.0, 0.0, 0.0), 2).tolist() == [1, 0, 0, 0, 1]  # never no patch at all
+
+
+def test_a_batch_of_the_curriculum_depends_on_its_number_alone():
+    first, again = Curriculum(100, 12, seed=1)[60], Curriculum(100, 12, seed=1)[60]
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.text_ids_masked, again.text_ids_masked)
+    assert not torch.equal(first.images, Curriculum(100, 12, seed=2)[60].images)
+
+
+def test_the_curriculum_names_single_things_before_it_shows_scenes():
+    course = Curriculum(200, 12, seed=0, region_every=4, named=0.05)
+    assert all(course[i].is_region for i in range(10))
+    assert [course[i].is_region for i in range(12, 20)] == [False, False, False, True] * 2
+    many = {vocabulary()[w] for w in ("three", "four")}
+    assert not any(set(course[i].text_ids.flatten().tolist()) & many for i in range(12, 50, 4))
+    assert any(set(course[i].text_ids.flatten().tolist()) & many for i in range(152, 200, 4))
+
+
+def test_probes_hide_one_attribute_word():
+    told = WORLD.told_apart("itr_val", 30)
+    for attribute, listed in cases(told, 25).items():
+        assert 10 <= len(listed) <= 25, attribute
+        for batch in batches(listed, TOKENIZER, size=10):
+            assert (batch.text_ids_masked != batch.text_ids).sum(1).eq(1).all()
+            assert (batch.masked_ids != IGNORED).all()
+            assert set(batch.masked_ids.flatten().tolist()) <= attribute_ids() | {
+                vocabulary()[w] for w in ("circles", "squares", "triangles", "diamonds", "crosses", "rings")
+            }
+
+
+def test_pixels_are_normalised_as_clip_wants():
+    image = WORLD.open(WORLD.images("itr_train", 1)[0].image)
+    pixels = normalised(image)
+    back = pixels.permute(1, 2, 0).numpy() * (0.26862954, 0.26130258, 0.27577711) + (0.48145466, 0.4578275, 0.40821073)
+    np.testing.assert_allclose(back * 255, np.asarray(image), atol=0.01)

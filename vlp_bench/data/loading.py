@@ -1,0 +1,142 @@
+"""Loaders whose every batch is decided by seed, epoch and place, so that a run that was cut short can go on exactly.
+
+The loader counts what it handed out; its state goes into Lightning's checkpoint and back.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from vlp_bench.batch import Batch
+from vlp_bench.data.datasets import Collate, ImageSource, Item, Transform, Where
+from vlp_bench.data.records import CaptionedImage
+
+
+class EpochSampler(DistributedSampler):
+    """(epoch, index) in an order that seed and epoch decide; process `rank` of `num_replicas` gets every n-th.
+
+    The order is cut, never padded, to a multiple of the processes. It is a DistributedSampler so that Lightning leaves
+    it as it is and calls `set_epoch`. `start`: how many of its own places to skip.
+    """
+
+    def __init__(self, dataset: Dataset[Item], *, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
+        self.places = len(dataset)  # pyright: ignore[reportArgumentType]
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Where]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.places)
+        own = order[self.rank : len(order) - len(order) % self.num_replicas : self.num_replicas]
+        return iter([(self.epoch, int(i)) for i in own[self.start :]])
+
+    def __len__(self) -> int:
+        return self.places // self.num_replicas
+
+
+class ResumableLoader(DataLoader):
+    """Batches of an EpochSampler, the last incomplete one dropped. Goes on after the last batch its state names.
+
+    The sampler is asked when the first batch is, not before: by then Lightning has told it the epoch.
+    """
+
+    def __init__(self, dataset: Dataset[Item], *, sampler: EpochSampler, batch_size: int, **settings: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **settings)
+        self.order = sampler
+        self.handed_out = 0
+        self.resumed: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        resumed, self.resumed = self.resumed, None
+        again = resumed is not None and resumed["epoch"] == self.order.epoch
+        self.handed_out = resumed["batches"] if resumed is not None and again else 0
+        assert self.batch_size is not None
+        self.order.start = self.handed_out * self.batch_size
+        for batch in super().__iter__():
+            self.handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches were handed out."""
+        return {"epoch": self.order.epoch, "batches": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after `state` if its epoch is the next to be read; any other epoch is read from its start."""
+        self.resumed = dict(state)
+
+
+class GalleryDataset(Dataset[Item]):
+    """Images, each with all of its captions; nothing is drawn."""
+
+    def __init__(self, records: Sequence[CaptionedImage], images: ImageSource, transform: Transform) -> None:
+        self.records, self.images, self.transform = records, images, transform
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, where: Where) -> Item:
+        index = where[1] if isinstance(where, tuple) else where
+        record = self.records[index]
+        image = self.transform(self.images.open(record.image), np.random.default_rng(index))
+        return Item(image, record.captions, index, index)
+
+
+class GalleryCollate:
+    """m images with b captions in all -> Batch; `idx_to_group_img` (b,) says which image each describes."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        batch = self.collate(items)
+        counts = torch.tensor([len(item.captions) for item in items])
+        batch.idx_to_group_img = torch.arange(len(items)).repeat_interleave(counts)
+        return batch
+
+
+def in_order(
+    dataset: Dataset[Item], collate: Callable[[Sequence[Item]], Batch], *, batch_size: int, num_workers: int
+) -> DataLoader:
+    """Everything once, in order, on every process: the whole gallery is needed wherever pairs are matched."""
+    sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=False)  # or Lightning would deal it out
+    generator = torch.Generator().manual_seed(0)  # or the loader would draw from the stream of dropout
+    return DataLoader(
+        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator
+    )
+
+
+class CalibrationBatches:
+    """[general, region] batches in a seeded order, the same at every pass."""
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Dataset[Item], Collate]],
+        *,
+        num_batches: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        self.parts = parts
+        self.num_batches, self.batch_size, self.seed, self.num_workers = num_batches, batch_size, seed, num_workers
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        for batches in zip(*(self._loader(n) for n in range(len(self.parts))), strict=True):
+            yield list(batches)
+
+    def _loader(self, part: int) -> DataLoader:
+        dataset, collate = self.parts[part]
+        order = np.random.default_rng((self.seed, part)).permutation(len(dataset))  # pyright: ignore[reportArgumentType]
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=order[: self.num_batches * self.batch_size].tolist(),
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
