@@ -14,8 +14,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     p = argparse.ArgumentParser(prog="python -m vlp_bench.commands.pretrain", description=__doc__)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/xvlm_shapes"), help="directory of the run")
-    p.add_argument("--steps", type=int, default=6000)
-    p.add_argument("--batch-size", type=int, default=96, help="captions a step")
+    p.add_argument("--steps", type=int, default=5500)
+    p.add_argument("--batch-size", type=int, default=64, help="captions a step")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--warmup-steps", type=int, default=150)
     p.add_argument("--seed", type=int, default=0, help="of weights, data and negatives")

@@ -1,7 +1,7 @@
 """The only reader and writer of weight files: our own safetensors and the papers' released .pth files.
 
 Our files carry the model's configuration and where it came from in the safetensors header, so that a file alone
-rebuilds its model. Released files are X-VLM state dicts with the released names (`official_key_map` translates them).
+rebuilds its model. Released files are state dicts under the released names (`released` translates them).
 """
 
 from __future__ import annotations
@@ -10,31 +10,53 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vlp_bench.models.blip import BLIP
+from vlp_bench.models.blip_towers import BLIPConfig
+from vlp_bench.models.released import BLIP_POSITIONS, XVLM_POSITIONS, blip_key_map, xvlm_key_map
 from vlp_bench.models.towers import XVLMConfig, resize_positions
 from vlp_bench.models.xvlm import XVLM
 
 PACKAGED = "pkg://"
 FORMAT = "vlp_bench.xvlm.1"
 RELEASED_ROOTS = ("model", "model_state", "student")
-POSITIONS = "vision_encoder.embeddings.position_embedding.weight"
-_VISION_NAMES = {
-    "vision_encoder.class_embedding": "vision_encoder.embeddings.class_embedding",
-    "vision_encoder.patch_embed.weight": "vision_encoder.embeddings.patch_embedding.weight",
-    "vision_encoder.pos_embed.weight": POSITIONS,
-}
-_WORDS = "text_encoder.bert.embeddings.word_embeddings.weight"
-_DECODER = "text_encoder.cls.predictions.decoder.weight"
-_DECODER_BIAS, _HEAD_BIAS = "text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"
+Model = XVLM | BLIP
+AnyModel = TypeVar("AnyModel", XVLM, BLIP)
+Config = XVLMConfig | BLIPConfig
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What the files of one model are like."""
+
+    format: str  # entry in the header of our files
+    config: type
+    model: type
+    key_map: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # of released files
+    positions: tuple[str, ...]  # tables that are resized with the images
+
+
+FAMILIES = (
+    _Family(FORMAT, XVLMConfig, XVLM, xvlm_key_map, (XVLM_POSITIONS,)),
+    _Family(
+        "vlp_bench.blip.1",
+        BLIPConfig,
+        BLIP,
+        blip_key_map,
+        (BLIP_POSITIONS, BLIP_POSITIONS.replace("model.", "model_m.", 1)),
+    ),
+)
 
 
 class CheckpointError(ValueError):
@@ -48,20 +70,32 @@ class CheckpointError(ValueError):
 
 
 def save_model(
-    path: Path | str, model: XVLM, metadata: dict[str, Any] | None = None, *, dtype: torch.dtype = torch.float32
+    path: Path | str, model: Model, metadata: dict[str, Any] | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Path:
     """Write the weights and, in the header, the configuration and `metadata` (JSON values); all or nothing.
 
     `dtype` is that of the stored weights (float16 halves the file); they are read back as float32.
     """
     path = Path(path)
-    header = {FORMAT: json.dumps({"config": dataclasses.asdict(model.config), "metadata": metadata or {}})}
-    stored = {name: parameter.detach().to("cpu", dtype).contiguous() for name, parameter in model.named_parameters()}
+    content = {"config": dataclasses.asdict(model.config), "metadata": metadata or {}}
+    header = {_family(model.config).format: json.dumps(content)}
+    stored = {name: _as_stored(tensor, dtype) for name, tensor in _tensors(model).items()}
     bad = [name for name, tensor in stored.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise ValueError(f"{path} not written: {bad[0]} holds NaN or infinity as {dtype}; lower the learning rate")
     _write(path, stored, header)
     return path
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    """What a file holds: parameters, a shared one once, and lasting buffers (BLIP's queue)."""
+    lasting = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in lasting}
+    return dict(model.named_parameters()) | buffers
+
+
+def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -95,16 +129,17 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     return _header(_existing(path))["metadata"]
 
 
-def read_config(path: Path | str) -> XVLMConfig:
+def read_config(path: Path | str) -> Config:
     """The configuration in the header of a file of ours."""
     path = _existing(path)
+    family = next(family for family in FAMILIES if family.format == _format(path))
     try:
-        return XVLMConfig(**_header(path)["config"])
+        return family.config(**_header(path)["config"])
     except (TypeError, KeyError) as error:
         raise CheckpointError(path, f"its configuration is of another version ({error})", "write it again") from error
 
 
-def build(weights: Path | str, config: XVLMConfig | None = None, attention: str = "sdpa") -> XVLM:
+def build(weights: Path | str, config: Config | None = None, attention: str = "sdpa") -> Model:
     """The model of a weight file: the constructor call of conf/model.
 
     A file of ours brings its configuration along (`config` None); a released .pth needs one. `weights` is a path, or
@@ -113,44 +148,47 @@ def build(weights: Path | str, config: XVLMConfig | None = None, attention: str 
     if config is None:
         return load_model(weights, attention=attention)
     path = _existing(weights)  # before seconds are spent on building the model
-    return load_weights(XVLM(config, attention=attention), path).eval()
+    return load_weights(_family(config).model(config, attention=attention), path).eval()
 
 
-def load_model(path: Path | str, *, attention: str = "sdpa", **changes: Any) -> XVLM:
+def load_model(path: Path | str, *, attention: str = "sdpa", **changes: Any) -> Model:
     """Rebuild the model of a file of ours, float32, in eval mode; `changes` replace fields of its configuration."""
     config = dataclasses.replace(read_config(path), **changes)
-    return load_weights(XVLM(config, attention=attention), path).eval()
+    return load_weights(_family(config).model(config, attention=attention), path).eval()
 
 
-def load_weights(model: XVLM, path: Path | str) -> XVLM:
+def load_weights(model: AnyModel, path: Path | str) -> AnyModel:
     """Fill `model` from a file of ours or a released .pth, strictly, and return it.
 
     The table of position embeddings is resized to the model's image size. CheckpointError (a ValueError) if the file
     is missing, truncated, of another model, or holds NaN; the model is then unchanged.
     """
-    path = _existing(path)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else official_key_map(_read_released(path))
-    state = {name: tensor.float() for name, tensor in state.items()}
-    if POSITIONS in state:
-        state[POSITIONS] = resize_positions(state[POSITIONS], model.config.tokens)
-    _check(path, state, dict(model.named_parameters()))
+    path, family = _existing(path), _family(model.config)
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_mapped(path, family)
+    wanted = _tensors(model)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for name in family.positions:
+        if name in state:
+            state[name] = _resized(state[name], model.config.tokens)
+    _check(path, state, wanted)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
+        for name, tensor in wanted.items():
+            tensor.copy_(state[name])
     return model
 
 
 def official_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of the released X-VLM (CLIP) code -> names of our parameters.
+    """State dict of the released X-VLM (CLIP) code -> names of our parameters (`released.xvlm_key_map`)."""
+    return xvlm_key_map(released)
 
-    Buffers are dropped. The released code ties the word decoder's weight to the embeddings; so do we, hence it has
-    no entry of its own. Source of the names: the released XVLM of MULTIFLOW.
-    """
-    state = {_VISION_NAMES.get(name, name): tensor for name, tensor in released.items()}
-    if _DECODER_BIAS in state:
-        state[_HEAD_BIAS] = state.pop(_DECODER_BIAS)
-    state.pop(_DECODER, None)
-    return {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+
+def _family(config: Config) -> _Family:
+    return next(family for family in FAMILIES if isinstance(config, family.config))
+
+
+def _resized(table: Tensor, tokens: int) -> Tensor:
+    """(1 + n, d) or (1, 1 + n, d) positions for so many tokens."""
+    return resize_positions(table, tokens) if table.ndim == 2 else resize_positions(table[0], tokens)[None]
 
 
 def located(path: Path | str) -> Path:
@@ -169,10 +207,19 @@ def _existing(path: Path | str) -> Path:
 def _header(path: Path) -> dict[str, Any]:
     """`config` and `metadata`, kept in one entry: several would be written in random order and change the hash."""
     with _opened(path) as file:
+        return json.loads((file.metadata() or {})[_format(path)])
+
+
+def _format(path: Path) -> str:
+    """Which of our formats a file is in."""
+    with _opened(path) as file:
         header = file.metadata() or {}
-    if FORMAT not in header:
-        raise CheckpointError(path, f"not a {FORMAT} file", "give a file written by vlp_bench, or a released .pth")
-    return json.loads(header[FORMAT])
+    formats = [family.format for family in FAMILIES]
+    known = next((name for name in formats if name in header), None)
+    if known is None:
+        reason = f"not a {' file, nor a '.join(formats)} file"
+        raise CheckpointError(path, reason, "give a file written by vlp_bench, or a released .pth")
+    return known
 
 
 def _opened(path: Path) -> Any:
@@ -199,10 +246,17 @@ def _read_released(path: Path) -> dict[str, Tensor]:
     state = content[root] if root else content
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         allowed = ", ".join(RELEASED_ROOTS)
-        raise CheckpointError(path, f"no state dict at its top or under {allowed}", "give the released XVLM checkpoint")
-    if _DECODER in state and not torch.equal(state[_DECODER], state.get(_WORDS, state[_DECODER])):
-        raise CheckpointError(path, "its word decoder is not the word embeddings", "give one from before fine-tuning")
+        raise CheckpointError(path, f"no state dict at its top or under {allowed}", "give the released checkpoint")
     return state
+
+
+def _read_mapped(path: Path, family: _Family) -> dict[str, Tensor]:
+    """Tensors of a released .pth under our names."""
+    state = _read_released(path)
+    try:
+        return family.key_map(state)
+    except ValueError as error:
+        raise CheckpointError(path, str(error), "give one from before fine-tuning") from error
 
 
 def _check(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -65,9 +65,9 @@ def contrastive(images: Tensor, texts: Tensor, temp: Tensor, idx: Tensor | None 
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def negative_weights(logits: Tensor, same: Tensor, uniform: float) -> Tensor:
-    """(b, b) sampling weights of negatives: softmax over the row + 1e-5 + uniform / b, and 0 for the same image."""
-    weights = F.softmax(logits, dim=1) + 1e-5 + uniform / logits.shape[1]
+def negative_weights(logits: Tensor, same: Tensor, uniform: float, *, eps: float = 1e-5) -> Tensor:
+    """(b, b) sampling weights of negatives: softmax over the row + eps + uniform / b, and 0 for the same image."""
+    weights = F.softmax(logits, dim=1) + eps + uniform / logits.shape[1]
     weights = weights.masked_fill(same, 0.0)
     if not bool(weights.any(1).all()):
         raise ValueError(

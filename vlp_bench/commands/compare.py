@@ -1,0 +1,134 @@
+"""Every pruner at every sparsity over several seeds: one calibration pass, a table with mean ± std, a plot.
+
+    python -m vlp_bench.commands.compare +exp=xvlm_itr pruner=dense,omp,multiflow sparsity=0.63,0.9 seed=0,1,2 workers=2
+
+The cells are the runs of `python -m vlp_bench` themselves: what is stored is not computed again, here or there.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlp_bench.commands.console import console
+from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+
+if TYPE_CHECKING:
+    from vlp_bench.commands.specification import Specification
+
+PRUNERS = ("dense", "random", "omp", "lamp", "snip", "multiflow")
+SPARSITIES = (0.63, 0.75, 0.9)
+SEEDS = (0, 1, 2)
+METRICS = ("txt_r1", "img_r1")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which cells are computed, with what else on the command line, by how many processes."""
+
+    pruners: tuple[str, ...] = PRUNERS
+    sparsities: tuple[float, ...] = SPARSITIES
+    seeds: tuple[int, ...] = SEEDS
+    workers: int = 2
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"workers={self.workers}: at least one process must do the work")
+        for name in ("pruners", "sparsities", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise UserError(f"{name} to compare: give at least one and each once, got {values}")
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Grid":
+        """The grid of a command line: pruner=, sparsity= and seed= take lists, everything else is an override."""
+        own = {word.partition("=")[0]: word.partition("=")[2] for word in words if word.partition("=")[0] in _OWN}
+        rest = tuple(word for word in words if word.partition("=")[0] not in _OWN)
+        return cls(**{_OWN[key][0]: _parsed(key, value) for key, value in own.items()}, overrides=rest)
+
+    def cells(self) -> list[tuple[str, float, int]]:
+        """(pruner, sparsity, seed) of every cell, seed by seed; dense has no sparsity."""
+        levels = {pruner: (0.0,) if pruner == "dense" else self.sparsities for pruner in self.pruners}
+        return [(pruner, level, seed) for seed in self.seeds for pruner in self.pruners for level in levels[pruner]]
+
+
+_OWN = {
+    "pruner": ("pruners", str),
+    "sparsity": ("sparsities", float),
+    "seed": ("seeds", int),
+    "workers": ("workers", int),
+}
+
+
+def _parsed(key: str, value: str) -> Any:
+    kind = _OWN[key][1]
+    try:
+        values = tuple(kind(item) for item in value.strip("[]").split(","))
+    except ValueError:
+        raise UserError(f"{key}={value}: expected {kind.__name__} values separated by commas") from None
+    return values[0] if key == "workers" else values
+
+
+def main() -> None:
+    """Compute the cells that are missing, then show the table and draw the plot."""
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        console.print(__doc__, markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(words)):
+        compare(Grid.parse(words))
+
+
+def compare(grid: Grid) -> Path:
+    """Perform the comparison and return the folder of its table and plots.
+
+    Raises:
+        UserError: a cell that cannot run. SystemExit(2): some cells failed; the others are stored and shown.
+    """
+    from vlp_bench.commands.cells import compute, missing, specifications
+
+    cells = specifications(grid)
+    todo = missing(cells)
+    stored = len(cells) - len(todo)
+    console.print(f"{len(cells)} runs: {stored} stored already, {len(todo)} to compute with {grid.workers} processes")
+    failures = compute(todo, grid.workers) if todo else {}
+    folder = _show(grid, cells)
+    for name, reason in failures.items():
+        console.print(f"[red]failed:[/] {name}: ", end="")
+        console.print(reason, markup=False, soft_wrap=True)
+    if failures:
+        raise SystemExit(MISTAKE)
+    return folder
+
+
+def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
+    """Print a table per metric; write them and the plot to outputs/compare/."""
+    from vlp_bench.commands.specification import digest
+    from vlp_bench.results.plot import LABELS, plot_sparsity
+    from vlp_bench.results.store import Store, matching
+    from vlp_bench.results.tables import comparison, markdown, spread, text_table
+
+    first, runs = cells[0], {cell.run for cell in cells}
+    experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]
+    frame = Store(first.out / "runs").query()
+    table = spread(matching(frame, run=runs), METRICS)
+    seeds = ", ".join(map(str, grid.seeds))
+    title = f"{experiment}, benchmark={benchmark}: test, mean ± std over seeds {seeds}, by sparsity"
+    text = [title]
+    console.print(f"[bold]{title}[/]", soft_wrap=True)
+    for metric in METRICS:
+        rows = comparison(table, grid.pruners, grid.sparsities, metric)
+        console.print(LABELS[metric], text_table(rows))
+        text += [LABELS[metric], markdown(rows)]
+    folder = first.out / "compare" / f"{experiment}-{benchmark}-{digest(sorted(runs))}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text("\n\n".join(text), encoding="utf-8")
+    plot_sparsity(table, grid.pruners, METRICS, title, [folder / "plot.png", folder / "plot.svg"])
+    console.print(f"table.md, plot.png and plot.svg in {folder}", soft_wrap=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

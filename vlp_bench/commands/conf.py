@@ -1,0 +1,44 @@
+"""Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
+
+import difflib
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def conf_folder() -> Path:
+    """`conf/` of the checkout; of the installed package where there is no checkout.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    places = [PACKAGE.parent / "conf", PACKAGE / "conf"]
+    for place in places:
+        if (place / "config.yaml").is_file():
+            return place
+    raise FileNotFoundError(f"no config.yaml in {' or '.join(map(str, places))}; install vlp_bench again")
+
+
+def groups() -> list[str]:
+    """Names of the config groups: benchmark, data, exp, ..."""
+    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
+
+
+def choices(group: str) -> list[str]:
+    """What may be written after `group=`."""
+    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+def blurb(group: str, choice: str) -> str:
+    """The first comment of a yaml: what the choice is."""
+    for line in (conf_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if line.startswith("#") and text and not text.startswith("@package"):
+            return text
+    return ""
+
+
+def closest(given: str, allowed: list[str]) -> str:
+    """'; did you mean a or b?' for a misspelt name, else ''."""
+    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,1 @@
+"""Bytes on disk, or scenes drawn by code, to batches."""

@@ -1,0 +1,77 @@
+"""Names of the papers' released files -> names of our parameters.
+
+Each map takes a released state dict and returns what the model's `load` needs, no more: buffers that count positions
+are dropped, and a weight that the released code ties, and so do we, has no second entry.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+XVLM_POSITIONS = "vision_encoder.embeddings.position_embedding.weight"
+BLIP_POSITIONS = "vision_model.embeddings.position_embedding"
+_XVLM_VISION = {
+    "vision_encoder.class_embedding": "vision_encoder.embeddings.class_embedding",
+    "vision_encoder.patch_embed.weight": "vision_encoder.embeddings.patch_embedding.weight",
+    "vision_encoder.pos_embed.weight": XVLM_POSITIONS,
+}
+_BLIP_VISION = (
+    (r"^visual_encoder(_m)?\.", r"vision_model\1."),
+    (r"\.blocks\.(\d+)\.attn\.qkv\.", r".encoder.layers.\1.self_attn.qkv."),
+    (r"\.blocks\.(\d+)\.attn\.proj\.", r".encoder.layers.\1.self_attn.projection."),
+    (r"\.blocks\.(\d+)\.norm([12])\.", r".encoder.layers.\1.layer_norm\2."),
+    (r"\.blocks\.(\d+)\.mlp\.", r".encoder.layers.\1.mlp."),
+    (r"^(vision_model(?:_m)?)\.norm\.", r"\1.post_layernorm."),
+    (r"\.patch_embed\.proj\.", ".embeddings.patch_embedding."),
+    (r"\.pos_embed$", ".embeddings.position_embedding"),
+    (r"\.cls_token$", ".embeddings.class_embedding"),
+)
+HEAD = ".cls.predictions."
+NOBODY = -100
+
+
+def xvlm_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the released X-VLM (CLIP) code, as MULTIFLOW releases it.
+
+    ValueError if its word decoder is not the word embeddings, which no file from before fine-tuning shows.
+    """
+    state = {_XVLM_VISION.get(name, name): tensor for name, tensor in released.items()}
+    _tie_words(state, "text_encoder", "text_encoder.bert")
+    return {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+
+
+def blip_name(name: str) -> str:
+    """A released BLIP parameter's name -> ours."""
+    if name.startswith("visual_encoder"):
+        for pattern, ours in _BLIP_VISION:
+            name = re.sub(pattern, ours, name)
+    return {"ptr_queue": "queue_ptr"}.get(name, name)
+
+
+def blip_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the released BLIP code: the pre-trained model, or the retrieval model, which has no decoder.
+
+    ValueError if its decoder does not share with its encoder what a pre-trained model shares.
+    """
+    state = {blip_name(name): tensor for name, tensor in released.items() if not name.endswith("position_ids")}
+    _tie_words(state, "text_decoder", "text_decoder.bert")
+    for name in [n for n in state if n.startswith("text_decoder.bert.") and ".attention." not in n]:
+        shared = state.get("text_encoder." + name.removeprefix("text_decoder.bert."))
+        if shared is None or not torch.equal(state.pop(name), shared):
+            raise ValueError(f"its {name} is not the encoder's")
+    if "image_queue" in state and "idx_queue" not in state:
+        state["idx_queue"] = torch.full((1, state["image_queue"].shape[1]), NOBODY)
+    return state
+
+
+def _tie_words(state: dict[str, Tensor], tower: str, bert: str) -> None:
+    """Drops the word decoder's weight, which must be the word embeddings, and renames its bias."""
+    weight, bias = state.pop(f"{tower}{HEAD}decoder.weight", None), state.pop(f"{tower}{HEAD}decoder.bias", None)
+    words = state.get(f"{bert}.embeddings.word_embeddings.weight")
+    if weight is not None and words is not None and not torch.equal(weight, words):
+        raise ValueError("its word decoder is not the word embeddings")
+    if bias is not None:
+        state[f"{tower}{HEAD}bias"] = bias

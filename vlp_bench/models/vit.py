@@ -1,0 +1,140 @@
+"""BLIP's vision transformer: query, key and value in one fused weight, which pruning sees as one layer.
+
+Source: Dosovitskiy et al. (ICLR 2021) as in timm and the released BLIP; parameter names are those of transformers.
+Shape legend: m images, n patches, d width, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlp_bench.models.towers import init_linear, resize_positions
+
+EPS = 1e-6
+
+
+class FusedAttention(nn.Module):
+    """Self-attention over all tokens, without a mask."""
+
+    def __init__(self, width: int, heads: int, attention: str) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(m, n, d) -> (m, n, d)."""
+        m, n, d = x.shape
+        q, k, v = self.qkv(x).view(m, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (m, h, n, d/h) each
+        if self.attention == "sdpa":
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(-2, -1) * (d // self.heads) ** -0.5).softmax(-1) @ v
+        return self.projection(mixed.transpose(1, 2).reshape(m, n, d))
+
+
+class MLP(nn.Module):
+    """Linear(d, r d), GELU, Linear(r d, d)."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, ratio * width)
+        self.fc2 = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(m, n, d) -> (m, n, d)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ViTLayer(nn.Module):
+    """Pre-norm attention and feed-forward network, each added to its input unless drop-path leaves it out."""
+
+    def __init__(self, width: int, heads: int, ratio: int, attention: str, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.self_attn = FusedAttention(width, heads, attention)
+        self.layer_norm1 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = MLP(width, ratio)
+        self.layer_norm2 = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(m, n, d) -> (m, n, d)."""
+        x = x + self._kept(self.self_attn(self.layer_norm1(x)))
+        return x + self._kept(self.mlp(self.layer_norm2(x)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        """In training, zero for a random share `drop_path` of the images and scaled up for the others."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep) / keep
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches by one convolution with bias, a [CLS] before them, learned positions added."""
+
+    def __init__(self, width: int, image_size: int, patch_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        tokens = (image_size // patch_size) ** 2 + 1
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.position_embedding = nn.Parameter(torch.empty(1, tokens, width).normal_(std=0.02))
+        self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(m, 3, h, w) -> (m, 1 + n, d). ValueError for images of another size."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            given = "*".join(map(str, images.shape[-2:]))
+            raise ValueError(
+                f"images are {given}, the model takes {self.image_size}*{self.image_size}: resize_images()"
+            )
+        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
+        return x + self.position_embedding
+
+    def resize(self, image_size: int, tokens: int) -> None:
+        """Take images of another size: the positions are resized bicubically."""
+        self.image_size = image_size
+        table = resize_positions(self.position_embedding.detach()[0], tokens)
+        trained = self.position_embedding.requires_grad
+        self.position_embedding = nn.Parameter(table[None].clone(), requires_grad=trained)
+
+
+class Layers(nn.Module):
+    """A holder of layers, for the released parameter names."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class VisionTransformer(nn.Module):
+    """Images -> states of [CLS] and patches. `drop_path` is that of the last layer; it grows linearly from 0."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: int,
+        attention: str,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embeddings = PatchEmbeddings(width, image_size, patch_size)
+        rates = [drop_path * i / max(1, layers - 1) for i in range(layers)]
+        self.encoder = Layers([ViTLayer(width, heads, mlp_ratio, attention, rate) for rate in rates])
+        self.post_layernorm = nn.LayerNorm(width, eps=EPS)
+        self.apply(init_linear)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(m, 3, h, w) -> (m, 1 + n, d); row 0 is [CLS]."""
+        x = self.embeddings(images)
+        for layer in self.encoder.layers:
+            x = layer(x)
+        return self.post_layernorm(x)

@@ -1,0 +1,1 @@
+"""Pruning as one sentence: allocate × solve × schedule × sweep; masks are data, never layers."""

@@ -1,0 +1,106 @@
+"""Allocators: how many weights each layer keeps. They count in integers; a sparsity is a float only at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.thresholds import kept_per_layer
+
+Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
+Between = Literal["model", "modality", "layer", "block"]
+HandOver = Literal["counts", "ratios"]
+
+
+def kept_of(total: int, sparsity: float, compat: Compat = "corrected") -> int:
+    """The budget of `total` weights: (1 - s)·total, rounded; the released code removes int(s·total)."""
+    return total - int(sparsity * total) if compat == "official" else round((1 - sparsity) * total)
+
+
+def by_ratio(kept: int, total: int) -> int:
+    """A count after it was handed over as a float ratio and truncated: sometimes one more is kept."""
+    return total - int((1 - kept / total) * total)
+
+
+def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
+    """The score of one layer; a weight that an earlier step removed comes last."""
+    scores = score(layer, calibration)
+    alive = calibration.alive.get(layer.name)
+    return scores if alive is None or compat == "official" else scores.masked_fill(~alive, float("-inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    """Every layer keeps all it has, whatever the sparsity: the dense model."""
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        return {name: layer.size for name, layer in calibration.layers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """Every layer keeps the same share."""
+
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        return {name: kept_of(layer.size, sparsity, self.compat) for name, layer in calibration.layers.items()}
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One threshold on a score for all layers of the model, of a modality, of a block, or for each layer.
+
+    Args:
+        score: what they compete with.
+        between: who competes with whom. Each group keeps exactly its share.
+        compat: "official" removes int(s·N) and everything that equals the largest removed score.
+        hand_over: "ratios" repeats, in official mode, that the released MULTIFLOW hands float ratios to the next step.
+    """
+
+    score: Score
+    between: Between = "model"
+    compat: Compat = "corrected"
+    hand_over: HandOver = "counts"
+
+    def __post_init__(self) -> None:
+        check_choice("between", self.between, ("model", "modality", "layer", "block"))
+        check_choice("hand_over", self.hand_over, ("counts", "ratios"))
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        kept: dict[str, int] = {}
+        for group in self._groups(calibration):
+            kept |= self._compete(group, calibration, sparsity)
+        ratios = self.hand_over == "ratios" and self.compat == "official"
+        sizes = {name: layer.size for name, layer in calibration.layers.items()}
+        return {name: by_ratio(kept[name], size) if ratios else kept[name] for name, size in sizes.items()}
+
+    def _groups(self, calibration: Calibration) -> list[list[Layer]]:
+        groups: dict[str, list[Layer]] = {}
+        for layer in calibration.layers.values():
+            place = layer.place
+            places = {"modality": place.modality, "block": f"{place.modality}/{place.block}", "layer": layer.name}
+            groups.setdefault(places.get(self.between, ""), []).append(layer)
+        return list(groups.values())
+
+    def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
+        budget = kept_of(sum(layer.size for layer in group), sparsity, self.compat)
+        scores = {
+            layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
+        }
+        (kept,) = kept_per_layer(scores, [budget], ties="none" if self.compat == "official" else "first")
+        return kept

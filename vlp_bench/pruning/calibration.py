@@ -1,0 +1,270 @@
+"""Asks the calibration data once and remembers the answers: squared input norms and gradients of the dense model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlp_bench.batch import Batch
+from vlp_bench.pruning.adapter import Adapter, adapter_for
+from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.inputs import InputNorms
+from vlp_bench.pruning.layers import Layer, find_layers
+
+log = logging.getLogger(__name__)
+
+
+class Calibration:
+    """What a model says about a set of batches. Every statistic is computed when first asked for and kept.
+
+    Nothing here depends on a sparsity, so that one pass serves all sparsities and all pruners that need the same. The
+    weights must not change in between: `stage()` gives a fresh one when they do.
+
+    Args:
+        model: any module; its modes, gradients, hooks and the global random state are left as they were.
+        batches: re-iterable, of any type the adapter understands; a list stands for parts that are passed on their own
+            (a list of tensors is one batch). None: only data-free pruners will do.
+        adapter: the six answers; None: the model's own, or `PlainAdapter`.
+        seed: owner of the random draws of data loading and losses. Every pass starts from it.
+        num_batches: how many batches to use; None: all.
+        first_batch: how many to leave out at the beginning.
+
+    Raises:
+        ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        adapter: Adapter | None = None,
+        *,
+        seed: int = 0,
+        num_batches: int | None = None,
+        first_batch: int = 0,
+    ) -> None:
+        if num_batches is not None and num_batches < 1:
+            raise ValueError(f"num_batches must be at least 1, got {num_batches}")
+        if batches is not None and iter(batches) is batches:
+            raise ValueError("calibration batches can be read only once: pass a list or a DataLoader, not an iterator")
+        self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
+        self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
+        self.layers: dict[str, Layer] = find_layers(model, self.adapter)
+        self.alive: dict[str, Tensor] = {}  # masks (d_out, d_in) of an earlier step; a layer without one is dense
+        self.losses: list[float] = []  # of the gradient pass, one per part, in order
+        self.data_hash: str | None = None  # of the batches that were seen
+        self._norms: dict[Compat, dict[str, Tensor]] = {}
+        self._gradients: dict[str, Tensor] | None = None
+
+    def stage(self, step: int, batches: int | None = None) -> Calibration:
+        """The same questions at the weights as they are now, without memory.
+
+        With `batches` step t sees batches t·`batches` to (t + 1)·`batches` only, else the same as this one.
+        """
+        window = {} if batches is None else {"num_batches": batches, "first_batch": self.first_batch + step * batches}
+        return Calibration(
+            self.model,
+            self.batches,
+            self.adapter,
+            **({"seed": self.seed + step, "num_batches": self.num_batches, "first_batch": self.first_batch} | window),
+        )
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(layer.size for layer in self.layers.values())
+
+    def norms(self, *, compat: Compat = "corrected") -> dict[str, Tensor]:
+        """Per layer (d_in,) float64: the sum of squared inputs over all tokens that count, divided by the rows seen.
+
+        `compat="official"` repeats the released MULTIFLOW, which takes X-VLM's region captions for their own padding
+        mask and so counts only tokens whose id is 1.
+
+        Raises:
+            ValueError: no batches, a value that isn't finite, or a layer that no batch reaches.
+        """
+        check_compat(compat)
+        if compat not in self._norms:
+            self._norms[compat] = self._collect_norms(compat)
+        return self._norms[compat]
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Per layer (d_out, d_in) float32: the gradient of the loss, averaged over parts and batches.
+
+        Raises:
+            ValueError: no batches, a loss or gradient that isn't finite.
+        """
+        if self._gradients is None:
+            self._gradients = self._collect_gradients()
+        return self._gradients
+
+    def _collect_norms(self, compat: Compat) -> dict[str, Tensor]:
+        found = InputNorms(self.layers.values())
+        with found.watching(), self._undisturbed(), torch.no_grad():
+            for number, parts in self._parts():
+                for part in parts:
+                    shown = _as_released(part) if compat == "official" else part
+                    found.new_part(lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens))
+                    self.adapter.encode(self.model, part)
+                _refuse_infinite(found.sums, f"the inputs of {{}} in calibration batch {number}")
+        return {layer.name: self._mean_norm(layer, found) for layer in found.layers}
+
+    @staticmethod
+    def _mean_norm(layer: Layer, found: InputNorms) -> Tensor:
+        if layer.name not in found.sums:
+            raise ValueError(
+                f"no calibration batch reaches {layer.name!r}: its adapter's encode() doesn't use it; "
+                "leave it out in prunable(), or use a pruner without activations"
+            )
+        return found.sums[layer.name] / found.rows[layer.name]
+
+    def _collect_gradients(self) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        batches = 0
+        with self._undisturbed(), self._differentiating(sums), torch.enable_grad():
+            for number, parts in self._parts():
+                for part in parts:
+                    self._backward(part, len(parts), number)
+                _refuse_infinite(sums, f"the gradients of {{}} in calibration batch {number}")
+                batches += 1
+        return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
+
+    def _backward(self, part: Any, parts: int, number: int) -> None:
+        loss = self.adapter.loss(self.model, part) / parts
+        self.losses.append(float(loss.detach()))
+        if not torch.isfinite(loss.detach()):
+            raise ValueError(f"the loss of calibration batch {number} is {self.losses[-1]}")
+        loss.backward()
+
+    @staticmethod
+    def _mean_gradient(layer: Layer, sums: Mapping[str, Tensor], batches: int) -> Tensor:
+        if layer.name not in sums:
+            return torch.zeros_like(layer.matrix)
+        return layer.from_stored(sums[layer.name].div_(batches))
+
+    @contextmanager
+    def _differentiating(self, sums: dict[str, Tensor]) -> Iterator[None]:
+        """Gradients of the prunable weights alone, added up in float32 in `sums` and nowhere else."""
+        parameters = list(self.model.parameters())
+        before = [(p, p.requires_grad, p.grad) for p in parameters]
+        handles = []
+        try:
+            for p in parameters:
+                p.requires_grad_(False)
+                p.grad = None
+            for name, layer in self.layers.items():
+                layer.weight.requires_grad_(True)
+                handles.append(layer.weight.register_post_accumulate_grad_hook(_add_to(sums, name)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for p, required, gradient in before:
+                p.requires_grad_(required)
+                p.grad = gradient
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode and an own random stream; both are as before afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        device = next(iter(self.layers.values())).weight.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(self.seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(self.seed)
+            self.model.eval()
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def _parts(self) -> Iterator[tuple[int, list[Any]]]:
+        """The number and the parts of every batch, on the model's device."""
+        if self.batches is None:
+            raise ValueError("this pruner asks the data: pass calibration=batches")
+        device = next(iter(self.layers.values())).weight.device
+        last = None if self.num_batches is None else self.first_batch + self.num_batches
+        digest, seen = hashlib.sha256(), 0
+        for number, batch in enumerate(islice(self.batches, self.first_batch, last), self.first_batch):
+            parts = batch if isinstance(batch, list) and not _all_tensors(batch) else [batch]
+            for tensor in _tensors(parts):
+                digest.update(fingerprint(tensor))
+            yield number, [_to(part, device) for part in parts]
+            seen += 1
+        if not seen:
+            where = f" after the first {self.first_batch} batches" if self.first_batch else ""
+            raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
+        if self.num_batches is not None and seen < self.num_batches:
+            log.warning("%d calibration batches were asked for, the set has only %d", self.num_batches, seen)
+        self.data_hash = digest.hexdigest()
+
+
+def fingerprint(tensor: Tensor, samples: int = 4096) -> bytes:
+    """Shape, type and at most about `samples` evenly spaced values: enough to tell two batches apart, at no cost."""
+    flat = tensor.detach().reshape(-1)
+    picked = flat[:: max(1, flat.numel() // samples)].double().cpu()
+    return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + picked.numpy().tobytes()
+
+
+def _add_to(sums: dict[str, Tensor], name: str) -> Any:
+    def hook(parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        sums[name] = sums[name].add_(gradient) if name in sums else gradient.float()
+
+    return hook
+
+
+def _refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raises ValueError with the first name in place of `{}` if a tensor isn't finite; one look at the device."""
+    if tensors and not torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors.values()])).all():
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(what.format(repr(name)) + " hold NaN or infinity")
+
+
+def _as_released(part: Any) -> Any:
+    """A region batch as the released MULTIFLOW reads it: its text ids where its padding mask should be."""
+    if isinstance(part, Batch) and part.is_region and part.text_ids is not None:
+        return dataclasses.replace(part, text_atts=(part.text_ids == 1).long())
+    return part
+
+
+def _all_tensors(items: list[Any]) -> bool:
+    return all(isinstance(item, Tensor) for item in items)
+
+
+def _tensors(item: Any) -> Iterator[Tensor]:
+    """Every tensor in a batch of any type, in a fixed order."""
+    if isinstance(item, Tensor):
+        yield item
+    elif isinstance(item, Mapping):
+        for key in sorted(item, key=str):
+            yield from _tensors(item[key])
+    elif isinstance(item, list | tuple):
+        for entry in item:
+            yield from _tensors(entry)
+    elif dataclasses.is_dataclass(item):
+        for field in dataclasses.fields(item):
+            yield from _tensors(getattr(item, field.name))
+
+
+def _to(item: Any, device: torch.device) -> Any:
+    """The item with every tensor in it on `device`; what isn't known stays as it is."""
+    if hasattr(item, "to"):
+        return item.to(device)
+    if isinstance(item, Mapping):
+        return {key: _to(value, device) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        moved = [_to(value, device) for value in item]
+        return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
+    return item

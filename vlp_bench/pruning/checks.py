@@ -1,0 +1,26 @@
+"""What users may ask for: each check says what was given and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+Compat = Literal["corrected", "official"]
+
+
+def check_choice(what: str, given: str, allowed: Collection[str]) -> None:
+    """Raises ValueError unless `given` is one of `allowed`."""
+    if given not in allowed:
+        raise ValueError(f"unknown {what} {given!r}: use one of {', '.join(allowed)}")
+
+
+def check_compat(compat: str) -> None:
+    """`corrected` is the paper's definition, `official` the released code with its quirks."""
+    check_choice("compat", compat, ("corrected", "official"))
+
+
+def check_sparsity(sparsity: float) -> float:
+    """The sparsity as a float; raises ValueError outside [0, 1)."""
+    if isinstance(sparsity, bool | str) or not 0 <= sparsity < 1:  # NaN fails the comparison too
+        raise ValueError(f"sparsity is the share of weights removed, at least 0 and below 1; got {sparsity!r}")
+    return float(sparsity)

@@ -1,0 +1,213 @@
+"""The pruning sentence: allocate × solve × schedule × sweep, and the one function that says it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.allocation import Allocate
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.checks import check_sparsity
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.schedule import Schedule, one_shot
+from vlp_bench.pruning.solution import Solution, Solved, layer_report
+from vlp_bench.pruning.sweep import Solve, Sweep, at_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """A pruning method as a composition.
+
+    Args:
+        allocate: how many weights each layer keeps.
+        solve: which ones, and their new values.
+        schedule: in how many steps; each step sees the model as the step before left it.
+        sweep: in what order.
+        name: what reports call it.
+        num_batches: how many calibration batches to use; None: all. Not for a ready-made `Calibration`.
+        batches_per_step: step t sees its own batches, t·n to (t + 1)·n; None: every step sees all.
+        seed: owner of the random draws of data loading and losses. Not for a ready-made `Calibration`.
+    """
+
+    allocate: Allocate
+    solve: Solve
+    schedule: Schedule = one_shot
+    sweep: Sweep = at_once
+    name: str = "custom"
+    num_batches: int | None = None
+    batches_per_step: int | None = None
+    seed: int = 0
+    compat: str = "corrected"  # of the parts; here for the record
+
+    def __post_init__(self) -> None:
+        for count in ("num_batches", "batches_per_step"):
+            value = getattr(self, count)
+            if value is not None and value < 1:
+                raise ValueError(f"{count} must be at least 1, got {value}")
+
+    @overload
+    def prune(
+        self, model: nn.Module, sparsity: float, calibration: Any = None, adapter: Adapter | None = None
+    ) -> Solution: ...
+
+    @overload
+    def prune(
+        self, model: nn.Module, sparsity: Sequence[float], calibration: Any = None, adapter: Adapter | None = None
+    ) -> dict[float, Solution]: ...
+
+    def prune(
+        self,
+        model: nn.Module,
+        sparsity: float | Sequence[float],
+        calibration: Calibration | Iterable[Any] | None = None,
+        adapter: Adapter | None = None,
+    ) -> Solution | dict[float, Solution]:
+        """Finds the sparse model or models; `model` is the same before and after.
+
+        Args:
+            model: any module.
+            sparsity: share of the prunable weights to remove, in [0, 1); a sequence gives a solution for each.
+            calibration: batches, or a `Calibration` of this model, which several pruners may share.
+            adapter: the six answers about the model; None: its own, or a plain one's.
+
+        Raises:
+            ValueError: says what was given and what is allowed.
+        """
+        several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
+        given: Any = sparsity if several else [sparsity]
+        targets = [check_sparsity(s) for s in given]
+        if not targets:
+            raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
+        asked = self._calibration(model, calibration, adapter)
+        weights = hash_of({name: layer.weight for name, layer in asked.layers.items()})
+        solutions = {target: self._at(asked, target, weights) for target in targets}
+        return solutions if several else solutions[targets[0]]
+
+    def _calibration(
+        self, model: nn.Module, given: Calibration | Iterable[Any] | None, adapter: Adapter | None
+    ) -> Calibration:
+        if not isinstance(given, Calibration):
+            return Calibration(model, given, adapter, seed=self.seed, num_batches=self.num_batches)
+        if given.model is not model:
+            raise ValueError("the Calibration was made for another model")
+        if adapter is not None and adapter is not given.adapter:
+            raise ValueError("the Calibration has an adapter already: pass it there")
+        if self.num_batches not in (None, given.num_batches):
+            raise ValueError(
+                f"num_batches is {self.num_batches} for the pruner and {given.num_batches} for its Calibration"
+            )
+        return given
+
+    def _at(self, calibration: Calibration, sparsity: float, weights_hash: str) -> Solution:
+        started = time.perf_counter()
+        solved, data_hash = self._follow(self.schedule(sparsity), calibration)
+        kept = sum(int(mask.sum()) for mask in solved.masks.values())
+        report = {
+            "method": self.name,
+            "settings": describe(self),
+            "sparsity": {"asked": sparsity, "achieved": 1 - kept / calibration.total},
+            "kept": kept,
+            "total": calibration.total,
+            "seconds": time.perf_counter() - started,
+            "hashes": {"weights": weights_hash, "calibration": data_hash},
+            "layers": layer_report(calibration.layers, solved.masks),
+        }
+        return Solution(solved.masks, solved.weights, report)
+
+    def _follow(self, path: list[float], calibration: Calibration) -> tuple[Solved, str | None]:
+        """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
+        stage, solved = calibration, Solved({}, {})
+        with _restoring(calibration.layers if len(path) > 1 else {}):
+            for step, target in enumerate(path):
+                stage = self._stage(calibration, solved, step, len(path))
+                solved = self.sweep(self.solve, stage, self.allocate(stage, target))
+                if step + 1 < len(path):
+                    solved.install({name: layer.weight for name, layer in calibration.layers.items()})
+        return solved, stage.data_hash
+
+    def _stage(self, calibration: Calibration, before: Solved, step: int, steps: int) -> Calibration:
+        """The statistics step `step` sees: the shared ones if it is the only step, else fresh ones."""
+        if steps == 1 and self.batches_per_step is None:
+            return calibration
+        stage = calibration.stage(step, self.batches_per_step)
+        stage.alive.update({name: stage.layers[name].from_stored(mask) for name, mask in before.masks.items()})
+        return stage
+
+
+def prune(
+    model: nn.Module,
+    pruner: str | Pruner = "multiflow",
+    sparsity: float | Sequence[float] = 0.9,
+    calibration: Calibration | Iterable[Any] | None = None,
+    adapter: Adapter | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Solution | dict[float, Solution]:
+    """Finds which weights of a model to remove, without changing it.
+
+    Args:
+        model: any `nn.Module`.
+        pruner: a name from conf/pruner, or a `Pruner`.
+        sparsity: share of the prunable weights to remove, in [0, 1), or a sequence of them.
+        calibration: re-iterable batches of any type, or a `Calibration`; None for pruners that ask no data.
+        adapter: answers to six questions about the model; None: the model's own, or a plain classifier's.
+        options: the pruner's own settings, keys of its yaml; only for a name.
+
+    Returns:
+        A `Solution` for a number, a dictionary of solutions by sparsity for a sequence.
+
+    Raises:
+        ValueError: says what was given and what is allowed.
+    """
+    if isinstance(pruner, str):
+        from vlp_bench.pruning.catalogue import load  # here, as it needs this module
+
+        pruner = load(pruner, options)
+    elif options:
+        raise ValueError(f"options are for a pruner given by name; set {', '.join(options)} on the Pruner itself")
+    return pruner.prune(model, sparsity, calibration, adapter)
+
+
+def describe(value: Any) -> Any:
+    """A plain, JSON-ready description of how an object was built: constructor, partial, function or scalar."""
+    if isinstance(value, partial):
+        return {"_target_": _path(value.func), **{key: describe(entry) for key, entry in value.keywords.items()}}
+    if is_dataclass(value):
+        return {"_target_": _path(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+    if callable(value):
+        return _path(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _path(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{data.dtype}{tuple(data.shape)}".encode())
+        digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _restoring(layers: Mapping[str, Layer]) -> Iterator[None]:
+    """Gives the weights of `layers` their values back in the end."""
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, values in before.items():
+                layers[name].weight.copy_(values)

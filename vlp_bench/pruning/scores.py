@@ -1,0 +1,94 @@
+"""Scores: functions `(layer, calibration) -> (d_out, d_in)`; the larger survives. Each stands beside its equation.
+
+The first half are the equations on plain tensors, the second half fetch what an equation needs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.layers import Layer
+
+Score = Callable[[Layer, Calibration], Tensor]
+
+
+def share_of_norm(w: Tensor) -> Tensor:
+    """|w| / ‖W‖_F; zero in a layer of zeros."""
+    return w.abs() / w.norm().clamp_min(torch.finfo(w.dtype).tiny)
+
+
+def share_of_rest(w: Tensor) -> Tensor:
+    """w_u² / Σ_{v ≥ u} w_v² with the weights in ascending order of size (LAMP, Lee et al., ICLR 2021, Eq. 3).
+
+    Of equal weights the earlier one counts as the smaller. Zero in a layer of zeros; sums in float64.
+    """
+    squares, order = w.flatten().double().square().sort(stable=True)
+    rest = squares.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares).scatter_(0, order, squares / rest.clamp_min(torch.finfo(squares.dtype).tiny))
+    return scores.to(w.dtype).view_as(w)
+
+
+def flow(w: Tensor, norm: Tensor) -> Tensor:
+    """|w| times the saliency of the two neurons it joins (MULTIFLOW, Farina et al., CVPR 2024, Eq. 6).
+
+    w (d_out, d_in), norm (d_in,): the length of the inputs of each feature.
+    """
+    edges = w.abs() * norm
+    return edges.mean(1, keepdim=True) * w.abs() * edges.mean(0, keepdim=True)
+
+
+def nodes(w: Tensor, norm: Tensor) -> Tensor:
+    """The saliency of the two joined neurons alone (MULTIFLOW's supplement, Table 8)."""
+    edges = w.abs() * norm
+    return edges.mean(1, keepdim=True) * edges.mean(0, keepdim=True)
+
+
+def magnitude(layer: Layer, calibration: Calibration) -> Tensor:
+    """|w|."""
+    return layer.matrix.abs()
+
+
+def random(layer: Layer, calibration: Calibration, *, seed: int = 0) -> Tensor:
+    """Standard normal draws of a generator of the layer's own, made of `seed` and its name."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {layer.name}".encode()))
+    return torch.randn(layer.matrix.shape, generator=generator).to(layer.weight.device)
+
+
+def l2_normalised(layer: Layer, calibration: Calibration) -> Tensor:
+    """|w| / ‖W‖_F."""
+    return share_of_norm(layer.matrix)
+
+
+def lamp(layer: Layer, calibration: Calibration) -> Tensor:
+    """w_u² / Σ_{v ≥ u} w_v² (LAMP)."""
+    return share_of_rest(layer.matrix)
+
+
+def snip(layer: Layer, calibration: Calibration) -> Tensor:
+    """|g · w| with g the mean gradient (SNIP, Lee et al., ICLR 2019, Eq. 6, up to a factor common to all layers)."""
+    return (calibration.gradients()[layer.name] * layer.matrix).abs()
+
+
+def wanda(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
+    """|w_ij| · ‖X_j‖ (Wanda, Sun et al., ICLR 2024, Eq. 1)."""
+    return layer.matrix.abs() * _norm(layer, calibration, compat)
+
+
+def multiflow(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
+    """MULTIFLOW's information flow through an edge."""
+    return flow(layer.matrix, _norm(layer, calibration, compat))
+
+
+def multiflow_nodes(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
+    """MULTIFLOW without the edge between the neurons."""
+    return nodes(layer.matrix, _norm(layer, calibration, compat))
+
+
+def _norm(layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
+    return calibration.norms(compat=compat)[layer.name].sqrt().to(layer.matrix.dtype)

@@ -1,0 +1,132 @@
+"""What pruning returns: masks, new weights where there are some, and how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlp_bench.pruning import masks as mask_files
+from vlp_bench.pruning.layers import Layer, parameters_by_name
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored."""
+
+    masks: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+    def install(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Writes the new values, if any, and zeroes what is removed, in place."""
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                if name in self.weights:
+                    parameters[name].copy_(self.weights[name])
+                parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Weights kept in one group of layers. `block` is empty for a whole modality, `modality` for the whole model."""
+
+    modality: str
+    block: str
+    kept: int
+    total: int
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights removed."""
+        return 1 - self.kept / self.total
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One sparse model, as data.
+
+    Attributes:
+        masks: by deduplicated parameter name, bool, in the parameter's shape; True = kept.
+        weights: new values of the survivors in the same form; empty unless the solver changes weights.
+        report: JSON: `method`, `settings`, asked and achieved `sparsity`, `kept`, `total`, `seconds`, `hashes`, and
+            `layers` with `kept`, `total`, `modality` and `block` of each.
+    """
+
+    masks: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that survive."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights that could have been removed."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights removed, as achieved."""
+        return 1 - self.kept / self.total
+
+    def install(self, model: nn.Module) -> None:
+        """Gives the model the new weights, if any, and sets every removed weight to exactly zero, in place.
+
+        Raises ValueError, before anything is changed, if a layer is missing or of another shape.
+        """
+        parameters = parameters_by_name(model)
+        check_fit(self.masks, parameters)
+        Solved(self.masks, self.weights).install(parameters)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a mask file (see `vlp_bench.pruning.masks`), whole or not at all."""
+        return mask_files.write(path, self.masks, self.weights, self.report)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Solution:
+        """Reads a mask file. Raises FileNotFoundError, or ValueError for anything that isn't a whole mask file."""
+        return cls(*mask_files.read(path))
+
+    def table(self) -> list[TableRow]:
+        """Kept weights of every block, each modality followed by its sum, and of the model at the end."""
+        rows: list[TableRow] = []
+        layers = list(self.report["layers"].values())
+        for modality in dict.fromkeys(layer["modality"] for layer in layers):
+            own = [layer for layer in layers if layer["modality"] == modality]
+            blocks = dict.fromkeys(layer["block"] for layer in own)
+            rows += [_row(modality, block, [layer for layer in own if layer["block"] == block]) for block in blocks]
+            rows.append(_row(modality, "", own))
+        return [*rows, _row("", "", layers)]
+
+
+def _row(modality: str, block: str, layers: list[dict[str, Any]]) -> TableRow:
+    return TableRow(modality, block, sum(layer["kept"] for layer in layers), sum(layer["total"] for layer in layers))
+
+
+def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises ValueError unless every mask belongs to a parameter of its shape."""
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(f"the model has no parameter {name!r}: these masks are of another model")
+        if parameters[name].shape != mask.shape:
+            shape = tuple(parameters[name].shape)
+            raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight {shape}")
+
+
+def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Kept and total weights, modality and block of every layer."""
+    return {
+        name: {
+            "kept": int(mask.sum()),
+            "total": mask.numel(),
+            "modality": layers[name].place.modality,
+            "block": layers[name].place.block,
+        }
+        for name, mask in masks.items()
+    }

@@ -1,0 +1,1 @@
+"""Solvers: which weights of a layer survive within its budget, and with which values."""

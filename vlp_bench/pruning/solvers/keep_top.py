@@ -1,0 +1,50 @@
+"""Keeps the best weights as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from vlp_bench.pruning.allocation import evaluate
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row
+
+Within = Literal["layer", "output"]
+
+
+@dataclass(frozen=True)
+class KeepTop:
+    """The weights with the largest scores survive, exactly as many as the budget says; of equals the lower index.
+
+    Args:
+        score: larger survives.
+        within: "layer": the best of the whole matrix. "output": as many in every row (d_out), the first rows taking the
+            remainder (Wanda).
+        compat: "official" also removes, within a layer, all that equals the largest removed score.
+    """
+
+    score: Score
+    within: Within = "layer"
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_choice("within", self.within, ("layer", "output"))
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
+        """Masks as stored, for the layers that have a budget."""
+        layers = calibration.layers
+        masks = {name: layers[name].as_stored(self._mask(layers[name], calibration, k)) for name, k in budgets.items()}
+        return Solved(masks, {})
+
+    def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
+        scores = evaluate(self.score, layer, calibration, self.compat)
+        if self.within == "output":
+            return keep_largest_per_row(scores, kept)
+        return keep_largest(scores, kept, name=layer.name, ties="none" if self.compat == "official" else "first")

@@ -1,0 +1,1 @@
+"""One number and where it came from; a store that only appends; tables that are queries."""

@@ -1,0 +1,137 @@
+"""Tables are queries: from rows to what a person reads, on the terminal (rich) and in a file (Markdown)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from vlp_bench.pruning.solution import TableRow
+from vlp_bench.results.store import matching
+
+METRICS = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1")
+REFERENCES = ("dense", "omp")
+
+
+def sparsity_table(rows: Iterable[TableRow]) -> Table:
+    """Sparsity by modality and block, as `Solution.table()` has it: blocks, then their modality, the model last."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(("modality", "block", "weights", "kept", "sparsity")):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for row in rows:
+        names = (row.modality, _short(row.block) or "all") if row.modality else ("all", "")
+        counts = (f"{row.total:,}", f"{row.kept:,}", f"{100 * row.sparsity:.2f} %")
+        table.add_row(*names, *counts, style=None if row.block else "bold", end_section=not row.block)
+    return table
+
+
+def _short(block: str) -> str:
+    """The last two words of a block's dotted name, so that the table fits a narrow terminal."""
+    return ".".join(block.split(".")[-2:])
+
+
+# Metrics of one run beside its references
+
+
+def metrics_table(frame: pd.DataFrame, row: Mapping[str, Any]) -> Table:
+    """Test metrics of the run described by `row`, with the change against dense and OMP where those rows exist.
+
+    Args:
+        frame: `Store.query()`.
+        row: the columns pruner, sparsity, seed, run and setting of the run (`Specification.identity()`).
+    """
+    own = test_values(frame, run=row["run"])
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric")
+    table.add_column(f"{row['pruner']} {row['sparsity']:g}", justify="right")
+    references = {name: values for name in REFERENCES if (values := reference_values(frame, row, name))}
+    for name in references:
+        table.add_column(name, justify="right")
+        table.add_column("change", justify="right")
+    for metric in [name for name in METRICS if name in own] or sorted(own):
+        cells = [cell for values in references.values() for cell in _change(own[metric], values.get(metric))]
+        table.add_row(metric, f"{own[metric]:.2f}", *cells)
+    return table
+
+
+def _change(own: float, reference: float | None) -> tuple[str, str]:
+    if reference is None:
+        return "–", "–"
+    return f"{reference:.2f}", f"{own - reference:+.2f}"
+
+
+def test_values(frame: pd.DataFrame, **equal: object) -> dict[str, float]:
+    """Test metrics that match, by name. Failed runs have none."""
+    found = matching(frame, split="test", status="ok", **equal)
+    return dict(zip(found["metric"], found["value"].astype(float), strict=True))
+
+
+def reference_values(frame: pd.DataFrame, row: Mapping[str, Any], pruner: str) -> dict[str, float]:
+    """Metrics of the same setting and seed under another pruner (dense at any sparsity); empty for the run itself."""
+    equal: dict[str, object] = {"setting": row["setting"], "seed": row["seed"], "pruner": pruner}
+    if pruner != "dense":
+        equal["sparsity"] = row["sparsity"]
+    return {} if pruner == row["pruner"] else test_values(frame, **equal)
+
+
+def missing_references(frame: pd.DataFrame, row: Mapping[str, Any]) -> list[str]:
+    """Names of the references whose rows are not there yet."""
+    names = [] if row["pruner"] == "dense" else [name for name in REFERENCES if name != row["pruner"]]
+    return [name for name in names if not reference_values(frame, row, name)]
+
+
+# Many runs: mean and spread over seeds
+
+
+def spread(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Mean, standard deviation (ddof 1) and number of seeds per pruner, sparsity and metric, of test rows.
+
+    Runs that failed count in `failed`; a single seed has no deviation (NaN).
+    """
+    good = matching(frame, split="test", status="ok", metric=list(metrics))
+    values = good.assign(value=good["value"].astype(float)).groupby(["pruner", "sparsity", "metric"])["value"]
+    table = values.agg(mean="mean", std=lambda v: v.std(ddof=1), seeds="count").reset_index()
+    failed = matching(frame, split="test", status="ERR").groupby(["pruner", "sparsity"]).agg(failed=("run", "nunique"))
+    table = table.merge(failed.reset_index(), on=["pruner", "sparsity"], how="outer")  # every seed may have failed
+    return table.fillna({"failed": 0}).astype({"failed": int})
+
+
+def cell(table: pd.DataFrame, pruner: str, sparsity: float, metric: str) -> str:
+    """'62.40 ± 1.10' of `spread`; '–' where there is nothing, ERR where every run failed."""
+    level = matching(table, pruner=pruner, sparsity=sparsity)
+    found = matching(level, metric=metric)
+    if found.empty:
+        return "ERR" if any(level["failed"] > 0) else "–"
+    first = found.to_dict("records")[0]
+    text = f"{first['mean']:.2f}" if pd.isna(first["std"]) else f"{first['mean']:.2f} ± {first['std']:.2f}"
+    return f"{text} ({first['failed']} ERR)" if first["failed"] else text
+
+
+def comparison(
+    table: pd.DataFrame, pruners: Sequence[str], sparsities: Sequence[float], metric: str
+) -> list[list[str]]:
+    """Rows of text: a head, then per pruner the metric at every sparsity. Dense is one run, whatever the column."""
+    rows = [["pruner", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]]
+    for pruner in pruners:
+        levels = [0.0] * len(sparsities) if pruner == "dense" else sparsities
+        rows.append([pruner, *(cell(table, pruner, level, metric) for level in levels)])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of rows of text, the first one its head."""
+    head, *body = rows
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *body]) + "\n"
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> Table:
+    """The same rows for the terminal."""
+    head, *body = rows
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for cells in body:
+        table.add_row(*cells)
+    return table

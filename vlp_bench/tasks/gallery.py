@@ -1,0 +1,169 @@
+"""A retrieval gallery in memory: what was encoded once, who is worth a closer look, and the scores of a closer look.
+
+m images of 1 + n tokens, t texts of at most l tokens, width d, embedding e, k candidates a query.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vlp_bench.batch import Batch
+from vlp_bench.metrics.recall import gallery_metrics, shortlist_metrics
+from vlp_bench.tasks.optimisation import Diverged
+
+
+class Matcher(Protocol):
+    """What a gallery asks of a model."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(m, 3, h, w) -> (m, 1 + n, d)."""
+        ...
+
+    def encode_text(self, ids: Tensor, atts: Tensor) -> Tensor:
+        """(t, l), (t, l) -> (t, l, d)."""
+        ...
+
+    def project_image(self, states: Tensor) -> Tensor:
+        """(m, 1 + n, d) -> (m, e) of length 1."""
+        ...
+
+    def project_text(self, states: Tensor) -> Tensor:
+        """(t, l, d) -> (t, e) of length 1."""
+        ...
+
+    def match(self, text_states: Tensor, text_atts: Tensor, image_states: Tensor) -> Tensor:
+        """(p, l, d), (p, l), (p, 1 + n, d) -> (p,): how well each text goes with its image."""
+        ...
+
+
+Sum = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes."""
+
+
+@dataclass
+class Gallery:
+    """Encoded images and texts, gathered batch by batch; `store` is the device their token states wait on."""
+
+    store: torch.device | None = None
+    images: list[Tensor] = field(default_factory=list)
+    texts: list[Tensor] = field(default_factory=list)
+    atts: list[Tensor] = field(default_factory=list)
+    image_embeds: list[Tensor] = field(default_factory=list)
+    text_embeds: list[Tensor] = field(default_factory=list)
+    text_image: list[Tensor] = field(default_factory=list)
+
+    def add(self, model: Matcher, batch: Batch) -> None:
+        """Encode images with all of their texts (`idx_to_group_img`: which image of the batch a text describes)."""
+        ids, atts, described = batch.text_ids, batch.text_atts, batch.idx_to_group_img
+        assert ids is not None and atts is not None and described is not None, "a gallery batch has texts"  # noqa: PT018
+        first = sum(map(len, self.images))
+        image_states = model.encode_image(batch.images)
+        text_states = model.encode_text(ids, atts)
+        self.image_embeds.append(model.project_image(image_states))
+        self.text_embeds.append(model.project_text(text_states))
+        self.images.append(image_states.to(self.store))
+        self.texts.append(text_states.to(self.store))
+        self.atts.append(atts)
+        self.text_image.append(first + described)
+
+    def whole(self) -> "WholeGallery":
+        """Everything added so far, texts padded to the longest; the parts are let go, so that nothing is held twice.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self.images:
+            raise ValueError("the gallery is empty: the split has no image with a caption")
+        longest = max(atts.shape[1] for atts in self.atts)
+        atts = torch.cat([F.pad(a, (0, longest - a.shape[1])) for a in self.atts])
+        texts = torch.cat([F.pad(s, (0, 0, 0, longest - s.shape[1])) for s in self.texts])
+        self.texts.clear()
+        images = torch.cat(self.images)
+        self.images.clear()
+        return WholeGallery(
+            images, texts, atts, torch.cat(self.image_embeds), torch.cat(self.text_embeds), torch.cat(self.text_image)
+        )
+
+
+@dataclass(frozen=True)
+class WholeGallery:
+    """images (m, 1 + n, d), texts (t, l, d), atts (t, l), image_embeds (m, e), text_embeds (t, e), text_image (t,)."""
+
+    images: Tensor
+    texts: Tensor
+    atts: Tensor
+    image_embeds: Tensor
+    text_embeds: Tensor
+    text_image: Tensor
+
+    def similarity(self) -> Tensor:
+        """(m, t) cosine between every image and every text; Diverged if one is not a number."""
+        return _numbers(self.image_embeds.float() @ self.text_embeds.float().T)
+
+    def contrastive_metrics(self) -> dict[str, float]:
+        """Recall by the cosine alone, without a closer look."""
+        return gallery_metrics(self.similarity(), self.text_image)
+
+    def reranked_metrics(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> dict[str, float]:
+        """Recall when the k nearest by cosine of each query are put in order by `model.match`.
+
+        A pair that is on the shortlists of both its image and its text is matched once. `k` is cut to the gallery;
+        `pairs` are matched at a time.
+        """
+        sims = self.similarity()
+        txt = sims.topk(min(k, sims.shape[1]), dim=1).indices
+        img = sims.T.topk(min(k, sims.shape[0]), dim=1).indices
+        t = sims.shape[1]
+        txt_pairs = torch.arange(len(sims), device=sims.device)[:, None] * t + txt
+        img_pairs = img * t + torch.arange(t, device=sims.device)[:, None]
+        wanted, where = torch.cat([txt_pairs.flatten(), img_pairs.flatten()]).unique(return_inverse=True)
+        scores = self.match(model, wanted // t, wanted % t, pairs=pairs, share=share)[where]
+        txt_scores, img_scores = scores[: txt.numel()].view_as(txt), scores[txt.numel() :].view_as(img)
+        return shortlist_metrics(txt_scores, txt, img_scores, img, self.text_image)
+
+    def match(self, model: Matcher, image: Tensor, text: Tensor, *, pairs: int, share: "Share") -> Tensor:
+        """Matching scores (p,) float32 of the pairs `image` (p,), `text` (p,); each process does its share of them.
+
+        Pairs go by length of text, so that little padding is computed; memory is bounded by `pairs`, not by p.
+        Diverged if a score is not a number.
+        """
+        lengths = self.atts.sum(1)
+        order = (lengths[text] * len(self.images) + image).argsort()
+        scores = torch.zeros(len(order), device=self.atts.device)
+        for chunk in share.of(order.split(pairs)):
+            i, j = image[chunk], text[chunk]
+            longest = int(lengths[j].max())
+            texts = self._fetch(self.texts, j)[:, :longest]
+            scores[chunk] = model.match(texts, self.atts[j, :longest], self._fetch(self.images, i)).float()
+        return _numbers(share.sum(scores))
+
+    def _fetch(self, states: Tensor, rows: Tensor) -> Tensor:
+        """Rows of states, from wherever they wait to where the model is."""
+        return states[rows.to(states.device)].to(self.atts.device)
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    if not bool(scores.isfinite().all()):
+        raise Diverged("the model gives scores that are not numbers: its weights are broken; lower task.lr")
+    return scores
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of the matching, and how the shares of all become one."""
+
+    rank: int = 0
+    world: int = 1
+    add: Sum = lambda scores: scores
+
+    def of(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """Every world-th chunk."""
+        return iter(chunks[self.rank :: self.world])
+
+    def sum(self, scores: Tensor) -> Tensor:
+        """The scores of all processes; places that this one left at 0 are filled."""
+        return self.add(scores)
