@@ -34,7 +34,7 @@ def test_splits_share_no_content():
 def test_the_world_depends_on_its_seed_alone():
     assert World(3).images("itr_train", 4) == World(3).images("itr_train", 4)
     assert World(3).images("itr_train", 4) != World(4).images("itr_train", 4)
-    with pytest.raises(ValueError, match="no split 'train'.*itr_train"):
+    with pytest.raises(ValueError, match=r"no split 'train'.*itr_train"):
         World(0).images("train", 1)
 
 

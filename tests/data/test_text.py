@@ -19,7 +19,7 @@ def test_a_vocabulary_file_is_read_and_a_missing_one_named(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(vocabulary()) + "\n")
     assert make_tokenizer(path)("a red circle") == make_tokenizer(vocabulary())("a red circle")
-    with pytest.raises(ValueError, match="no vocabulary at .*nowhere.txt"):
+    with pytest.raises(ValueError, match=r"no vocabulary at .*nowhere.txt"):
         make_tokenizer(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match=r"lacks \[SEP\]"):
         make_tokenizer({w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[MASK]", "a"])})
@@ -55,7 +55,7 @@ def test_masking_is_reproducible_and_boosts_attribute_words():
     tokenizer = make_tokenizer(vocabulary())
     red = tokenizer.convert_tokens_to_ids("red")
     masker = Masker(tokenizer, probability=0.1, most=8, boosted=frozenset([red]), boost=0.9)
-    ids, *first = _masked(masker, ["a small red circle left of a blue square"] * 200, seed=1)
+    _, *first = _masked(masker, ["a small red circle left of a blue square"] * 200, seed=1)
     _, *again = _masked(masker, ["a small red circle left of a blue square"] * 200, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     hidden = first[2] == red

@@ -2,7 +2,7 @@
 
     python -m vlp_bench.commands.gate [FILE]
 
-Masked-word accuracy of each attribute on the test gallery's captions, against the same captions with shuffled images; and
+Masked-word accuracy of each attribute on the test gallery's captions, against the same captions with shuffled images;
 recall of the dense model after the demo's fine-tuning, on a 500-image gallery with hard negatives in every attribute.
 Exit code 0 if every line passes, 1 if one does not.
 """

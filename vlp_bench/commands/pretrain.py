@@ -1,18 +1,33 @@
-"""`python -m vlp_bench.commands.pretrain`: train the embedded world's small XVLM from nothing.
+"""Train the embedded world's small XVLM from nothing.
 
-Writes the checkpoint (safetensors, fp32 or fp16), and beside it the curves, the configuration and where it came from. A run
-that is killed goes on from its last saved step and ends with the same weights.
+    python -m vlp_bench.commands.pretrain [--out DIR] [--steps N] [--accelerator gpu] ...
+
+Writes xvlm_shapes.safetensors and, beside it, its curves (curves/) and what was run (pretraining.json). A run that
+is killed goes on from its last saved step, with the batches and negatives it would have seen.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlp_bench.commands.errors import one_line
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+
+    from vlp_bench.models.towers import XVLMConfig
+    from vlp_bench.tasks.pretraining import Pretraining
+
+NAME = "xvlm_shapes.safetensors"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
-    p = argparse.ArgumentParser(prog="python -m vlp_bench.commands.pretrain", description=__doc__)
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("python -m vlp_bench.commands.pretrain", description=__doc__, formatter_class=form)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/xvlm_shapes"), help="directory of the run")
     p.add_argument("--steps", type=int, default=5500)
     p.add_argument("--batch-size", type=int, default=64, help="captions a step")
@@ -33,65 +48,44 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Build or resume, train, save."""
-    args = parser().parse_args(argv)
-    import lightning.pytorch as pl
-    import torch
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
-    from torch.utils.data import DataLoader, Subset
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    with one_line(arguments):
+        pretrain(args)
 
-    from vlp_bench.data.curriculum import Curriculum
-    from vlp_bench.models.checkpoints import save_model
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Perform the command line.
+
+    Raises:
+        Diverged: a loss is no longer a number.
+        ValueError: an argument is out of its range.
+    """
+    import torch
+    from lightning.pytorch import seed_everything
+
     from vlp_bench.models.xvlm import XVLM
     from vlp_bench.tasks.pretraining import Pretraining
 
     torch.set_num_threads(args.threads)
-    pl.seed_everything(args.seed, verbose=False)
-    started = time.time()
-    module = Pretraining(
-        XVLM(_config(args), attention="eager"),
-        steps=args.steps,
-        lr=args.lr,
-        warmup_steps=args.warmup_steps,
-        seed=args.seed,
-    )
-    batches = Curriculum(args.steps, args.batch_size, args.seed)
-    last = args.out / "last.ckpt"
+    seed_everything(args.seed, verbose=False)
+    began, last = time.time(), args.out / "last.ckpt"
     done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
-    loader = DataLoader(
-        Subset(batches, range(done, args.steps)),
-        batch_size=None,
-        num_workers=args.workers,
-        prefetch_factor=4 if args.workers else None,
-    )
-    trainer = pl.Trainer(
-        max_steps=args.steps,
-        accelerator=args.accelerator,
-        devices=1,
-        precision=args.precision,
-        gradient_clip_val=1.0,
-        logger=CSVLogger(args.out.parent, name=args.out.name, version=""),
-        log_every_n_steps=25,
-        callbacks=[
-            ModelCheckpoint(args.out, filename="last", every_n_train_steps=250, enable_version_counter=False),
-            _probe(args),
-        ],
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, loader, ckpt_path=last if done else None, weights_only=True)
-    record = {"arguments": {k: str(v) for k, v in vars(args).items()}, "seconds_this_process": round(time.time() - started)}
-    save_model(args.out / "xvlm_shapes.safetensors", module.model, record)
-    (args.out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
+    recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
+    module = Pretraining(XVLM(_config(args), attention="eager"), **recipe)
+    _trainer(args, done).fit(module, _batches(args, done), ckpt_path=last if done else None, weights_only=True)
+    _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})
 
 
-def _config(args: argparse.Namespace):  # noqa: ANN202
+def _config(args: argparse.Namespace) -> "XVLMConfig":
+    from vlp_bench.data.curriculum import PATCH
+    from vlp_bench.data.drawing import SIDE
     from vlp_bench.data.phrases import vocabulary
     from vlp_bench.models.towers import XVLMConfig
 
     return XVLMConfig(
-        image_size=48,
-        patch_size=8,
+        image_size=SIDE,
+        patch_size=PATCH,
         vision_width=args.width,
         vision_layers=args.vision_layers,
         vision_heads=4,
@@ -109,29 +103,71 @@ def _config(args: argparse.Namespace):  # noqa: ANN202
     )
 
 
-def _probe(args: argparse.Namespace):  # noqa: ANN202
-    from lightning.pytorch.callbacks import Callback
+def _batches(args: argparse.Namespace, done: int):  # noqa: ANN202
+    from torch.utils.data import DataLoader
+
+    from vlp_bench.data.curriculum import Curriculum, Remaining
+
+    course = Curriculum(args.steps, args.batch_size, args.seed)
+    ahead = 4 if args.workers else None
+    left = Remaining(done, args.steps)
+    return DataLoader(course, batch_size=None, sampler=left, num_workers=args.workers, prefetch_factor=ahead)
+
+
+def _trainer(args: argparse.Namespace, done: int = 0) -> "Trainer":
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    last = ModelCheckpoint(args.out, filename="last", every_n_train_steps=250, enable_version_counter=False)
+    return Trainer(
+        max_steps=args.steps,
+        accelerator=args.accelerator,
+        devices=1,
+        precision=args.precision,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(args.out, name="curves", version=f"from_{done}"),
+        log_every_n_steps=25,
+        callbacks=[last, _probe(args)],
+        enable_model_summary=False,
+    )
+
+
+def _probe(args: argparse.Namespace) -> "Callback":
+    """Masked-word accuracy by attribute, every so many steps."""
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from vlp_bench.commands.gate import accuracies
     from vlp_bench.data.probes import cases
     from vlp_bench.data.shapes import World
 
-    told = World(args.seed).told_apart("itr_val", 300)
+    hidden = cases(World(args.seed).told_apart("itr_val", 300), 200)
 
-    class Probe(Callback):
-        """Masked-word accuracy by attribute, every so many steps."""
+    def look(trainer: "Trainer", module: "Pretraining", *_: object) -> None:
+        if trainer.global_step % args.probe_every or trainer.logger is None:
+            return
+        module.eval()
+        found = accuracies(module.model, hidden)
+        module.train()
+        flat = {f"words/{a}": own for a, (own, _) in found.items()} | {f"control/{a}": c for a, (_, c) in found.items()}
+        trainer.logger.log_metrics(flat, step=trainer.global_step)
+        trainer.logger.save()
 
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
-            if trainer.global_step % args.probe_every:
-                return
-            module.eval()
-            found = accuracies(module.model, cases(told, 200))
-            module.train()
-            flat = {f"words/{a}": v[0] for a, v in found.items()} | {f"control/{a}": v[1] for a, v in found.items()}
-            trainer.logger.log_metrics(flat, step=trainer.global_step)
-            trainer.logger.save()
+    return LambdaCallback(on_train_batch_end=look)
 
-    return Probe()
+
+def _save(args: argparse.Namespace, module: "Pretraining", timing: dict[str, int]) -> None:
+    """The weights, as float16, and what made them."""
+    import torch
+
+    from vlp_bench.commands.provenance import commit, hardware, versions
+    from vlp_bench.models.checkpoints import save_model, weights_hash
+
+    revision, dirty = commit()
+    run = {"arguments": {k: str(v) for k, v in vars(args).items()}, "commit": revision, "uncommitted_changes": dirty}
+    save_model(args.out / NAME, module.model, run, dtype=torch.float16)
+    where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(args.out / NAME)}
+    (args.out / "pretraining.json").write_text(json.dumps(run | timing | where, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Item:
 
 
 class CaptionDataset(Dataset[Item]):
-    """Captioned images. `each="caption"`: one item per caption (fine-tuning); `"image"`: one per image, a caption drawn."""
+    """Captioned images; `each` is "caption" (an item per caption) or "image" (an item per image, its caption drawn)."""
 
     def __init__(
         self,
@@ -154,7 +154,8 @@ class Collate:
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """b captions -> (b, t) ids and (b, t) attention, 1 = token."""
         texts = [pre_caption(c, self.max_words) for c in captions]
-        encoded = self.tokenizer(texts, padding="longest", truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        cut = {"padding": "longest", "truncation": True, "max_length": self.max_tokens}
+        encoded = self.tokenizer(texts, return_tensors="pt", **cut)
         return encoded["input_ids"], encoded["attention_mask"]
 
     def _with_regions(self, batch: Batch, items: Sequence[Item]) -> Batch:

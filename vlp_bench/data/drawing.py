@@ -55,7 +55,7 @@ def _stripes(phase: int) -> np.ndarray:
 def centre(thing: Thing, jitter: np.ndarray) -> tuple[int, int]:
     """Row and column in pixels of a thing's centre; `jitter` is two numbers in 0..1."""
     slack = (2, 0)[thing.size]
-    dy, dx = (int(round((j * 2 - 1) * slack)) for j in jitter)
+    dy, dx = (round(float(j * 2 - 1) * slack) for j in jitter)
     return thing.row * CELL + CELL // 2 + dy, thing.col * CELL + CELL // 2 + dx
 
 
@@ -82,7 +82,7 @@ def _box(thing: Thing, y: int, x: int) -> tuple[float, float, float, float]:
 
 
 def _place(thing: Thing, rng: np.random.Generator) -> tuple[int, int, np.ndarray]:
-    """Centre of a thing and six numbers in 0..1 for its colour and stripes: one draw, so that boxes and pixels agree."""
+    """Centre of a thing and six numbers in 0..1 for its colour and stripes: drawn once, so boxes and pixels agree."""
     chance = rng.random(8)
     return *centre(thing, chance[:2]), chance[2:]
 

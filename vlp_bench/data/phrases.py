@@ -6,8 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlp_bench.data.records import Question
-from vlp_bench.data.scenes import COLOURS, MOST, RELATIONS, SHAPES, SIZES, TEXTURES, Form, Partial, Scene, Thing
-from vlp_bench.data.scenes import Catalogue, is_true, relation
+from vlp_bench.data.scenes import (
+    COLOURS,
+    MOST,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Catalogue,
+    Form,
+    Partial,
+    Scene,
+    Thing,
+    is_true,
+    relation,
+)
 
 NUMBERS = ("one", "two", "three", "four")
 ROWS = ("top", "middle", "bottom")
@@ -166,7 +179,7 @@ def caption(scene: Scene, kind: int, rng: np.random.Generator, detail: float = 0
     return KINDS[kind % len(KINDS)](scene, rng, detail) or _position(scene, rng, detail)
 
 
-# --- questions ---------------------------------------------------------------------------------------------------------
+# --- questions ---
 
 
 def question(scene: Scene, image: str, number: int, rng: np.random.Generator) -> Question:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import BertTokenizer
 
 from vlp_bench.batch import Batch
-from vlp_bench.data.curriculum import normalised
-from vlp_bench.data.drawing import draw
+from vlp_bench.data.drawing import SIDE, draw
+from vlp_bench.data.images import Eval
 from vlp_bench.data.phrases import Phrase
 from vlp_bench.data.scenes import ATTRIBUTES, Scene
 from vlp_bench.data.text import IGNORED
@@ -35,7 +36,8 @@ def batches(cases: Sequence[Case], tokenizer: BertTokenizer, size: int = 100) ->
 
 
 def _batch(cases: Sequence[Case], tokenizer: BertTokenizer) -> Batch:
-    images = torch.stack([normalised(Image.fromarray(draw(scene))) for scene, _, _ in cases])
+    rng = np.random.default_rng(0)  # the transform of evaluation draws nothing
+    images = torch.stack([Eval(SIDE)(Image.fromarray(draw(scene)), rng) for scene, _, _ in cases])
     encoded = tokenizer([p.text for _, p, _ in cases], padding="longest", return_tensors="pt")
     ids, atts = encoded["input_ids"], encoded["attention_mask"]
     where = torch.tensor([[at + 1] for _, _, at in cases])  # one word is one token, after [CLS]

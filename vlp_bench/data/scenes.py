@@ -63,19 +63,19 @@ class Form:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in distinct cells, at least one and at most MOST; `look` seeds what words do not say (background, jitter)."""
+    """One to MOST things in distinct cells; `look` seeds what words do not say (background, jitter)."""
 
     things: tuple[Thing, ...]
     look: int
 
     def bucket(self) -> int:
-        """A number from 0 to 99 that depends on the described content only: splits own disjoint ranges of it."""
+        """A number from 0 to 99 that depends on what is shown only: splits own disjoint ranges of it."""
         text = repr(sorted(tuple(getattr(t, f.name) for f in fields(t)) for t in self.things))
         return zlib.crc32(text.encode()) % 100
 
 
 def relation(a: Thing, b: Thing) -> int | None:
-    """Index into RELATIONS of how `a` stands to `b`: the axis along which they are further apart; None on a diagonal."""
+    """Index into RELATIONS of how `a` stands to `b`, on the axis where they are further apart; None on a diagonal."""
     down, across = a.row - b.row, a.col - b.col
     if abs(down) == abs(across):
         return None
@@ -125,8 +125,7 @@ def _relation_twin(things: list[Thing], look: int, rng: np.random.Generator) -> 
         (i, j)
         for i in range(len(things))
         for j in range(i)
-        if relation(things[i], things[j]) is not None
-        and _kind(things[i]) != _kind(things[j])
+        if relation(things[i], things[j]) is not None and _kind(things[i]) != _kind(things[j])
     ]
     if not pairs:
         return None
@@ -143,8 +142,8 @@ def _kind(thing: Thing) -> tuple[int, int, int, int]:
 class Catalogue:
     """Scenes as arrays, so that one form is checked against all of them at once.
 
-    `columns`: (scenes, MOST) int per attribute, -1 where a scene has fewer things; `pairs`: for every relation (None: any)
-    (scenes, MOST, MOST) bool, which distinct things stand so.
+    `columns`: (scenes, MOST) int per attribute, -1 where a scene has fewer things; `pairs`: for every relation (None:
+    any) (scenes, MOST, MOST) bool, which distinct things stand so.
     """
 
     def __init__(self, scenes: list[Scene]) -> None:

@@ -15,7 +15,7 @@ from vlp_bench.data.records import CaptionedImage, Question, RegionCaption, Regi
 from vlp_bench.data.scenes import ATTRIBUTES, MOST, Catalogue, Partial, Scene, Thing, draw_scene, is_true, twin
 
 SPLITS = {
-    "pretrain": range(0, 50),
+    "pretrain": range(50),
     "calibration_general": range(50, 55),
     "calibration_region": range(55, 60),
     "itr_train": range(60, 68),

@@ -18,7 +18,8 @@ IGNORED = -100
 def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) -> BertTokenizer:
     """BERT's tokenizer over a vocabulary (word -> id, or the path of a vocab.txt).
 
-    `sep=False` encodes as `[CLS] text`, as X-VLM's retrieval, VQA and pruning do; `sep=True` is the stock `[CLS] text [SEP]`.
+    `sep=False` encodes as `[CLS] text`, as X-VLM's retrieval, VQA and pruning do; `sep=True` is the stock
+    `[CLS] text [SEP]`.
 
     Raises:
         ValueError: the path is no file, or the vocabulary lacks a special token.
@@ -78,7 +79,7 @@ class Masker:
         self._special[self.tokenizer.all_special_ids] = True
 
     def __call__(self, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, t) ids -> (b, t) masked ids, (b, most) positions (0 where unused), (b, most) true ids (-100 where unused)."""
+        """(b, t) ids -> (b, t) masked ids, (b, most) positions (unused: 0), (b, most) true ids (unused: -100)."""
         chosen = self._choose(ids, generator)
         order = torch.rand(ids.shape, generator=generator).masked_fill(~chosen, 2.0).argsort(1)[:, : self.most]
         used = chosen.gather(1, order)

@@ -169,7 +169,7 @@ def text_tower(config: XVLMConfig, attention: str) -> BertForMaskedLM:
 
 
 def _initial_std(width: int) -> float:
-    """BERT's 0.02 at its width of 768; as 1 over the root of the width elsewhere, so that small models attend at all."""
+    """BERT's 0.02 at its width of 768, and as 1 / sqrt(width) elsewhere: smaller, small models hardly attend."""
     return 0.02 * (768 / width) ** 0.5
 
 

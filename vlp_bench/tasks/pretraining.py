@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,9 +16,10 @@ from vlp_bench.tasks.optimisation import Diverged, warmed_adamw
 class Pretraining(pl.LightningModule):
     """ITC + ITM + MLM, and the box loss where a batch describes regions (Zeng et al., X-VLM, Eq. 6).
 
-    The first share `words_only` of the steps trains MLM alone: the losses of alignment, while nothing is known yet, keep
-    the small model from learning what the words mean. AdamW with linear warm-up over `warmup_steps` and a cosine to zero at `steps`. The generator of ITM's negatives is
-    seeded by (seed, step), so that a resumed run draws what the undisturbed one draws.
+    The first share `words_only` of the steps trains MLM alone: the losses of alignment, while nothing is known yet,
+    keep the small model from learning what the words mean. AdamW with linear warm-up over `warmup_steps` and a cosine
+    to zero at `steps`. The generator of ITM's negatives is seeded by (seed, step), so that a resumed run draws what the
+    undisturbed one draws.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Pretraining(pl.LightningModule):
         self.log("loss", total, prog_bar=True, logger=False, batch_size=len(batch.images))
         return total
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         """AdamW, its learning rate set at every step."""
         optimizer, schedule = warmed_adamw(
             self.model,

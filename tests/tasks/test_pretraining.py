@@ -1,0 +1,108 @@
+"""Pre-training of the small model, at a size that trains in seconds."""
+
+import json
+
+import pytest
+import torch
+
+from vlp_bench.commands import gate, pretrain
+from vlp_bench.data.curriculum import Curriculum
+from vlp_bench.data.phrases import vocabulary
+from vlp_bench.data.probes import batches, cases
+from vlp_bench.data.shapes import World
+from vlp_bench.data.text import make_tokenizer
+from vlp_bench.models.checkpoints import load_model
+from vlp_bench.models.towers import XVLMConfig
+from vlp_bench.models.xvlm import XVLM
+from vlp_bench.tasks.optimisation import Diverged
+from vlp_bench.tasks.pretraining import Pretraining, word_accuracy
+
+SIZES = {"width": 16, "vision-layers": 2, "text-layers": 1, "fusion-layers": 1}
+TINY = [f"--{k}={v}" for k, v in (SIZES | {"batch-size": 8, "warmup-steps": 2, "workers": 0}).items()]
+
+
+@pytest.fixture
+def model() -> XVLM:
+    torch.manual_seed(0)
+    sizes = {"vision_layers": 2, "vision_heads": 2, "local_attn_depth": 1, "text_layers": 2, "fusion_layers": 1}
+    images = {"image_size": 48, "patch_size": 8, "stem": "conv", "vision_width": 16, "text_width": 16}
+    words = {"vocab_size": len(vocabulary()), "embed_dim": 8, "dropout": 0.0, "max_positions": 48, "text_heads": 2}
+    return XVLM(XVLMConfig(**images, **sizes, **words), attention="eager")
+
+
+def test_words_alone_come_first(model, monkeypatch):
+    task = Pretraining(model, steps=10, warmup_steps=2, words_only=0.5)
+    monkeypatch.setattr(Pretraining, "log_dict", lambda self, values, **_: seen.append(set(values)))
+    monkeypatch.setattr(Pretraining, "log", lambda *_, **__: None)
+    seen: list[set[str]] = []
+    course = Curriculum(10, 8, named=0.0, region_every=5)
+    for step in (4, 8):
+        monkeypatch.setattr(Pretraining, "global_step", step)
+        task.training_step(course[step], step).backward()
+    assert seen == [{"region/mlm"}, {"general/itc", "general/itm", "general/mlm"}]
+
+
+def test_a_lost_training_says_where(model, monkeypatch):
+    task = Pretraining(model, steps=10, warmup_steps=2)
+    with torch.no_grad():
+        model.text_encoder.cls.predictions.bias.fill_(torch.nan)
+    monkeypatch.setattr(Pretraining, "global_step", 1)
+    with pytest.raises(Diverged, match=r"not finite at step 1 \(mlm nan\); lower lr, now 0.001"):
+        task.training_step(Curriculum(10, 8)[0], 0)
+    with pytest.raises(ValueError, match="more than warmup_steps 150, got 100"):
+        Pretraining(model, steps=100)
+
+
+def test_accuracy_counts_right_words_and_the_control_sees_other_images(model, monkeypatch):
+    hidden = cases(World(0).told_apart("itr_val", 12), 10)["colour"]
+    (batch,) = batches(hidden, make_tokenizer(vocabulary()))
+    right = torch.nn.functional.one_hot(batch.masked_ids, len(vocabulary())).float()
+    right[0, 0] = right[0, 0].roll(1)
+
+    def predict(shown):
+        assert torch.equal(shown.images, batch.images) != shuffled
+        return right
+
+    monkeypatch.setattr(model, "predict_words", predict)
+    for shuffled in (False, True):
+        assert word_accuracy(model, [batch], shuffled=shuffled) == pytest.approx(90.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice about loggers and workers
+def test_an_interrupted_pretraining_ends_with_the_same_weights(tmp_path):
+    def run(name: str, *more: str):
+        torch.manual_seed(1)
+        words = ["--out", str(tmp_path / name), "--steps", "6", "--probe-every", "3", "--precision", "32-true", *TINY]
+        pretrain.main([*words, *more])
+        return load_model(tmp_path / name / pretrain.NAME).state_dict()
+
+    whole = run("whole")
+    half = tmp_path / "half"
+    half.mkdir()
+    _stop_at(3, tmp_path / "half")
+    assert (half / "last.ckpt").is_file()
+    resumed = run("half")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert json.loads((half / "pretraining.json").read_text())["first_step"] == 3
+    header = (tmp_path / "whole" / "curves" / "from_0" / "metrics.csv").read_text().splitlines()[0]
+    assert "words/relation" in header
+    assert "control/relation" in header
+
+
+def _stop_at(step: int, out) -> None:
+    """What a killed run leaves: its checkpoint after `step` of 6 steps."""
+    args = pretrain.parser().parse_args(["--out", str(out), "--steps", "6", "--precision", "32-true", *TINY])
+    from lightning.pytorch import seed_everything
+
+    seed_everything(args.seed, verbose=False)
+    trainer = pretrain._trainer(args)
+    trainer.fit_loop.epoch_loop.max_steps = step
+    recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
+    trainer.fit(Pretraining(XVLM(pretrain._config(args), attention="eager"), **recipe), pretrain._batches(args, 0))
+    trainer.save_checkpoint(out / "last.ckpt")
+
+
+def test_the_gate_measures_every_attribute(model):
+    found = gate.accuracies(model.eval(), cases(World(0).told_apart("itr_val", 30), 20))
+    assert set(found) == {"colour", "shape", "size", "texture", "relation", "count"}
+    assert all(0 <= own <= 100 and 0 <= control <= 100 for own, control in found.values())
