@@ -17,7 +17,10 @@ from vlp_bench.commands.errors import one_line
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
+    from torch.utils.data import DataLoader
 
+    from vlp_bench.batch import Batch
+    from vlp_bench.data.curriculum import Curriculum
     from vlp_bench.models.towers import XVLMConfig
     from vlp_bench.tasks.pretraining import Pretraining
 
@@ -64,6 +67,7 @@ def pretrain(args: argparse.Namespace) -> None:
     import torch
     from lightning.pytorch import seed_everything
 
+    from vlp_bench.data.curriculum import Curriculum
     from vlp_bench.models.xvlm import XVLM
     from vlp_bench.tasks.pretraining import Pretraining
 
@@ -72,8 +76,10 @@ def pretrain(args: argparse.Namespace) -> None:
     began, last = time.time(), args.out / "last.ckpt"
     done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
     recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
-    module = Pretraining(XVLM(_config(args), attention="eager"), **recipe)
-    _trainer(args, done).fit(module, _batches(args, done), ckpt_path=last if done else None, weights_only=True)
+    course = Curriculum(args.steps, args.batch_size, args.seed)
+    module = Pretraining(XVLM(_config(args), attention="eager"), words_only=course.words_only, **recipe)
+    batches = _batches(course, done, args.workers)
+    _trainer(args, done).fit(module, batches, ckpt_path=last if done else None, weights_only=True)
     _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})
 
 
@@ -103,15 +109,13 @@ def _config(args: argparse.Namespace) -> "XVLMConfig":
     )
 
 
-def _batches(args: argparse.Namespace, done: int):  # noqa: ANN202
+def _batches(course: "Curriculum", done: int, workers: int) -> "DataLoader[Batch]":
     from torch.utils.data import DataLoader
 
-    from vlp_bench.data.curriculum import Curriculum, Remaining
+    from vlp_bench.data.curriculum import Remaining
 
-    course = Curriculum(args.steps, args.batch_size, args.seed)
-    ahead = 4 if args.workers else None
-    left = Remaining(done, args.steps)
-    return DataLoader(course, batch_size=None, sampler=left, num_workers=args.workers, prefetch_factor=ahead)
+    left, ahead = Remaining(done, len(course)), 4 if workers else None
+    return DataLoader(course, batch_size=None, sampler=left, num_workers=workers, prefetch_factor=ahead)
 
 
 def _trainer(args: argparse.Namespace, done: int = 0) -> "Trainer":

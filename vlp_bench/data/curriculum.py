@@ -62,7 +62,10 @@ class Curriculum(Dataset[Batch]):
     pairs that differ in one attribute.
 
     From `where` on, every second batch hides only the words of WHERE, all of them. While half of what names two things
-    is hidden too, nobody can say how they stand to each other: 2,500 steps of that taught nothing of it, 50 of this did.
+    is hidden too, nobody can say how they stand to each other: 2,500 such steps taught nothing, 50 of these did.
+
+    `words_only(step)` tells which batches are for MLM alone: all until `aligned`, since the losses of alignment keep a
+    model that knows nothing from learning what words mean, and those that hide where things are.
     """
 
     steps: int
@@ -72,6 +75,7 @@ class Curriculum(Dataset[Batch]):
     regions: int = 2
     named: float = 0.08
     double: float = 0.25
+    aligned: float = 0.25
     twins: float = 0.5
     mask: float = 0.12
     mask_attributes: float = 0.45
@@ -93,8 +97,15 @@ class Curriculum(Dataset[Batch]):
         if self._is_region(step):
             numbers = self._numbers(self.batch_size // self.regions, rng)
             return self.collate([self._region(int(i), most) for i in numbers])
-        collate = self.collate_where if step >= self.where * self.steps and step % 2 else self.collate
+        collate = self.collate_where if self._hides_where(step) else self.collate
         return collate([self._item(s, p, rng) for s, p in self._scenes(most, rng)])
+
+    def words_only(self, step: int) -> bool:
+        """Whether the batch of this step is for MLM alone."""
+        return step < self.aligned * self.steps or (self._hides_where(step) and not self._is_region(step))
+
+    def _hides_where(self, step: int) -> bool:
+        return step >= self.where * self.steps and step % 2 == 1
 
     def _is_region(self, step: int) -> bool:
         return step < self.named * self.steps or step % self.region_every == self.region_every - 1

@@ -12,6 +12,7 @@ from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.shares import apportion
 from vlp_bench.pruning.thresholds import kept_per_layer
 
 Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
@@ -57,6 +58,23 @@ class Uniform:
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
         return {name: kept_of(layer.size, sparsity, self.compat) for name, layer in calibration.layers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """One budget for the whole model, in proportion to the layers' sizes: for solvers that share it out themselves."""
+
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer; official: int((1 - s)·total) of them."""
+        total = calibration.total
+        kept = int((1 - sparsity) * total) if self.compat == "official" else kept_of(total, sparsity)
+        sizes = [layer.size for layer in calibration.layers.values()]
+        return dict(zip(calibration.layers, apportion(kept, sizes), strict=True))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.inputs import InputNorms
+from vlp_bench.pruning.inputs import InputNorms, InputOrder, InputProducts
 from vlp_bench.pruning.layers import Layer, find_layers
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,11 @@ class Calibration:
         self.alive: dict[str, Tensor] = {}  # masks (d_out, d_in) of an earlier step; a layer without one is dense
         self.losses: list[float] = []  # of the gradient pass, one per part, in order
         self.data_hash: str | None = None  # of the batches that were seen
+        self.memory: dict[Any, Any] = {}  # what others found out at great cost, by what they asked
         self._norms: dict[Compat, dict[str, Tensor]] = {}
+        self._products: dict[Compat, dict[str, Tensor]] = {}
         self._gradients: dict[str, Tensor] | None = None
+        self._sizes: dict[str, dict[str, float]] | None = None
 
     def stage(self, step: int, batches: int | None = None) -> Calibration:
         """The same questions at the weights as they are now, without memory.
@@ -76,6 +80,13 @@ class Calibration:
             self.adapter,
             **({"seed": self.seed + step, "num_batches": self.num_batches, "first_batch": self.first_batch} | window),
         )
+
+    def about(self, names: Iterable[str]) -> Calibration:
+        """The same questions about some of the layers, at the weights as they are now, without memory."""
+        part = self.stage(0)
+        part.layers = {name: part.layers[name] for name in names}
+        part.alive = {name: mask for name, mask in self.alive.items() if name in part.layers}
+        return part
 
     @property
     def total(self) -> int:
@@ -93,8 +104,27 @@ class Calibration:
         """
         check_compat(compat)
         if compat not in self._norms:
-            self._norms[compat] = self._collect_norms(compat)
+            self._norms[compat] = self._collect(InputNorms(self.layers.values()), compat)
         return self._norms[compat]
+
+    def products(self, *, compat: Compat = "corrected") -> dict[str, Tensor]:
+        """Per layer (d_in, d_in) float64: the sum of x xᵀ over the tokens that count, divided by the rows seen.
+
+        As `norms`, which is its diagonal. 8·d_in² bytes a layer: ask about some layers at a time (`about`).
+        """
+        check_compat(compat)
+        if compat not in self._products:
+            self._products[compat] = self._collect(InputProducts(self.layers.values()), compat)
+        return self._products[compat]
+
+    def order(self) -> list[str]:
+        """The layers in the order in which the first batch reaches them; those it doesn't reach come last."""
+        found = InputOrder(self.layers.values())
+        with found.watching(), self._undisturbed(), torch.no_grad():
+            _, parts = next(self._parts())
+            for part in parts:
+                self.adapter.encode(self.model, part)
+        return [*found.sums, *(name for name in self.layers if name not in found.sums)]
 
     def gradients(self) -> dict[str, Tensor]:
         """Per layer (d_out, d_in) float32: the gradient of the loss, averaged over parts and batches.
@@ -106,8 +136,67 @@ class Calibration:
             self._gradients = self._collect_gradients()
         return self._gradients
 
-    def _collect_norms(self, compat: Compat) -> dict[str, Tensor]:
-        found = InputNorms(self.layers.values())
+    def gradient_sizes(self) -> dict[str, dict[str, float]]:
+        """Per layer the sums of |g|, |w·g| and (w·g)² over its weights, each the mean over the batches' gradients g.
+
+        From the pass that gives `gradients()`, if this is asked first.
+        """
+        if self._sizes is None:
+            self._sizes = {name: dict.fromkeys(("gradient", "magnitude", "squared"), 0.0) for name in self.layers}
+            self._gradients = self._collect_gradients(self._sizes)
+        return self._sizes
+
+    def gradients_of_batches(self) -> Iterator[dict[str, Tensor]]:
+        """For every batch the gradients of its loss (the mean over its parts), by layer, in the parameters' shapes.
+
+        A layer the loss doesn't reach is missing. The dictionary is emptied before the next batch.
+        """
+        own: dict[str, Tensor] = {}
+        with self._undisturbed(), self._differentiating(own), torch.enable_grad():
+            for number, parts in self._parts():
+                own.clear()
+                for part in parts:
+                    self._backward(part, len(parts), number)
+                _refuse_infinite(own, f"the gradients of {{}} in calibration batch {number}")
+                yield own
+
+    def count(self) -> tuple[int, int]:
+        """The number of batches, and the rows of the first: images, over all its parts."""
+        rows, batches = 0, 0
+        with self._undisturbed():
+            for _, parts in self._parts():
+                rows = rows or sum(self.adapter.rows(part) for part in parts)
+                batches += 1
+        return batches, rows
+
+    def losses_of_batches(self, batches: int) -> Iterator[Callable[[], float]]:
+        """For each of the first `batches` batches a function that computes its loss at the weights as they are.
+
+        Every call starts from the same random state and leaves the model's buffers as they were. Raises ValueError for
+        a loss that isn't finite.
+        """
+        limit = batches if self.num_batches is None else min(batches, self.num_batches)
+        asked = self.stage(0, limit)
+        with self._undisturbed(), torch.no_grad():
+            for number, parts in asked._parts(quiet=True):
+                state = _RandomState(next(iter(self.layers.values())).weight.device)
+                yield lambda number=number, parts=parts, state=state: self._loss(parts, number, state)
+                state.restore()
+        self.data_hash = asked.data_hash
+
+    def _loss(self, parts: list[Any], number: int, state: _RandomState) -> float:
+        state.restore()
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            loss = sum(float(self.adapter.loss(self.model, part)) / len(parts) for part in parts)
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss of calibration batch {number} is {loss}")
+        return loss
+
+    def _collect(self, found: InputNorms, compat: Compat) -> dict[str, Tensor]:
         with found.watching(), self._undisturbed(), torch.no_grad():
             for number, parts in self._parts():
                 for part in parts:
@@ -126,9 +215,16 @@ class Calibration:
             )
         return found.sums[layer.name] / found.rows[layer.name]
 
-    def _collect_gradients(self) -> dict[str, Tensor]:
+    def _collect_gradients(self, sizes: dict[str, dict[str, float]] | None = None) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         batches = 0
+        if sizes is not None:
+            for own in self.gradients_of_batches():
+                self._measure(own, sums, sizes)
+                batches += 1
+            for name, totals in sizes.items():
+                sizes[name] = {what: total / batches for what, total in totals.items()}
+            return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
         with self._undisturbed(), self._differentiating(sums), torch.enable_grad():
             for number, parts in self._parts():
                 for part in parts:
@@ -136,6 +232,19 @@ class Calibration:
                 _refuse_infinite(sums, f"the gradients of {{}} in calibration batch {number}")
                 batches += 1
         return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
+
+    def _measure(self, own: dict[str, Tensor], sums: dict[str, Tensor], sizes: dict[str, dict[str, float]]) -> None:
+        """Adds up the sizes of one batch's gradient, then moves the gradient itself to the sums."""
+        for name in list(own):
+            gradient = own.pop(name)
+            flowing = gradient * self.layers[name].weight.detach()
+            for what, tensor in (
+                ("gradient", gradient.abs()),
+                ("magnitude", flowing.abs()),
+                ("squared", flowing.square()),
+            ):
+                sizes[name][what] += float(tensor.sum(dtype=torch.float64))
+            sums[name] = sums[name].add_(gradient) if name in sums else gradient
 
     def _backward(self, part: Any, parts: int, number: int) -> None:
         loss = self.adapter.loss(self.model, part) / parts
@@ -187,7 +296,7 @@ class Calibration:
                 for module, training in modes:
                     module.training = training
 
-    def _parts(self) -> Iterator[tuple[int, list[Any]]]:
+    def _parts(self, *, quiet: bool = False) -> Iterator[tuple[int, list[Any]]]:
         """The number and the parts of every batch, on the model's device."""
         if self.batches is None:
             raise ValueError("this pruner asks the data: pass calibration=batches")
@@ -203,9 +312,23 @@ class Calibration:
         if not seen:
             where = f" after the first {self.first_batch} batches" if self.first_batch else ""
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
-        if self.num_batches is not None and seen < self.num_batches:
+        if not quiet and self.num_batches is not None and seen < self.num_batches:
             log.warning("%d calibration batches were asked for, the set has only %d", self.num_batches, seen)
         self.data_hash = digest.hexdigest()
+
+
+class _RandomState:
+    """The state of torch's global random streams, to come back to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
 
 
 def fingerprint(tensor: Tensor, samples: int = 4096) -> bytes:

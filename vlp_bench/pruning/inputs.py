@@ -34,6 +34,18 @@ def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return total
 
 
+def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count."""
+    x = x.detach().reshape(-1, x.shape[-1])
+    if mask is not None:
+        x = x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(4096):
+        part = part.double()
+        total.addmm_(part.t(), part)
+    return total
+
+
 @dataclass(frozen=True, eq=False)
 class _Seen:
     """A sum that is known already: of which tensor, in which state, under which mask."""
@@ -86,13 +98,30 @@ class InputNorms:
         self.sums[name] = self.sums[name] + total if name in self.sums else total
         self.rows[name] = self.rows.get(name, 0) + rows
 
+    def _measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return sum_of_squares(x, mask)
+
     def _total(self, x: Tensor, mask: Tensor | None) -> Tensor:
         seen = self._seen.get(id(x))
         if seen is not None and seen.answers(x, mask):
             return seen.total
-        total = sum_of_squares(x, mask)
+        total = self._measure(x, mask)
         self._seen[id(x)] = _Seen(weakref.ref(x), _version(x), mask, total)
         return total
+
+
+class InputProducts(InputNorms):
+    """Running sums of the products of inputs per layer, (d_in, d_in) float64."""
+
+    def _measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return sum_of_products(x, mask)
+
+
+class InputOrder(InputNorms):
+    """Which layers are reached, in order: the keys of `sums`."""
+
+    def _add(self, name: str, x: Tensor) -> None:
+        self.sums.setdefault(name, x.new_zeros(()))
 
 
 def _version(x: Tensor) -> int:

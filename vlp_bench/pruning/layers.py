@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +22,7 @@ __all__ = [
     "find_layers",
     "is_conv1d",
     "parameters_by_name",
+    "restoring",
 ]
 
 
@@ -118,3 +121,15 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
             own = readers[id(parameter)]
             layers[name] = Layer(name, parameter, answers.place(name), tuple(own), _orientation(name, own))
     return layers
+
+
+@contextmanager
+def restoring(layers: Mapping[str, Layer]) -> Iterator[None]:
+    """Gives the weights of `layers` their values back in the end."""
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, values in before.items():
+                layers[name].weight.copy_(values)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, overload
@@ -17,14 +16,15 @@ from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.allocation import Allocate
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import check_sparsity
-from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.layers import restoring
 from vlp_bench.pruning.schedule import Schedule, one_shot
+from vlp_bench.pruning.settings import Settings
 from vlp_bench.pruning.solution import Solution, Solved, layer_report
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruner:
+class Pruner(Settings):
     """A pruning method as a composition.
 
     Args:
@@ -46,7 +46,6 @@ class Pruner:
     num_batches: int | None = None
     batches_per_step: int | None = None
     seed: int = 0
-    compat: str = "corrected"  # of the parts; here for the record
 
     def __post_init__(self) -> None:
         for count in ("num_batches", "batches_per_step"):
@@ -126,7 +125,7 @@ class Pruner:
     def _follow(self, path: list[float], calibration: Calibration) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
         stage, solved = calibration, Solved({}, {})
-        with _restoring(calibration.layers if len(path) > 1 else {}):
+        with restoring(calibration.layers if len(path) > 1 else {}):
             for step, target in enumerate(path):
                 stage = self._stage(calibration, solved, step, len(path))
                 solved = self.sweep(self.solve, stage, self.allocate(stage, target))
@@ -199,15 +198,3 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{data.dtype}{tuple(data.shape)}".encode())
         digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _restoring(layers: Mapping[str, Layer]) -> Iterator[None]:
-    """Gives the weights of `layers` their values back in the end."""
-    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, values in before.items():
-                layers[name].weight.copy_(values)

@@ -43,3 +43,9 @@ def exponential(sparsity: float, *, steps: int, compat: Compat = "corrected") ->
     check_compat(compat)
     path = [1 - (1 - sparsity) ** ((t + 1) / steps) for t in range(steps)]
     return path if compat == "official" else [*path[:-1], sparsity]
+
+
+def constant(sparsity: float, *, steps: int) -> list[float]:
+    """The target in every step."""
+    _check_steps(steps)
+    return [sparsity] * steps

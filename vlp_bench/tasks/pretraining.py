@@ -1,6 +1,6 @@
 """Pre-training of the small models of the embedded world, and the masked-word accuracy that tells what they learnt."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from vlp_bench.tasks.optimisation import Diverged, warmed_adamw
 class Pretraining(pl.LightningModule):
     """ITC + ITM + MLM, and the box loss where a batch describes regions (Zeng et al., X-VLM, Eq. 6).
 
-    The first share `words_only` of the steps trains MLM alone: the losses of alignment, while nothing is known yet,
-    keep the small model from learning what the words mean. AdamW with linear warm-up over `warmup_steps` and a cosine
+    Steps for which `words_only` is true train MLM alone. AdamW with linear warm-up over `warmup_steps` and a cosine
     to zero at `steps`. The generator of ITM's negatives is seeded by (seed, step), so that a resumed run draws what the
     undisturbed one draws.
     """
@@ -29,7 +28,7 @@ class Pretraining(pl.LightningModule):
         steps: int,
         lr: float = 1e-3,
         warmup_steps: int = 150,
-        words_only: float = 0.25,
+        words_only: Callable[[int], bool] = lambda step: False,
         weight_decay: float = 0.02,
         betas: tuple[float, float] = (0.9, 0.98),
         seed: int = 0,
@@ -44,7 +43,7 @@ class Pretraining(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The sum of the batch's losses."""
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
-        if self.global_step < self.words_only * self.steps:
+        if self.words_only(self.global_step):
             losses = {"mlm": self.model.word_loss(batch)}
         else:
             losses = self.model.pretraining_losses(batch, generator)

@@ -15,7 +15,7 @@ from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row
 
-Within = Literal["layer", "output"]
+Within = Literal["layer", "matrix", "output"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class KeepTop:
 
     Args:
         score: larger survives.
-        within: "layer": the best of the whole matrix. "output": as many in every row (d_out), the first rows taking the
-            remainder (Wanda).
-        compat: "official" also removes, within a layer, all that equals the largest removed score.
+        within: "layer": the best of the whole matrix. "matrix": the same, but for the official mode. "output": as many
+            in every row (d_out), the first rows taking the remainder (Wanda).
+        compat: "official" removes, within a layer, all that equals the largest removed score too; within a matrix, one
+            weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up.
     """
 
     score: Score
@@ -34,7 +35,7 @@ class KeepTop:
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
-        check_choice("within", self.within, ("layer", "output"))
+        check_choice("within", self.within, ("layer", "matrix", "output"))
         check_compat(self.compat)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
@@ -45,6 +46,10 @@ class KeepTop:
 
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
         scores = evaluate(self.score, layer, calibration, self.compat)
+        official = self.compat == "official"
         if self.within == "output":
-            return keep_largest_per_row(scores, kept)
-        return keep_largest(scores, kept, name=layer.name, ties="none" if self.compat == "official" else "first")
+            rows = len(scores)
+            return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
+        if self.within == "matrix" and official:
+            kept = max(0, kept - 1)
+        return keep_largest(scores, kept, name=layer.name, ties="none" if official else "first")

@@ -1,0 +1,52 @@
+# `make` or `make help` lists the targets. Everything runs in .venv, which is rebuilt only when its ingredients change.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo demo-compare test test-slow lint gate pretrain bench clean
+
+help:  ## list the targets
+	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--index-url ...']"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed, found {sys.version.split()[0]}: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+env: $(READY)  ## create the environment in .venv (done by every other target when it is missing or out of date)
+
+demo: $(READY)  ## prune the shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (minutes, no GPU)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m vlp_bench +exp=xvlm_itr pruner=multiflow sparsity=0.9
+
+demo-compare: $(READY)  ## compare six pruners at three sparsities over three seeds: a table and a plot (resumable)
+	$(BIN)/python -m vlp_bench.commands.compare +exp=xvlm_itr
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the tests that take minutes as well
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(READY)  ## check style, types and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+gate: $(READY)  ## print the acceptance gate of the shipped checkpoint: what the model has learnt, against its controls
+	$(BIN)/python -m vlp_bench.commands.gate
+
+pretrain: $(READY)  ## train the shipped checkpoint again from its seed (an hour or two on two cores, minutes on a GPU)
+	$(BIN)/python -m vlp_bench.commands.pretrain
+
+bench: $(READY)  ## measure what pruning statistics and keeping zeros cost
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove the environment and every cache; results under outputs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""An XVLM with random weights, and batches for it: the paper's, and one as wide with a quarter of the layers."""
+
+from __future__ import annotations
+
+import torch
+
+from vlp_bench.batch import Batch
+from vlp_bench.models.towers import XVLMConfig
+from vlp_bench.models.xvlm import XVLM
+
+SIZES = {
+    "small": XVLMConfig(vision_layers=3, local_attn_depth=1, text_layers=4, fusion_layers=2),
+    "paper": XVLMConfig(),
+}
+TOKENS, MASKED = 30, 5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def xvlm(size: str) -> XVLM:
+    """The model in evaluation mode, from a fixed seed."""
+    torch.manual_seed(0)
+    return XVLM(SIZES[size]).eval().to(DEVICE)
+
+
+def batch(size: str, rows: int, seed: int, *, region: bool = False) -> Batch:
+    """`rows` captions of 10 to 30 words with as many images, or half as many for regions."""
+    config, g = SIZES[size], torch.Generator().manual_seed(seed)
+    patches = (config.image_size // config.patch_size) ** 2
+    images = max(1, rows // 2) if region else rows
+    ids = torch.randint(1000, config.vocab_size, (rows, TOKENS), generator=g)
+    lengths = torch.randint(10, TOKENS + 1, (rows, 1), generator=g)
+    content = Batch(
+        images=torch.randn(images, 3, config.image_size, config.image_size, generator=g),
+        text_ids=ids,
+        text_atts=(torch.arange(TOKENS) < lengths).long(),
+        text_ids_masked=ids,
+        masked_pos=torch.randint(1, 10, (rows, MASKED), generator=g),
+        masked_ids=torch.randint(1000, config.vocab_size, (rows, MASKED), generator=g),
+        idx=torch.arange(rows),
+    )
+    if region:
+        content.idx_to_group_img = torch.arange(rows) % images
+        atts = (torch.rand(rows, 1 + patches, generator=g) < 0.4).long()
+        content.image_atts = atts.index_fill(1, torch.tensor([0]), 1)
+        content.target_bbox = torch.rand(rows, 4, generator=g) / 2 + 0.1
+        content.is_image = torch.zeros(rows, dtype=torch.long)
+    return content.to(DEVICE)

@@ -1,0 +1,51 @@
+"""A run small enough for a test: a model of 30,000 weights, a world of a few dozen scenes."""
+
+import pytest
+import torch
+
+from vlp_bench.commands.specification import Specification
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    from vlp_bench.data.phrases import vocabulary
+    from vlp_bench.models.checkpoints import save_model
+    from vlp_bench.models.towers import XVLMConfig
+    from vlp_bench.models.xvlm import XVLM
+
+    config = XVLMConfig(
+        image_size=48, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, local_attn_depth=1,
+        text_width=16, text_layers=2, fusion_layers=1, text_heads=2, vocab_size=len(vocabulary()), embed_dim=8,
+        stem="conv", max_positions=48,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return save_model(tmp_path_factory.mktemp("weights") / "tiny.safetensors", XVLM(config))
+
+
+@pytest.fixture
+def tiny(tiny_weights, tmp_path):
+    """The words of a command line that runs in two seconds."""
+    return [
+        "+exp=xvlm_itr", f"model.weights={tiny_weights}", f"paths.out={tmp_path}/out", "trainer=cpu",
+        "recipe.epochs=2", "recipe.target_batch=8", "data.batch_size=8", "data.source.train=24", "data.source.val=12",
+        "data.source.test=12", "data.source.general=16", "data.source.regions=16", "data.calibration.num_batches=2",
+        "data.calibration.batch_size=8", "task.k_test=4",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def specified(tiny):
+    """Words to add -> the specification `python -m vlp_bench` would perform."""
+    from hydra import compose, initialize_config_dir
+
+    from vlp_bench.commands.conf import conf_folder
+    from vlp_bench.commands.specification import register, specify
+
+    def specification(*words: str) -> Specification:
+        register()
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", [*tiny, *words], return_hydra_config=True)
+        return specify(config, config.hydra)
+
+    return specification

@@ -1,0 +1,50 @@
+"""Every file of conf/ composes, and what it names can be built."""
+
+import pytest
+
+from vlp_bench.commands import conf
+from vlp_bench.commands.specification import specify
+from vlp_bench.commands.workshop import build, maker
+
+
+@pytest.mark.parametrize("pruner", conf.choices("pruner"))
+def test_every_pruner_is_built(specified, pruner):
+    found = specified(f"pruner={pruner}")
+    assert build(found.config["pruner"]).name == pruner
+
+
+@pytest.mark.parametrize("trainer", conf.choices("trainer"))
+def test_every_trainer_composes(specified, trainer):
+    settings = specified(f"trainer={trainer}").config["trainer"]
+    assert settings["_target_"] == "lightning.pytorch.Trainer"
+    assert settings["num_sanity_val_steps"] == 0  # they would draw from the stream that resuming restores
+
+
+@pytest.mark.parametrize("logger", conf.choices("logger"))
+def test_every_logger_keeps_the_csv(specified, logger):
+    assert "csv" in specified(f"logger={logger}").config["logger"]
+
+
+def test_the_papers_benchmark_composes_once_its_files_are_there(tmp_path):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from vlp_bench.commands.specification import missing_files, register
+
+    register()
+    words = ["+exp=xvlm_itr", "benchmark=paper", f"paths.data={tmp_path}/d", f"paths.weights={tmp_path}/w"]
+    with initialize_config_dir(str(conf.conf_folder()), version_base="1.3"):
+        config = compose("config", words, return_hydra_config=True)
+    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    wanted = [place for root in ("data", "weights") for place in missing_files(plain, root).values()]
+    assert len(wanted) >= 5
+    for place in sorted(wanted, reverse=True):
+        file = tmp_path / place
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    found = specify(config, config.hydra)
+    assert found.choices["model"] == "xvlm_paper"
+    assert build(found.config["recipe"]).target_batch == 128
+    assert callable(maker(found.config["task"]))
+    assert found.config["task"]["lr"] == 3e-5

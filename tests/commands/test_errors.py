@@ -1,0 +1,142 @@
+"""Bad input ends with one clear line, an exit code, and nothing on the disk."""
+
+import errno
+import sys
+
+import pytest
+
+from vlp_bench.commands.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, exit_code, explain, one_line
+from vlp_bench.commands.launch import launch
+from vlp_bench.tasks.optimisation import Diverged
+
+EXP = "+exp=xvlm_itr"
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+    """Words -> the message of a launch that is refused with exit code 2 and leaves no trace."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def message(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["vlp_bench", *words])
+        with pytest.raises(SystemExit) as stopped:
+            launch(words)
+        assert stopped.value.code == MISTAKE
+        assert list(tmp_path.iterdir()) == []
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "Traceback" not in printed.err
+        return printed.err
+
+    return message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ["no experiment given", "+exp=NAME", "xvlm_itr"]),
+        (["+exp=xvlm_it"], ["xvlm_it:", "no such experiment", "did you mean xvlm_itr?"]),
+        (["exp=xvlm_itr"], ["plus sign", "+exp=xvlm_itr"]),
+        ([EXP, "pruner=multiflo"], ["pruner=multiflo", "omp", "did you mean multiflow"]),
+        ([EXP, "benchmark=papr"], ["mini, paper", "did you mean paper?"]),
+        ([EXP, "sparsty=0.5"], ["sparsty=0.5", "did you mean sparsity?"]),
+        ([EXP, "prunner=omp"], ["prunner=omp", "did you mean pruner?"]),
+        ([EXP, "task.lrr=1"], ["task.lrr=1", "allowed in task", "did you mean lr?"]),
+        ([EXP, "task.lr.peak=1"], ["task.lr.peak=1", "allowed in task"]),
+        (["task.lr=1"], ["task.lr=1", "together with +exp=NAME"]),
+        ([EXP, "+seed=1"], ["already at 'seed'"]),
+        ([EXP, "pruner"], ["'pruner'", "key=value"]),
+        ([EXP, "sparsity=1"], ["sparsity=1:", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=1.5"], ["sparsity=1.5", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=-0.1"], ["sparsity=-0.1", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=nan"], ["sparsity=nan", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=half"], ["sparsity=half", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=[0.5,0.9]"], ["sparsity=[0.5, 0.9]", "0 <= sparsity < 1"]),
+        ([EXP, "sparsity=true"], ["sparsity=True", "0 <= sparsity < 1"]),
+        ([EXP, "seed=-1"], ["seed=-1", "from 0 to"]),
+        ([EXP, "seed=0.5"], ["seed=0.5", "whole number"]),
+        ([EXP, "~task"], ["task is missing"]),
+        ([EXP, "task._target_=os.system"], ["os.system", "vlp_bench."]),
+        ([EXP, "model.weights=nowhere.safetensors"], ["nowhere.safetensors", "no such file"]),
+    ],
+)
+def test_bad_input_is_named_with_what_is_allowed(refused, words, said):
+    message = refused(*words)
+    assert len(message.strip().splitlines()) == 1
+    for part in said:
+        assert part in message
+
+
+def test_the_papers_benchmark_lists_what_is_missing_and_where_it_looked(refused, tmp_path_factory):
+    unset = refused(EXP, "benchmark=paper")
+    for part in (
+        "<paths.data>/finetune/itr/coco_train.json",
+        "paths.data is not set",
+        "<paths.weights>/4m-xvlm",
+        "benchmark=mini",
+    ):
+        assert part in unset
+    data = tmp_path_factory.mktemp("data")
+    (data / "finetune/itr").mkdir(parents=True)
+    (data / "finetune/itr/coco_train.json").write_text("[]")
+    partly = refused(EXP, "benchmark=paper", f"paths.data={data}")
+    assert f"{data}/finetune/itr/coco_test.json" in partly
+    assert "coco_train.json" not in partly
+    assert "paths.data is not set" not in partly
+
+
+def test_debug_keeps_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = [EXP, "sparsity=2", "debug=true"]
+    monkeypatch.setattr(sys, "argv", ["vlp_bench", *words])
+    with pytest.raises(Exception, match="sparsity=2"):
+        launch(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), ["out/x", "no space left", "paths.out"], FAILED),
+        (OSError(errno.EROFS, "Read-only file system", "out/x"), ["out/x", "read-only", "paths.out"], FAILED),
+        (PermissionError(errno.EACCES, "Permission denied", "out/x"), ["out/x", "permission denied"], FAILED),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "out/x"), ["out/x", "a file lies"], FAILED),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.json"), ["a.json", "no such file"], MISTAKE),
+        (FileNotFoundError("no mask file at m"), ["no mask file at m"], MISTAKE),
+        (ValueError("steps must be at least 1,\n got 0"), ["steps must be at least 1, got 0"], MISTAKE),
+        (Diverged("the loss is not a number"), ["not a number"], DIVERGED),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), ["out of memory", "data.batch_size"], FAILED),
+    ],
+)
+def test_every_kind_of_error_has_its_line_and_code(error, said, code):
+    line = explain(error)
+    assert line is not None
+    assert "\n" not in line
+    assert all(part in line for part in said)
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize("error", [AssertionError("ours"), TypeError("ours"), KeyError("ours"), RuntimeError("ours")])
+def test_our_own_mistakes_keep_their_traceback(error):
+    assert explain(error) is None
+    with pytest.raises(type(error)), one_line():
+        raise error
+
+
+def test_an_error_that_hydra_wraps_is_explained_by_its_cause():
+    from hydra.utils import instantiate
+
+    with pytest.raises(Exception, match="epochs") as wrapped:
+        instantiate({"_target_": "vlp_bench.commands.recipe.Recipe", "epochs": -1, "target_batch": 1})
+    assert explain(wrapped.value) == "recipe.epochs must be at least 0, got -1"
+    assert exit_code(wrapped.value) == MISTAKE
+    with pytest.raises(Exception, match="Recipe") as ours:
+        instantiate({"_target_": "vlp_bench.commands.recipe.Recipe", "epochs": 1, "target_batch": 1, "epoch": 2})
+    assert explain(ours.value) is None
+
+
+def test_an_interruption_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as stopped, one_line():
+        raise KeyboardInterrupt
+    assert stopped.value.code == INTERRUPTED
+    assert "goes on" in capsys.readouterr().err

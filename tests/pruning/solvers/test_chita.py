@@ -1,0 +1,180 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import vlp_bench
+from tests.pruning.toys import Tied, labelled, sequential
+from vlp_bench.pruning.allocation import Total
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.solvers.chita import Block, Chita, cut, plan
+from vlp_bench.pruning.solvers.quadratic import largest, ridge, solve_block, step
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("batches, n", [(3, 8), (8, 3), (5, 5)])
+def test_ridge_is_where_the_gradient_of_the_objective_vanishes(batches, n):
+    rows, w, linear, target, damping = (
+        draws(batches, n),
+        draws(n, seed=1),
+        draws(n, seed=2),
+        draws(batches, seed=3),
+        0.3,
+    )
+    v = ridge(rows, w, linear, target, damping).requires_grad_(True)
+    objective = (target - rows @ v).square().sum() / 2 + linear @ v + damping / 2 * (v - w).square().sum()
+    objective.backward()
+    assert v.grad.abs().max() < 1e-9
+
+
+def problem(b, gradient, k, objective, compat="corrected", curvature=1.0):
+    return step(
+        torch.tensor(b),
+        torch.tensor(gradient),
+        k,
+        product=lambda v: curvature * v,
+        objective=objective,
+        damping=0.0,
+        compat=compat,
+    )
+
+
+def test_a_step_that_keeps_its_support_is_the_exact_line_search():
+    values, support = problem([3.0, 1.0, 0.5], [1.0, 2.0, 0.0], 2, None)
+    assert support.tolist() == [True, True, False]
+    assert values.tolist() == [2.0, -1.0, 0.0]  # t = 5 / 5
+    values, _ = problem([3.0, 1.0, 0.5], [1.0, 2.0, 0.0], 2, None, curvature=2.0)
+    assert values.tolist() == [2.75, 0.5, 0.0]
+
+
+def test_a_step_that_would_bring_in_another_weight_is_shortened_and_grows_while_it_helps():
+    """Steps 1, 1/2 and 1/4 let entry 1 outgrow entry 0; 1/8 doesn't. From there 1/8 to 1 improve, 2 no longer does."""
+    seen = []
+
+    def objective(v):
+        seen.append(v.tolist())
+        return float((v - torch.tensor([0.0, 9.0])).square().sum())
+
+    values, support = problem([2.0, 1.0], [0.5, -6.0], 1, objective)
+    assert seen == [[2.0, 0.0], [1.9375, 0.0], [0.0, 2.5], [0.0, 4.0], [0.0, 7.0], [0.0, 13.0]]
+    assert values.tolist() == [0.0, 7.0]
+    assert support.tolist() == [False, True]
+
+
+def test_a_line_search_that_fails_keeps_the_weights_and_official_loses_them():
+    worse = iter(range(100))
+    corrected, support = problem([2.0, 1.0], [0.5, -6.0], 1, lambda v: next(worse))
+    assert corrected.tolist() == [2.0, 0.0]
+    assert support.tolist() == [True, False]
+    worse = iter(range(100))
+    official, _ = problem([2.0, 1.0], [0.5, -6.0], 1, lambda v: next(worse), compat="official")
+    assert official.tolist() == [0.0, 0.0]
+
+
+def test_without_curvature_there_is_no_step():
+    values, _ = problem([2.0, 1.0], [0.0, 0.0], 1, None, curvature=0.0)
+    assert values.tolist() == [2.0, 0.0]
+
+
+def test_what_is_gone_comes_last():
+    b, alive = torch.tensor([0.0, 3.0, 0.0, 1.0]), torch.tensor([True, False, True, True])
+    assert largest(b, 2, alive).tolist() == [True, False, False, True]
+    assert largest(b, 3, alive).tolist() == [True, False, True, True]
+
+
+def test_a_block_is_solved_exactly_on_its_support():
+    rows, w, linear = draws(4, 12), draws(12, seed=1), draws(12, seed=2) / 100
+    values, support = solve_block(rows, w, w, linear, 5, 0.5, None, "corrected")
+    assert support.sum() == 5
+    assert support.equal(w.abs() >= w.abs().sort(descending=True).values[4])
+    assert values[support].allclose(ridge(rows[:, support], w[support], linear[support], rows @ w, 0.5))
+    assert not values[~support].any()
+
+
+def test_blocks_by_hand():
+    calibration = Calibration(sequential())  # 60, 70 and 21 weights
+    found = [(block.name[0], block.start, block.stop) for block in cut(calibration, 30)]
+    assert found == [("0", 0, 30), ("0", 30, 60), ("2", 0, 35), ("2", 35, 70), ("4", 0, 21)]
+    assert [b.stop - b.start for b in cut(Calibration(nn.Sequential(nn.Linear(10, 10))), 30)] == [33, 33, 34]
+
+
+def test_the_plan_holds_its_budget():
+    blocks = [Block("a", 0, 100), Block("a", 100, 200), Block("b", 0, 150)]
+    assert plan(blocks, 5, 1.0).passes == 1
+    tight = plan(blocks, 5, 5e-6)  # 5000 bytes: 250 weights of five rows
+    assert [len(group) for group in tight.groups] == [2, 1]
+    assert (tight.passes, tight.bytes) == (4, 4000)
+    assert str(tight) == "4 passes over the data, 0.00 GB of gradient rows at a time"
+    with pytest.raises(ValueError, match=r"memory_gb is 1e-06: the rows of one block take 0.000 GB; give more"):
+        plan(blocks, 5, 1e-6)
+
+
+def test_memory_changes_the_passes_not_the_answer(caplog):
+    class Counts(vlp_bench.PlainAdapter):
+        calls = 0
+
+        def loss(self, model, batch):
+            self.calls += 1
+            return super().loss(model, batch)
+
+    answers = []
+    for memory_gb, passes in ((1.0, 1), (4 * 3 * 75 / 1e9, 5)):
+        adapter, model = Counts(), sequential()
+        with caplog.at_level(logging.INFO):
+            answers.append(
+                vlp_bench.prune(
+                    model, "chita", 0.5, labelled(3), adapter, options={"memory_gb": memory_gb, "block_size": 30}
+                )
+            )
+        assert adapter.calls == 3 * passes
+        assert f"CHITA: {passes} passes over the data" in caplog.text
+    first, second = answers
+    for name, mask in first.masks.items():
+        assert mask.equal(second.masks[name])
+        torch.testing.assert_close(first.weights[name], second.weights[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", [sequential, Tied])
+def test_weights_live_on_the_mask_and_never_return(build):
+    found = vlp_bench.prune(build(), "chita_pp", [0.5, 0.9], labelled(4), options={"steps": 3, "block_size": 20})
+    for solution in found.values():
+        assert all(not solution.weights[name][~mask].any() for name, mask in solution.masks.items())
+        assert solution.weights.keys() == solution.masks.keys()
+
+
+def test_a_large_ridge_leaves_the_largest_weights_as_they_are():
+    model = sequential()
+    strong = vlp_bench.prune(model, "chita", 0.5, labelled(), options={"ridge": 1e8})
+    largest_only = vlp_bench.prune(model, "omp", 0.5)
+    for name, mask in largest_only.masks.items():
+        assert strong.masks[name].equal(mask)
+        torch.testing.assert_close(strong.weights[name], model.get_parameter(name).detach() * mask)
+
+
+def test_the_objective_is_lower_than_with_the_mask_alone():
+    model, batches = nn.Sequential(nn.Linear(6, 3)), labelled(8)
+    w = model[0].weight.detach().flatten()
+    solution = vlp_bench.prune(model, "chita", 0.6, batches, options={"ridge": 0.01})
+    rows = torch.stack([own["0.weight"].flatten() for own in Calibration(model, batches).gradients_of_batches()])
+
+    def objective(v):
+        off = v.flatten() - w
+        return (rows @ off).square().sum() / 2 + (rows.sum(0) / 5) @ off + 8 * 0.01 / 2 * off.square().sum()
+
+    assert objective(solution.weights["0.weight"]) < objective(w.view(3, 6) * solution.masks["0.weight"]) - 1e-3
+
+
+def test_total_is_one_budget():
+    calibration = Calibration(sequential())
+    assert sum(Total()(calibration, 0.63).values()) == round(0.37 * 151)
+    assert sum(Total(compat="official")(calibration, 0.63).values()) == int((1 - 0.63) * 151)
+
+
+@pytest.mark.parametrize("setting", ["ridge", "block_size", "memory_gb"])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match=f"{setting} must be positive, got 0"):
+        Chita(**{setting: 0})

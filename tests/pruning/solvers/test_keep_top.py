@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.solvers.keep_top import KeepTop
+
+
+def linear(rows):
+    model = nn.Linear(len(rows[0]), len(rows))
+    model.weight = nn.Parameter(torch.tensor(rows))
+    return Calibration(model)
+
+
+def test_by_hand_in_a_layer_and_in_each_row():
+    calibration = linear([[5.0, 4.0, 3.0], [2.0, 1.0, -6.0]])
+    solved = KeepTop(magnitude)(calibration, {"weight": 3})
+    assert solved.masks["weight"].tolist() == [[True, True, False], [False, False, True]]
+    assert solved.weights == {}
+    rows = KeepTop(magnitude, within="output")(calibration, {"weight": 3}).masks["weight"]
+    assert rows.tolist() == [[True, True, False], [False, False, True]]
+    assert KeepTop(magnitude, within="output")(calibration, {"weight": 4}).masks["weight"].sum(1).tolist() == [2, 2]
+
+
+def test_ties():
+    calibration = linear([[1.0, 1.0], [1.0, 2.0]])
+    assert KeepTop(magnitude)(calibration, {"weight": 2}).masks["weight"].tolist() == [[True, False], [False, True]]
+    official = KeepTop(magnitude, compat="official")(calibration, {"weight": 2})
+    assert official.masks["weight"].tolist() == [[False, False], [False, True]]
+
+
+def test_masks_are_in_the_orientation_of_the_parameter():
+    model = Conv1D(2, 3)
+    model.weight = nn.Parameter(torch.tensor([[1.0, 6.0], [2.0, 5.0], [3.0, 4.0]]))
+    mask = KeepTop(magnitude, within="output")(Calibration(model), {"weight": 2}).masks["weight"]
+    assert mask.tolist() == [[False, True], [False, False], [True, False]]
+    assert mask.is_contiguous()
+
+
+def test_only_layers_with_a_budget_are_solved():
+    assert list(KeepTop(magnitude)(linear([[1.0, 2.0]]), {}).masks) == []
+
+
+@pytest.mark.parametrize("setting", ["within", "compat"])
+def test_unknown_settings(setting):
+    with pytest.raises(ValueError, match=f"unknown {setting} 'row': use one of"):
+        KeepTop(magnitude, **{setting: "row"})

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from tests.pruning.toys import TwoModalities, sequential
+from vlp_bench.pruning.allocation import Competition, Everything, Uniform, by_ratio, kept_of
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.scores import magnitude
+
+SIZES = {"0.weight": 60, "2.weight": 70, "4.weight": 21}
+
+
+@pytest.fixture
+def calibration():
+    return Calibration(sequential(), adapter=TwoModalities())
+
+
+def test_budget_by_hand():
+    assert kept_of(100, 0.63) == 37
+    assert kept_of(3, 0.5) == 2  # 1.5, rounded to even
+    assert kept_of(3, 0.5, "official") == 2  # int(1.5) = 1 goes
+    assert kept_of(10, 0.99) == 0
+
+
+def test_a_ratio_loses_a_weight_where_floats_do():
+    assert by_ratio(3, 10) == 3
+    changed = [kept for kept in range(1, 1153) if by_ratio(kept, 1152) != kept]
+    assert changed
+    assert all(by_ratio(kept, 1152) == kept + 1 for kept in changed)
+
+
+def test_everything_and_uniform(calibration):
+    assert Everything()(calibration, 0.9) == SIZES
+    assert Uniform()(calibration, 0.5) == {"0.weight": 30, "2.weight": 35, "4.weight": 10}
+    assert Uniform(compat="official")(calibration, 0.5) == {"0.weight": 30, "2.weight": 35, "4.weight": 11}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.37, 0.63, 0.9, 0.999])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize(
+    "between, groups",
+    [
+        ("model", [["0.weight", "2.weight", "4.weight"]]),
+        ("modality", [["0.weight"], ["2.weight", "4.weight"]]),
+        ("block", [["0.weight"], ["2.weight"], ["4.weight"]]),
+        ("layer", [["0.weight"], ["2.weight"], ["4.weight"]]),
+    ],
+)
+def test_each_group_keeps_exactly_its_share(calibration, between, groups, sparsity, equal):
+    if equal:
+        for layer in calibration.layers.values():
+            torch.nn.init.ones_(layer.weight)
+    kept = Competition(magnitude, between)(calibration, sparsity)
+    for group in groups:
+        assert sum(kept[name] for name in group) == round((1 - sparsity) * sum(SIZES[name] for name in group))
+
+
+def test_modalities_do_not_compete(calibration):
+    with torch.no_grad():
+        calibration.layers["0.weight"].weight.mul_(1000)
+    assert Competition(magnitude)(calibration, 0.7) == {"0.weight": 45, "2.weight": 0, "4.weight": 0}
+    assert Competition(magnitude, "modality")(calibration, 0.7)["0.weight"] == 18
+
+
+def test_removed_weights_do_not_come_back(calibration):
+    calibration.alive["0.weight"] = torch.zeros(10, 6, dtype=torch.bool)
+    assert Competition(magnitude)(calibration, 0.5)["0.weight"] == 0
+
+
+def test_official_removes_all_ties(calibration):
+    for layer in calibration.layers.values():
+        torch.nn.init.ones_(layer.weight)
+    assert Competition(magnitude, compat="official")(calibration, 0.5) == dict.fromkeys(SIZES, 0)
+    assert Competition(magnitude, compat="official")(calibration, 0.001) == SIZES  # int(0.001 · 151) = 0
+
+
+@pytest.mark.parametrize("setting", ["between", "compat", "hand_over"])
+def test_unknown_settings(setting):
+    with pytest.raises(ValueError, match=f"unknown {setting} 'rows': use one of"):
+        Competition(magnitude, **{setting: "rows"})
+
+
+def test_uniform_refuses_unknown_compat():
+    with pytest.raises(ValueError, match="unknown compat"):
+        Uniform(compat="old")

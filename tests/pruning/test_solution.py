@@ -1,0 +1,146 @@
+import json
+
+import pytest
+import torch
+
+import vlp_bench
+from tests.pruning.toys import TwoModalities, sequential
+from vlp_bench.pruning import masks
+from vlp_bench.pruning.masks import Overlap, diff, overlap, pack, unpack
+from vlp_bench.pruning.solution import Solution
+
+
+@pytest.fixture
+def solution():
+    return vlp_bench.prune(sequential(), "omp", 0.63, adapter=TwoModalities())
+
+
+def test_bits_by_hand():
+    mask = torch.tensor([[True, False, False], [True, True, False], [False, False, True]])
+    assert pack(mask).tolist() == [0b00011001, 0b1]
+    assert unpack(pack(mask), (3, 3)).equal(mask)
+    with pytest.raises(ValueError, match="no mask of shape"):
+        unpack(pack(mask), (3, 2))
+
+
+def test_round_trip(solution, tmp_path):
+    weights = {"0.weight": torch.randn(10, 6) * solution.masks["0.weight"]}
+    path = Solution(solution.masks, weights, solution.report).save(tmp_path / "new" / "m.safetensors")
+    loaded = Solution.load(path)
+    assert list(loaded.masks) == list(solution.masks)
+    assert all(loaded.masks[name].equal(mask) for name, mask in solution.masks.items())
+    assert loaded.masks["0.weight"].dtype == torch.bool
+    assert loaded.weights["0.weight"].equal(weights["0.weight"])
+    assert loaded.report == solution.report == json.loads(json.dumps(solution.report))
+    assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
+
+
+def test_a_bit_per_weight(tmp_path):
+    mask = {"w": torch.rand(1000, 1000) > 0.9}
+    path = Solution(mask).save(tmp_path / "m.safetensors")
+    assert path.stat().st_size * 8 <= 1.02 * 1_000_000
+
+
+def test_nothing_is_left_of_a_write_that_fails(solution, tmp_path, monkeypatch):
+    path = solution.save(tmp_path / "m.safetensors")
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(masks.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Solution(solution.masks).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_install_zeroes_and_overwrites(solution):
+    model = sequential()
+    new = torch.full((7, 10), 5.0)
+    Solution(solution.masks, {"2.weight": new}).install(model)
+    dense = sequential()
+    for name, mask in solution.masks.items():
+        expected = new if name == "2.weight" else dense.get_parameter(name)
+        assert model.get_parameter(name)[mask].equal(expected[mask])
+        assert not model.get_parameter(name)[~mask].any()
+
+
+def test_install_zeroes_nan():
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(model.weight, float("nan"))
+    Solution({"weight": torch.tensor([[False, False]])}).install(model)
+    assert model.weight.tolist() == [[0.0, 0.0]]
+
+
+def test_masks_of_another_model_change_nothing(solution):
+    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.Linear(10, 10))
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=r"no parameter '2.weight'"):
+        solution.install(model)
+    with pytest.raises(ValueError, match=r"mask of '0.weight' has shape \(10, 6\), the model's weight \(10, 7\)"):
+        solution.install(torch.nn.Sequential(torch.nn.Linear(7, 10)))
+    assert model[0].weight.equal(before)
+
+
+def test_every_truncation_and_many_damages_are_refused(solution, tmp_path):
+    path = solution.save(tmp_path / "m.safetensors")
+    data = path.read_bytes()
+    for length in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match="truncated or no mask file"):
+            Solution.load(path)
+    path.write_bytes(b"PK\x03\x04 something else entirely")
+    with pytest.raises(ValueError, match="truncated or no mask file"):
+        Solution.load(path)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"damaged mask file .* should keep"):
+        Solution.load(path)
+
+
+def test_foreign_and_missing_files(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match=r"foreign.safetensors is no mask file: its format is None"):
+        Solution.load(tmp_path / "foreign.safetensors")
+    with pytest.raises(FileNotFoundError, match="no mask file at"):
+        Solution.load(tmp_path / "missing")
+
+
+def test_nan_weights_in_a_file_are_refused(solution, tmp_path):
+    path = Solution(solution.masks, {"0.weight": torch.full((10, 6), float("nan"))}).save(tmp_path / "m")
+    with pytest.raises(ValueError, match="NaN"):
+        Solution.load(path)
+
+
+def test_table_adds_up(solution):
+    rows = solution.table()
+    assert [(row.modality, row.block, row.total) for row in rows] == [
+        ("vision", "0", 60),
+        ("vision", "", 60),
+        ("text", "2", 70),
+        ("text", "4", 21),
+        ("text", "", 91),
+        ("", "", 151),
+    ]
+    assert rows[-1].kept == solution.kept == round(0.37 * 151)
+    assert rows[4].kept == rows[2].kept + rows[3].kept
+    assert rows[-1].sparsity == pytest.approx(solution.sparsity)
+
+
+def test_overlap_by_hand():
+    a, b = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    assert overlap(a, b) == Overlap(2, 2, 1)
+    assert overlap(a, b).iou == 1 / 3
+    assert overlap(a, b).differ == 2
+    assert (overlap(a, b) + overlap(a, a)).iou == 3 / 5
+    assert overlap(~(a | ~a), ~(a | ~a)).iou == 1.0
+
+
+def test_diff_needs_the_same_layers(solution):
+    assert all(entry.iou == 1 for entry in diff(solution.masks, solution.masks).values())
+    with pytest.raises(ValueError, match=r"only one of the two has a mask for 4.weight"):
+        diff(solution.masks, {name: mask for name, mask in solution.masks.items() if name != "4.weight"})
+    with pytest.raises(ValueError, match="can't be compared"):
+        diff({"w": torch.ones(2)}, {"w": torch.ones(3)})

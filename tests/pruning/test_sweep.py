@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
+
+import vlp_bench
+from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.pruning.sweep import blocks
+
+
+def wanda_by_hand(model, linears, forward, sparsity):
+    """Prunes the linear layers, which sit in one block, for good: |w|·‖x‖, per row."""
+    inputs = {name: [] for name in linears}
+    hooks = [
+        m.register_forward_pre_hook(lambda m, a, n=n: inputs[n].append(a[0].flatten(0, -2))) for n, m in linears.items()
+    ]
+    with torch.no_grad():
+        forward(model)
+    for hook in hooks:
+        hook.remove()
+    for name, module in linears.items():
+        metric = module.weight.detach().abs() * torch.cat(inputs[name]).norm(dim=0)
+        cut = metric.sort(dim=1).values[:, int(sparsity * metric.shape[1]) - 1 :][:, :1]
+        module.weight.data[metric <= cut] = 0
+
+
+@pytest.fixture(scope="module")
+def t5():
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def captions(batches=2):
+    g = torch.Generator().manual_seed(3)
+    draw = lambda *size: torch.randint(1, 40, size, generator=g)  # noqa: E731
+    return [{"input_ids": draw(3, 7), "labels": draw(3, 5)} for _ in range(batches)]
+
+
+def test_every_block_of_an_encoder_decoder_sees_its_own_inputs(t5):
+    found = vlp_bench.prune(t5, "wanda", 0.5, captions())
+    before = {name: p.detach().clone() for name, p in t5.named_parameters()}
+    stacks = [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1)]
+    for stack, number in stacks:
+        prefix = f"{stack}.block.{number}."
+        linears = {n: m for n, m in t5.named_modules() if isinstance(m, nn.Linear) and n.startswith(prefix)}
+        wanda_by_hand(t5, linears, lambda model: [model(**batch) for batch in captions()], 0.5)
+    expected = {name: p.detach() != 0 for name, p in t5.named_parameters() if name in found.masks}
+    t5.load_state_dict(before, strict=False)
+    assert len(expected) == 2 * 6 + 2 * 10
+    assert all(mask.equal(expected[name]) for name, mask in found.masks.items())
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_the_weights_come_back(t5, name):
+    before = {key: p.detach().clone() for key, p in t5.named_parameters()}
+    vlp_bench.prune(t5, name, 0.5, captions())
+    assert all(p.equal(before[key]) for key, p in t5.named_parameters())
+    broken = [*captions(1), {"input_ids": "no ids"}]
+    with pytest.raises((ValueError, AttributeError, TypeError)):
+        vlp_bench.prune(t5, name, 0.5, broken)
+    assert all(p.equal(before[key]) for key, p in t5.named_parameters())
+
+
+def test_blocks_come_in_the_order_of_the_data_not_of_the_names():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(6, 3), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    assert blocks(Calibration(Backwards(), labelled())) == [["first.weight"], ["last.weight"]]
+    assert blocks(Calibration(Backwards())) == [["last.weight"], ["first.weight"]]
+
+
+def test_a_later_block_sees_the_pruned_one_before_it():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 10.0], [1.0, 0.5]]))
+        model[1].weight.copy_(torch.tensor([[1.0, 2.0], [1.0, 2.0]]))
+    x = torch.tensor([[3.0, 1.0]])
+    # dense, the second layer reads (13, 3.5) and keeps its first column; after pruning it reads (10, 3), as does it
+    # with 7 in place of 10: then the second column is worth more
+    with torch.no_grad():
+        model[0].weight[0, 1] = 5.0  # dense 8 and 3.5: 8 > 7; pruned 5 and 3: 5 < 6
+    at_once = vlp_bench.prune(model, "wanda", 0.5, [x], options={"sweep": "at_once"})
+    in_turn = vlp_bench.prune(model, "wanda", 0.5, [x])
+    assert at_once.masks["1.weight"].tolist() == [[True, False]] * 2
+    assert in_turn.masks["1.weight"].tolist() == [[False, True]] * 2
+
+
+def test_a_tied_weight_is_solved_once_with_the_inputs_of_both_readers():
+    model = Tied()
+    seen = []
+
+    def solve(calibration, budgets):
+        seen.append((list(budgets), calibration.norms()))
+        return pruner.solve(calibration, budgets)
+
+    pruner = vlp_bench.pruning.catalogue.load("wanda")
+    Pruner(allocate=pruner.allocate, solve=solve, sweep=pruner.sweep).prune(model, 0.5, [labelled()[0][0]])
+    assert [names for names, _ in seen] == [["encoder.weight"], ["head.weight"]]
+    expected = Calibration(model, [labelled()[0][0]]).norms()["encoder.weight"]
+    torch.testing.assert_close(seen[0][1]["encoder.weight"], expected)
+
+
+def test_the_report_names_the_data():
+    first, other = (
+        vlp_bench.prune(sequential(), "wanda", 0.5, labelled(seed=seed), TwoModalities()).report["hashes"]
+        for seed in (1, 2)
+    )
+    assert first["calibration"] != other["calibration"]
+    assert first["calibration"] is not None

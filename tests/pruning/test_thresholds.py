@@ -1,0 +1,100 @@
+from functools import partial
+
+import pytest
+import torch
+
+from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
+
+
+def thunks(*scores):
+    return {str(i): partial(torch.as_tensor, score) for i, score in enumerate(scores)}
+
+
+def by_sorting(scores, kept):
+    """Kept counts per layer from one stable sort of everything."""
+    flat = torch.cat([s.flatten() for s in scores])
+    owner = torch.cat([torch.full((s.numel(),), i) for i, s in enumerate(scores)])
+    best = torch.sort(flat, descending=True, stable=True).indices[:kept]
+    return torch.bincount(owner[best], minlength=len(scores)).tolist()
+
+
+def test_by_hand():
+    scores = thunks([4.0, 1.0, 3.0], [2.0, 5.0, 0.0])
+    assert kept_per_layer(scores, [2, 3, 5]) == [{"0": 1, "1": 1}, {"0": 2, "1": 1}, {"0": 3, "1": 2}]
+
+
+def test_ties_go_to_the_first_layers_or_to_nobody():
+    scores = thunks([1.0, 1.0, 2.0], [1.0, 1.0, 1.0])
+    assert kept_per_layer(scores, [4]) == [{"0": 3, "1": 1}]
+    assert kept_per_layer(scores, [4], ties="none") == [{"0": 1, "1": 0}]
+
+
+@pytest.mark.parametrize("kind", ["normal", "positive", "equal", "negative", "coarse", "wide", "one bin"])
+def test_equals_one_stable_sort(kind):
+    generator = torch.Generator().manual_seed(3)
+    scores = [torch.randn(size, generator=generator) for size in [(7, 11), (1, 1), (300, 20), (5,)]]
+    changes = {
+        "normal": lambda s: s,
+        "positive": lambda s: s.abs(),
+        "equal": torch.ones_like,
+        "negative": lambda s: -s.abs(),
+        "coarse": lambda s: (s * 3).round(),
+        "wide": lambda s: s.sign() * 10 ** (s * 12),
+        "one bin": lambda s: 1 + s.abs() * 1e-4,
+    }
+    scores = [
+        changes[kind](s) + 0.0 for s in scores
+    ]  # + 0.0: a sort takes -0.0 and 0.0 for equals, so there is but one
+    total = sum(s.numel() for s in scores)
+    budgets = [0, 1, 2, 77, 1234, total // 2, total - 1, total]
+    for found, kept in zip(kept_per_layer(thunks(*scores), budgets), budgets, strict=True):
+        assert list(found.values()) == by_sorting(scores, kept)
+
+
+def test_chunks_of_a_layer_add_up(monkeypatch):
+    monkeypatch.setattr("vlp_bench.pruning.thresholds.CHUNK", {"cpu": 7})
+    scores = [torch.randn(40, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    (found,) = kept_per_layer(thunks(*scores), [33])
+    assert list(found.values()) == by_sorting(scores, 33)
+
+
+@pytest.mark.parametrize("number", [float("nan"), -float("nan")])
+def test_nan_is_refused_by_name(number):
+    with pytest.raises(ValueError, match="'1' hold NaN"):
+        kept_per_layer(thunks([1.0, 2.0], [number, 1.0]), [1])
+
+
+def test_infinity_is_a_score():
+    assert kept_per_layer(thunks([float("inf"), 1.0], [-float("inf"), 2.0]), [2]) == [{"0": 1, "1": 1}]
+
+
+def test_keep_largest_by_hand():
+    scores = torch.tensor([[1.0, 3.0, 2.0], [2.0, 0.0, 2.0]])
+    assert keep_largest(scores, 3).tolist() == [[False, True, True], [True, False, False]]
+    assert keep_largest(scores, 3, ties="none").tolist() == [[False, True, False], [False, False, False]]
+    assert keep_largest(scores, 4, ties="none").tolist() == [[False, True, True], [True, False, True]]
+    assert not keep_largest(scores, 0).any()
+    assert keep_largest(scores, 6).all()
+    assert keep_largest(scores, 6, ties="none").all()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 17, 100, 599, 600])
+def test_keep_largest_is_exact_and_stable(kept):
+    scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round()
+    mask = keep_largest(scores, kept)
+    expected = torch.sort(scores.flatten(), descending=True, stable=True).indices[:kept]
+    assert mask.flatten().nonzero().flatten().tolist() == sorted(expected.tolist())
+
+
+def test_rows_share_the_budget():
+    scores = torch.tensor([[1.0, 1.0, 1.0], [3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
+    assert keep_largest_per_row(scores, 5).tolist() == [
+        [True, True, False],
+        [True, False, True],
+        [False, True, False],
+    ]
+
+
+def test_half_precision_scores_are_compared_exactly():
+    scores = torch.tensor([1.0, 1.0078125, 0.5], dtype=torch.bfloat16)
+    assert keep_largest(scores, 1).tolist() == [False, True, False]

@@ -1,0 +1,86 @@
+"""The pruners on the built-in model, which answers the adapter's questions for itself."""
+
+import pytest
+import torch
+
+import vlp_bench
+from vlp_bench.batch import Batch
+from vlp_bench.models.towers import XVLMConfig
+from vlp_bench.models.xvlm import XVLM
+from vlp_bench.pruning.calibration import Calibration
+
+CONFIG = XVLMConfig(
+    image_size=16,
+    patch_size=8,
+    vision_width=16,
+    vision_layers=2,
+    vision_heads=2,
+    local_attn_depth=1,
+    text_width=16,
+    text_layers=2,
+    fusion_layers=1,
+    text_heads=2,
+    vocab_size=30,
+    embed_dim=8,
+    max_positions=16,
+)
+
+
+def batch(seed, *, region):
+    g = torch.Generator().manual_seed(seed)
+    images = 2 if region else 4
+    content = Batch(
+        images=torch.randn(images, 3, 16, 16, generator=g),
+        text_ids=torch.randint(1, 30, (4, 6), generator=g),
+        text_atts=(torch.arange(6) < torch.tensor([[3], [6], [4], [5]])).long(),
+        text_ids_masked=torch.randint(1, 30, (4, 6), generator=g),
+        masked_pos=torch.randint(1, 3, (4, 2), generator=g),
+        masked_ids=torch.randint(1, 30, (4, 2), generator=g),
+        idx=torch.arange(4),
+    )
+    if region:
+        content.idx_to_group_img = torch.tensor([0, 0, 1, 1])
+        content.image_atts = torch.tensor([[1, 1, 0, 0, 1]] * 4)
+    return content
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    torch.manual_seed(0)
+    model = XVLM(CONFIG).eval()
+    return Calibration(model, [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(3)])
+
+
+@pytest.mark.parametrize("name", ["omp", "lmp", "lamp", "snip", "multiflow"])
+@pytest.mark.parametrize("compat", ["corrected", "official"])
+def test_pruners_reach_their_sparsity(calibration, name, compat):
+    solution = vlp_bench.prune(calibration.model, name, 0.9, calibration, options={"compat": compat})
+    assert solution.sparsity == pytest.approx(0.9, abs=2e-3)
+    assert {row.modality for row in solution.table()} == {"vision", "text", "fusion", ""}
+
+
+def test_padding_does_not_count(calibration):
+    class Tampered(list):
+        """The same batches with other words under the padding."""
+
+        def __iter__(self):
+            for parts in super().__iter__():
+                for part in parts:
+                    part.text_ids = torch.where(part.text_atts.bool(), part.text_ids, 29 - part.text_ids)
+                yield parts
+
+    batches = [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(3)]
+    other = Calibration(calibration.model, Tampered(batches)).norms()
+    for name, norm in calibration.norms().items():
+        torch.testing.assert_close(norm, other[name], rtol=1e-5, atol=1e-9)
+
+
+def test_the_losses_are_those_of_the_seed(calibration):
+    again = calibration.stage(0)
+    calibration.gradients()
+    again.gradients()
+    assert len(again.losses) == 6
+    assert again.losses == calibration.losses
+    other = calibration.stage(1)
+    other.gradients()
+    assert other.losses != calibration.losses

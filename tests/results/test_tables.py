@@ -1,0 +1,112 @@
+"""Tables: numbers worked out by hand."""
+
+import io
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tests.results.test_row import ORIGIN, row
+from vlp_bench.pruning.solution import TableRow
+from vlp_bench.results import tables
+from vlp_bench.results.plot import plot_sparsity
+from vlp_bench.results.store import Store
+
+
+def shown(table):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def cells(line):
+    return line.split()
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Dense 80, OMP 60, 62, 64 at 0.9 over three seeds, LAMP 70, SNIP failed; another setting beside."""
+    store = Store(tmp_path)
+
+    def add(run, value, **columns):
+        store.append(run, [row(run=run, value=value, metric="txt_r1", provenance=ORIGIN, **columns)])
+
+    add("d0", 80.0, pruner="dense", sparsity=0.0, seed=0, setting="s0")
+    for seed, value in enumerate((60.0, 62.0, 64.0)):
+        add(f"o{seed}", value, pruner="omp", sparsity=0.9, seed=seed, setting=f"s{seed}")
+    add("l0", 70.0, pruner="lamp", sparsity=0.9, seed=0, setting="s0")
+    add("x0", math.nan, pruner="snip", sparsity=0.9, seed=0, setting="s0", status="ERR", message="lost")
+    add("other", 1.0, pruner="dense", sparsity=0.0, seed=0, setting="another recipe")
+    return store
+
+
+def identity(run, pruner, sparsity=0.9, seed=0):
+    return {"run": run, "pruner": pruner, "sparsity": sparsity, "seed": seed, "setting": f"s{seed}"}
+
+
+def test_the_change_is_against_dense_and_omp_of_the_same_setting(store):
+    frame = store.query()
+    line = next(
+        line for line in shown(tables.metrics_table(frame, identity("l0", "lamp"))).splitlines() if "txt_r1" in line
+    )
+    assert cells(line) == ["txt_r1", "70.00", "80.00", "-10.00", "60.00", "+10.00"]
+    assert tables.missing_references(frame, identity("l0", "lamp")) == []
+
+
+def test_a_missing_reference_is_named(store):
+    frame = store.query()
+    assert tables.missing_references(frame, identity("o1", "omp", seed=1)) == ["dense"]
+    assert tables.missing_references(frame, identity("l", "lamp", sparsity=0.5)) == ["omp"]
+    assert tables.missing_references(frame, identity("d0", "dense", sparsity=0.0)) == []
+    line = next(
+        line for line in shown(tables.metrics_table(frame, identity("o1", "omp", seed=1))).splitlines() if "txt" in line
+    )
+    assert cells(line) == ["txt_r1", "62.00"]
+
+
+def test_mean_and_deviation_over_seeds(store):
+    table = tables.spread(store.query(), ["txt_r1"])
+    assert tables.cell(table, "omp", 0.9, "txt_r1") == "62.00 ± 2.00"  # ddof 1: sqrt((4 + 0 + 4) / 2)
+    assert tables.cell(table, "lamp", 0.9, "txt_r1") == "70.00"
+    assert tables.cell(table, "snip", 0.9, "txt_r1") == "ERR"
+    assert tables.cell(table, "omp", 0.5, "txt_r1") == "–"
+
+
+def test_a_failed_seed_is_counted_beside_the_others(store):
+    failed = row(run="o3", pruner="omp", seed=3, setting="s3", value=math.nan, status="ERR", provenance=ORIGIN)
+    store.append("o3", [failed])
+    table = tables.spread(store.query(), ["txt_r1"])
+    assert tables.cell(table, "omp", 0.9, "txt_r1") == "62.00 ± 2.00 (1 ERR)"
+
+
+def test_dense_stands_in_every_column(store):
+    frame = store.query()
+    rows = tables.comparison(
+        tables.spread(frame[frame["setting"] != "another recipe"], ["txt_r1"]), ["dense", "omp"], [0.5, 0.9], "txt_r1"
+    )
+    assert rows == [["pruner", "50 %", "90 %"], ["dense", "80.00", "80.00"], ["omp", "–", "62.00 ± 2.00"]]
+    assert tables.markdown(rows).splitlines()[1] == "| --- | ---: | ---: |"
+    assert tables.markdown(rows).splitlines()[3] == "| omp | – | 62.00 ± 2.00 |"
+    assert "62.00 ± 2.00" in shown(tables.text_table(rows))
+
+
+def test_the_sparsity_table_shows_blocks_and_sums():
+    rows = [TableRow("vision", "b0", 1, 4), TableRow("vision", "", 1, 4), TableRow("", "", 250, 1000)]
+    lines = [cells(line) for line in shown(tables.sparsity_table(rows)).splitlines()]
+    assert ["vision", "b0", "4", "1", "75.00", "%"] in lines
+    assert ["vision", "all", "4", "1", "75.00", "%"] in lines
+    assert ["all", "1,000", "250", "75.00", "%"] in lines
+
+
+def test_the_plot_is_an_image_and_a_drawing(store, tmp_path):
+    files = [tmp_path / "plot.png", tmp_path / "plot.svg"]
+    table = tables.spread(store.query(), ["txt_r1"])
+    plot_sparsity(table, ["dense", "omp", "lamp", "snip", "wanda"], ["txt_r1"], "a title", files)
+    with Image.open(files[0]) as image:
+        assert image.size[0] > 400
+    assert ET.parse(files[1]).getroot().tag.endswith("svg")
+    again = tmp_path / "again.svg"
+    plot_sparsity(table, ["dense", "omp", "lamp", "snip", "wanda"], ["txt_r1"], "a title", [again])
+    assert again.read_bytes() == files[1].read_bytes()

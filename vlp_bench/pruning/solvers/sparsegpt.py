@@ -1,0 +1,113 @@
+"""SparseGPT: removes weights column by column and lets the columns to the right make up for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.thresholds import keep_largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseGPT:
+    """Optimal brain surgeon, a column at a time (Frantar and Alistarh, ICML 2023, Algorithm 1).
+
+    Exactly as many survive as the budget says, every block of columns having its even share.
+
+    Args:
+        block_size: columns decided on together.
+        damping: share of the mean curvature added to the diagonal of the Hessian.
+        compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails, and within a block of
+            columns everything up to and including the threshold at int(s·n) goes.
+    """
+
+    block_size: int = 128
+    damping: float = 0.01
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        if not self.damping > 0:
+            raise ValueError(f"damping must be positive, got {self.damping}")
+
+    def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
+        """Masks and new weights as stored, for the layers that have a budget."""
+        masks, weights = {}, {}
+        for name, kept in budgets.items():
+            layer = calibration.layers[name]
+            hessian = calibration.products(compat=self.compat)[name]
+            mask, values = self.solve(layer.matrix, hessian, kept, calibration.alive.get(name))
+            masks[name] = layer.as_stored(mask)
+            weights[name] = layer.as_stored(values.to(layer.weight.dtype))
+        return Solved(masks, weights)
+
+    def solve(self, w: Tensor, hessian: Tensor, kept: int, alive: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mask and new weights (d_out, d_in) float64 of one layer.
+
+        Args:
+            w: (d_out, d_in).
+            hessian: (d_in, d_in), the products of the inputs up to a factor, which doesn't matter.
+            kept: weights that survive.
+            alive: (d_out, d_in) bool; what an earlier step removed goes first.
+        """
+        w, hessian = w.double().clone(), hessian.double().clone()
+        dead = hessian.diagonal() == 0
+        hessian.diagonal()[dead] = 1
+        w[:, dead] = 0
+        factor = self._factor(hessian)
+        mask = torch.empty_like(w, dtype=torch.bool)
+        for start in range(0, w.shape[1], self.block_size):
+            stop = min(start + self.block_size, w.shape[1])
+            scores = (w[:, start:stop] / factor.diagonal()[start:stop]).square()
+            if alive is not None:
+                scores.masked_fill_(~alive[:, start:stop], float("-inf"))
+            mask[:, start:stop] = self._keep(scores, kept, w.shape[1], start, stop)
+            errors = _sweep_columns(w[:, start:stop], mask[:, start:stop], factor[start:stop, start:stop])
+            w[:, stop:] -= errors @ factor[start:stop, stop:]
+        return mask, w
+
+    def _factor(self, hessian: Tensor) -> Tensor:
+        """(d_in, d_in) upper triangular U with UᵀU = H⁻¹; raises ValueError if H isn't finite."""
+        if not torch.isfinite(hessian).all():
+            raise ValueError("the inputs' products hold NaN or infinity")
+        damping = self.damping * hessian.diagonal().mean()
+        if self.compat == "corrected":
+            hessian.diagonal().add_(damping)
+        lower, failed = torch.linalg.cholesky_ex(hessian)
+        while failed:
+            hessian.diagonal().add_(damping)
+            lower, failed = torch.linalg.cholesky_ex(hessian)
+        return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+
+    def _keep(self, scores: Tensor, kept: int, columns: int, start: int, stop: int) -> Tensor:
+        """Mask of a block of columns within the layer's budget."""
+        if self.compat == "corrected":
+            share = _rounded(kept * stop, columns) - _rounded(kept * start, columns)
+            return keep_largest(scores, share)
+        sparsity = 1 - kept / (columns * len(scores))
+        place = min(int(scores.numel() * sparsity), scores.numel() - 1)
+        return scores > scores.flatten().kthvalue(place + 1).values
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _sweep_columns(w: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
+    """Zeroes what the mask removes, in place, and lets the columns right of it in the block make up for it.
+
+    w and mask (d_out, columns), factor (columns, columns). Returns the errors (d_out, columns) for the columns beyond.
+    """
+    errors = torch.zeros_like(w)
+    for column in range(w.shape[1]):
+        errors[:, column] = w[:, column].masked_fill(mask[:, column], 0) / factor[column, column]
+        w[:, column].masked_fill_(~mask[:, column], 0)
+        w[:, column + 1 :] -= torch.outer(errors[:, column], factor[column, column + 1 :])
+    return errors
