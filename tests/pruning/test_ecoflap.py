@@ -132,6 +132,28 @@ def test_weights_come_back_after_a_failure(stack):
     assert all("forward" not in vars(block) for block in stack.blocks)
 
 
+def test_what_a_loss_changes_on_the_side_is_put_back():
+    class Momentum(Stack):
+        """A queue and a frozen copy of the head that follows it, as in BLIP."""
+
+        def __init__(self):
+            super().__init__()
+            self.copy = nn.Linear(6, 3).requires_grad_(False)
+            self.register_buffer("queue", torch.zeros(3))
+
+        def forward(self, x):
+            self.copy.weight.mul_(0.5).add_(self.head.weight.detach(), alpha=0.5)
+            self.queue += 1
+            return super().forward(x) + self.copy.weight.sum() + self.queue * 0.1
+
+    torch.manual_seed(0)
+    model = Momentum()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = [(loss(), loss()) for loss in Calibration(model, labelled(2), BlocksOnly()).losses_of_batches(2)]
+    assert all(first == second for first, second in losses)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
 def test_batches_come_again_and_noises_share_one():
     calibration = Calibration(sequential(), labelled(2))
     pairs = losses_around(calibration, epsilon=1e-2, draws=5)["0.weight"]

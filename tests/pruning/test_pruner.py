@@ -24,7 +24,7 @@ NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "snip", "multiflow_edge
 def expected_kept(name, layers, sparsity):
     """What the definition of each pruner says, in all."""
     groups = {"model": lambda layer: "", "modality": lambda layer: layer["modality"], "layer": id}
-    between = "modality" if name.startswith("multiflow") else "layer" if name in BY_LAYER else "model"
+    between = "modality" if name.startswith(("multiflow", "obd")) else "layer" if name in BY_LAYER else "model"
     totals = {}
     for layer in layers.values():
         key = groups[between](layer)
@@ -218,6 +218,64 @@ def test_iterative_snip_by_name():
     assert official.kept == 0  # the released code's linear schedule ends at 100 %
     with pytest.raises(ValueError, match=r"unknown schedule 'cubic': use one of .*exponential, linear"):
         vlp_bench.prune(sequential(), "itersnip", 0.5, labelled(4), options={"schedule": "cubic"})
+
+
+def test_iterative_obd_by_hand():
+    model, batches = sequential(), labelled()
+    weights, alive = {n: p for n, p in model.named_parameters() if n.endswith("weight")}, {}
+    for target in (0.125, 0.5**1.5, 0.5):
+        grads = [
+            torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(weights.values())) for x, y in batches
+        ]
+        scores = {n: sum(g[i].abs() for g in grads) * w.detach().abs() for i, (n, w) in enumerate(weights.items())}
+        flat = torch.cat([score.masked_fill(~alive.get(n, score >= 0), -1.0).flatten() for n, score in scores.items()])
+        cut = flat.sort(descending=True).values[round((1 - target) * 151) - 1]
+        alive = {n: (score >= cut) & alive.get(n, score >= 0) for n, score in scores.items()}
+        with torch.no_grad():
+            for n, w in weights.items():
+                w.mul_(alive[n])
+    found = vlp_bench.prune(sequential(), "obd", 0.5, labelled())
+    assert all(mask.equal(alive[n]) for n, mask in found.masks.items())
+
+
+class Momentum(nn.Module):
+    """A frozen copy that follows the weights at every loss, as BLIP's."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.copy = sequential(), sequential(1).requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            for mine, theirs in zip(self.body.parameters(), self.copy.parameters(), strict=True):
+                theirs.mul_(0.9).add_(mine, alpha=0.1)
+        return self.body(x) * self.copy(x)
+
+
+class BodyOnly(vlp_bench.PlainAdapter):
+    def prunable(self, model):
+        return [name for name in super().prunable(model) if name.startswith("body")]
+
+
+@pytest.mark.parametrize(
+    "name, options", [("itersnip", {"steps": 2}), ("chita", {"block_size": 20, "memory_gb": 3e-7})]
+)
+def test_momentum_copies_do_not_drift_from_one_sparsity_to_the_next(name, options):
+    model = Momentum()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    both = vlp_bench.prune(model, name, [0.5, 0.8], labelled(), BodyOnly(), options=options)
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+    alone = vlp_bench.prune(Momentum(), name, 0.8, labelled(), BodyOnly(), options=options)
+    assert all(mask.equal(alone.masks[key]) for key, mask in both[0.8].masks.items())
+    vlp_bench.prune(model, name, 0.5, labelled(), BodyOnly(), options=options | {"compat": "official"})
+    assert not model.copy[0].weight.equal(before["copy.0.weight"])  # the released code's quirk
+
+
+def test_signed_magnitude_removes_the_negative_weights_first():
+    options = {"allocate": "signed", "solve": "signed"}
+    model = sequential()
+    found = vlp_bench.prune(model, "omp", 0.9, options=options)
+    assert all((model.get_parameter(name)[mask] > 0).all() for name, mask in found.masks.items())
 
 
 def test_report_names_weights_and_data():

@@ -1,5 +1,7 @@
 """The pruners on the built-in model, which answers the adapter's questions for itself."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,7 +9,10 @@ import vlp_bench
 from vlp_bench.batch import Batch
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
+from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.replay import Replay
+from vlp_bench.pruning.sensitivity import losses_around
 
 CONFIG = XVLMConfig(
     image_size=16,
@@ -51,12 +56,32 @@ def calibration():
     return Calibration(model, [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(3)])
 
 
-@pytest.mark.parametrize("name", ["omp", "lmp", "lamp", "snip", "multiflow"])
+QUICK = {"itersnip": {"steps": 3}, "chita_pp": {"steps": 2}, "ecoflap": {"draws": 1}}
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if name != "dense"])
 @pytest.mark.parametrize("compat", ["corrected", "official"])
 def test_pruners_reach_their_sparsity(calibration, name, compat):
-    solution = vlp_bench.prune(calibration.model, name, 0.9, calibration, options={"compat": compat})
-    assert solution.sparsity == pytest.approx(0.9, abs=2e-3)
+    """Official rows of few inputs round up: those of Wanda keep one weight of 16 more than asked.
+
+    Released TAMT removes everything in its first step, and without biases no gradient ever brings it back.
+    """
+    options = {"compat": compat, **QUICK.get(name, {})}
+    solution = vlp_bench.prune(calibration.model, name, 0.9, calibration, options=options)
+    rounds_up = compat == "official" and name in ("wanda", "ecoflap", "ecoflap_first")
+    expected = 1.0 if (name, compat) == ("tamt", "official") else 0.9
+    assert solution.sparsity == pytest.approx(expected, abs=0.06 if rounds_up else 2e-3)
     assert {row.modality for row in solution.table()} == {"vision", "text", "fusion", ""}
+
+
+def test_blocks_before_the_perturbed_one_are_not_run_again(calibration, caplog, monkeypatch):
+    """The same losses as with every block run every time, with fewer runs."""
+    fast = losses_around(calibration, epsilon=1e-2, draws=1)
+    assert "every block is run every time" not in caplog.text
+    replayed = [0]
+    monkeypatch.setattr(Replay, "skipping", lambda self, cut: replayed.append(cut) or nullcontext())
+    assert losses_around(calibration, epsilon=1e-2, draws=1) == fast
+    assert max(replayed) > 1
 
 
 def test_padding_does_not_count(calibration):

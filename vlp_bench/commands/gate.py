@@ -68,8 +68,11 @@ def _words(file: str, most: int) -> Iterator[Line]:
     from vlp_bench.data.probes import cases
     from vlp_bench.data.shapes import World
     from vlp_bench.models.checkpoints import load_model
+    from vlp_bench.models.xvlm import XVLM
 
     model = load_model(file, attention="eager").eval()
+    if not isinstance(model, XVLM):
+        raise ValueError(f"{file} holds a {type(model).__name__}; this gate is for the small XVLM")
     hidden = cases(World(0).told_apart("itr_test", 500), most)
     for attribute, (own, control) in accuracies(model, hidden).items():
         found = f"{own:5.1f} %  control {control:5.1f} %  ({len(hidden[attribute])} words)"

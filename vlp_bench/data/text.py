@@ -69,8 +69,8 @@ class Masker:
     boost: float = 0.0
 
     def __post_init__(self) -> None:
-        self._cls, self._mask = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[MASK]"])
         vocabulary = self.tokenizer.get_vocab()
+        self._mask = vocabulary["[MASK]"]
         self._continues = torch.zeros(len(vocabulary), dtype=torch.bool)
         self._continues[[i for w, i in vocabulary.items() if w.startswith("##")]] = True
         self._chance = torch.full((len(vocabulary),), self.probability)

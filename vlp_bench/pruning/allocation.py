@@ -18,6 +18,7 @@ from vlp_bench.pruning.thresholds import kept_per_layer
 Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
 Between = Literal["model", "modality", "layer", "block"]
 HandOver = Literal["counts", "ratios"]
+Truncate = Literal["kept", "removed"]
 
 
 def kept_of(total: int, sparsity: float, compat: Compat = "corrected") -> int:
@@ -62,17 +63,25 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class Total:
-    """One budget for the whole model, in proportion to the layers' sizes: for solvers that share it out themselves."""
+    """One budget for the whole model, in proportion to the layers' sizes: for solvers that share it out themselves.
 
+    Args:
+        truncate: which number official mode truncates: that of the weights "kept" (CHITA) or "removed" (TAMT).
+    """
+
+    truncate: Truncate = "kept"
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
+        check_choice("truncate", self.truncate, ("kept", "removed"))
         check_compat(self.compat)
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
-        """Kept weights per layer; official: int((1 - s)·total) of them."""
+        """Kept weights per layer."""
         total = calibration.total
-        kept = int((1 - sparsity) * total) if self.compat == "official" else kept_of(total, sparsity)
+        kept = kept_of(total, sparsity, self.compat)
+        if self.compat == "official" and self.truncate == "kept":
+            kept = int((1 - sparsity) * total)
         sizes = [layer.size for layer in calibration.layers.values()]
         return dict(zip(calibration.layers, apportion(kept, sizes), strict=True))
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
 from vlp_bench.pruning.adapter import Adapter, adapter_for
+from vlp_bench.pruning.batches import RandomState, Snapshot, fingerprint, moved_to, parts_of, tensors_in
 from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.gradients import Sizes, add_sizes, differentiating, move
 from vlp_bench.pruning.inputs import InputNorms, InputOrder, InputProducts
 from vlp_bench.pruning.layers import Layer, find_layers
 
@@ -60,13 +62,13 @@ class Calibration:
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.alive: dict[str, Tensor] = {}  # masks (d_out, d_in) of an earlier step; a layer without one is dense
-        self.losses: list[float] = []  # of the gradient pass, one per part, in order
+        self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self.data_hash: str | None = None  # of the batches that were seen
         self.memory: dict[Any, Any] = {}  # what others found out at great cost, by what they asked
         self._norms: dict[Compat, dict[str, Tensor]] = {}
         self._products: dict[Compat, dict[str, Tensor]] = {}
         self._gradients: dict[str, Tensor] | None = None
-        self._sizes: dict[str, dict[str, float]] | None = None
+        self._sizes: Sizes | None = None
 
     def stage(self, step: int, batches: int | None = None) -> Calibration:
         """The same questions at the weights as they are now, without memory.
@@ -136,7 +138,7 @@ class Calibration:
             self._gradients = self._collect_gradients()
         return self._gradients
 
-    def gradient_sizes(self) -> dict[str, dict[str, float]]:
+    def gradient_sizes(self) -> Sizes:
         """Per layer the sums of |g|, |w·g| and (w·g)² over its weights, each the mean over the batches' gradients g.
 
         From the pass that gives `gradients()`, if this is asked first.
@@ -146,13 +148,28 @@ class Calibration:
             self._gradients = self._collect_gradients(self._sizes)
         return self._sizes
 
-    def gradients_of_batches(self) -> Iterator[dict[str, Tensor]]:
+    def gradient_magnitudes(self) -> dict[str, Tensor]:
+        """Per layer (d_out, d_in) float32: |g|, the mean over the batches' gradients g."""
+        if "gradient_magnitudes" not in self.memory:
+            sums: dict[str, Tensor] = {}
+            batches = 0
+            for own in self.gradients_of_batches():
+                move({name: gradient.abs_() for name, gradient in own.items()}, sums)
+                batches += 1
+            self.memory["gradient_magnitudes"] = {
+                name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()
+            }
+        return self.memory["gradient_magnitudes"]
+
+    def gradients_of_batches(self, *, training: bool = False) -> Iterator[dict[str, Tensor]]:
         """For every batch the gradients of its loss (the mean over its parts), by layer, in the parameters' shapes.
 
-        A layer the loss doesn't reach is missing. The dictionary is emptied before the next batch.
+        A layer the loss doesn't reach is missing. The dictionary is emptied before the next batch. The weights may be
+        changed in between; `training` asks in training mode (dropout).
         """
         own: dict[str, Tensor] = {}
-        with self._undisturbed(), self._differentiating(own), torch.enable_grad():
+        self.losses = []
+        with self._undisturbed(training=training), differentiating(self.model, self.layers, own), torch.enable_grad():
             for number, parts in self._parts():
                 own.clear()
                 for part in parts:
@@ -172,26 +189,35 @@ class Calibration:
     def losses_of_batches(self, batches: int) -> Iterator[Callable[[], float]]:
         """For each of the first `batches` batches a function that computes its loss at the weights as they are.
 
-        Every call starts from the same random state and leaves the model's buffers as they were. Raises ValueError for
-        a loss that isn't finite.
+        Every call starts from the same random state, and leaves buffers and what is frozen beside trained parameters
+        as they were (queues, momentum copies; a copy of them is kept meanwhile).
+
+        Raises:
+            ValueError: a loss that isn't finite.
         """
         limit = batches if self.num_batches is None else min(batches, self.num_batches)
         asked = self.stage(0, limit)
         with self._undisturbed(), torch.no_grad():
+            kept = Snapshot(self.side_states())
             for number, parts in asked._parts(quiet=True):
-                state = _RandomState(next(iter(self.layers.values())).weight.device)
-                yield lambda number=number, parts=parts, state=state: self._loss(parts, number, state)
+                state = RandomState(next(iter(self.layers.values())).weight.device)
+                yield lambda number=number, parts=parts, state=state: self._loss(parts, number, state, kept)
                 state.restore()
         self.data_hash = asked.data_hash
 
-    def _loss(self, parts: list[Any], number: int, state: _RandomState) -> float:
+    def side_states(self) -> list[Tensor]:
+        """What a loss may change on the side: buffers, and frozen parameters unless all are."""
+        prunable = {id(layer.weight) for layer in self.layers.values()}
+        frozen = [p for p in self.model.parameters() if not p.requires_grad and id(p) not in prunable]
+        all_frozen = not any(p.requires_grad for p in self.model.parameters())
+        return [*self.model.buffers(), *([] if all_frozen else frozen)]
+
+    def _loss(self, parts: list[Any], number: int, state: RandomState, kept: Snapshot) -> float:
         state.restore()
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             loss = sum(float(self.adapter.loss(self.model, part)) / len(parts) for part in parts)
         finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            kept.restore()
         if not math.isfinite(loss):
             raise ValueError(f"the loss of calibration batch {number} is {loss}")
         return loss
@@ -215,36 +241,25 @@ class Calibration:
             )
         return found.sums[layer.name] / found.rows[layer.name]
 
-    def _collect_gradients(self, sizes: dict[str, dict[str, float]] | None = None) -> dict[str, Tensor]:
+    def _collect_gradients(self, sizes: Sizes | None = None) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         batches = 0
         if sizes is not None:
             for own in self.gradients_of_batches():
-                self._measure(own, sums, sizes)
+                add_sizes(self.layers, own, sizes)
+                move(own, sums)
                 batches += 1
             for name, totals in sizes.items():
                 sizes[name] = {what: total / batches for what, total in totals.items()}
             return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
-        with self._undisturbed(), self._differentiating(sums), torch.enable_grad():
+        self.losses = []
+        with self._undisturbed(), differentiating(self.model, self.layers, sums), torch.enable_grad():
             for number, parts in self._parts():
                 for part in parts:
                     self._backward(part, len(parts), number)
                 _refuse_infinite(sums, f"the gradients of {{}} in calibration batch {number}")
                 batches += 1
         return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
-
-    def _measure(self, own: dict[str, Tensor], sums: dict[str, Tensor], sizes: dict[str, dict[str, float]]) -> None:
-        """Adds up the sizes of one batch's gradient, then moves the gradient itself to the sums."""
-        for name in list(own):
-            gradient = own.pop(name)
-            flowing = gradient * self.layers[name].weight.detach()
-            for what, tensor in (
-                ("gradient", gradient.abs()),
-                ("magnitude", flowing.abs()),
-                ("squared", flowing.square()),
-            ):
-                sizes[name][what] += float(tensor.sum(dtype=torch.float64))
-            sums[name] = sums[name].add_(gradient) if name in sums else gradient
 
     def _backward(self, part: Any, parts: int, number: int) -> None:
         loss = self.adapter.loss(self.model, part) / parts
@@ -260,36 +275,15 @@ class Calibration:
         return layer.from_stored(sums[layer.name].div_(batches))
 
     @contextmanager
-    def _differentiating(self, sums: dict[str, Tensor]) -> Iterator[None]:
-        """Gradients of the prunable weights alone, added up in float32 in `sums` and nowhere else."""
-        parameters = list(self.model.parameters())
-        before = [(p, p.requires_grad, p.grad) for p in parameters]
-        handles = []
-        try:
-            for p in parameters:
-                p.requires_grad_(False)
-                p.grad = None
-            for name, layer in self.layers.items():
-                layer.weight.requires_grad_(True)
-                handles.append(layer.weight.register_post_accumulate_grad_hook(_add_to(sums, name)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for p, required, gradient in before:
-                p.requires_grad_(required)
-                p.grad = gradient
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Evaluation mode and an own random stream; both are as before afterwards."""
+    def _undisturbed(self, *, training: bool = False) -> Iterator[None]:
+        """Evaluation (or training) mode and an own random stream; both are as before afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
         device = next(iter(self.layers.values())).weight.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
-            self.model.eval()
+            self.model.train(training)
             try:
                 yield
             finally:
@@ -304,10 +298,10 @@ class Calibration:
         last = None if self.num_batches is None else self.first_batch + self.num_batches
         digest, seen = hashlib.sha256(), 0
         for number, batch in enumerate(islice(self.batches, self.first_batch, last), self.first_batch):
-            parts = batch if isinstance(batch, list) and not _all_tensors(batch) else [batch]
-            for tensor in _tensors(parts):
+            parts = parts_of(batch)
+            for tensor in tensors_in(parts):
                 digest.update(fingerprint(tensor))
-            yield number, [_to(part, device) for part in parts]
+            yield number, [moved_to(part, device) for part in parts]
             seen += 1
         if not seen:
             where = f" after the first {self.first_batch} batches" if self.first_batch else ""
@@ -315,36 +309,6 @@ class Calibration:
         if not quiet and self.num_batches is not None and seen < self.num_batches:
             log.warning("%d calibration batches were asked for, the set has only %d", self.num_batches, seen)
         self.data_hash = digest.hexdigest()
-
-
-class _RandomState:
-    """The state of torch's global random streams, to come back to."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
-
-
-def fingerprint(tensor: Tensor, samples: int = 4096) -> bytes:
-    """Shape, type and at most about `samples` evenly spaced values: enough to tell two batches apart, at no cost."""
-    flat = tensor.detach().reshape(-1)
-    picked = flat[:: max(1, flat.numel() // samples)].double().cpu()
-    return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + picked.numpy().tobytes()
-
-
-def _add_to(sums: dict[str, Tensor], name: str) -> Any:
-    def hook(parameter: Tensor) -> None:
-        gradient, parameter.grad = parameter.grad, None
-        assert gradient is not None
-        sums[name] = sums[name].add_(gradient) if name in sums else gradient.float()
-
-    return hook
 
 
 def _refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
@@ -360,34 +324,3 @@ def _as_released(part: Any) -> Any:
     if isinstance(part, Batch) and part.is_region and part.text_ids is not None:
         return dataclasses.replace(part, text_atts=(part.text_ids == 1).long())
     return part
-
-
-def _all_tensors(items: list[Any]) -> bool:
-    return all(isinstance(item, Tensor) for item in items)
-
-
-def _tensors(item: Any) -> Iterator[Tensor]:
-    """Every tensor in a batch of any type, in a fixed order."""
-    if isinstance(item, Tensor):
-        yield item
-    elif isinstance(item, Mapping):
-        for key in sorted(item, key=str):
-            yield from _tensors(item[key])
-    elif isinstance(item, list | tuple):
-        for entry in item:
-            yield from _tensors(entry)
-    elif dataclasses.is_dataclass(item):
-        for field in dataclasses.fields(item):
-            yield from _tensors(getattr(item, field.name))
-
-
-def _to(item: Any, device: torch.device) -> Any:
-    """The item with every tensor in it on `device`; what isn't known stays as it is."""
-    if hasattr(item, "to"):
-        return item.to(device)
-    if isinstance(item, Mapping):
-        return {key: _to(value, device) for key, value in item.items()}
-    if isinstance(item, list | tuple):
-        moved = [_to(value, device) for value in item]
-        return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
-    return item

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.allocation import Allocate
+from vlp_bench.pruning.batches import Snapshot
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.layers import restoring
@@ -108,7 +109,14 @@ class Pruner(Settings):
 
     def _at(self, calibration: Calibration, sparsity: float, weights_hash: str) -> Solution:
         started = time.perf_counter()
-        solved, data_hash = self._follow(self.schedule(sparsity), calibration)
+        asks = self.compat == "corrected" and calibration.batches is not None
+        side_states = Snapshot(
+            calibration.side_states() if asks else []
+        )  # official: drift from one sparsity to the next
+        try:
+            solved, data_hash = self._follow(self.schedule(sparsity), calibration)
+        finally:
+            side_states.restore()
         kept = sum(int(mask.sum()) for mask in solved.masks.values())
         report = {
             "method": self.name,

@@ -45,6 +45,12 @@ def exponential(sparsity: float, *, steps: int, compat: Compat = "corrected") ->
     return path if compat == "official" else [*path[:-1], sparsity]
 
 
+def power(sparsity: float, *, steps: int) -> list[float]:
+    """s_t = s^(T / (t + 1)), t = 0..T-1 (ECoFLaP's iterative OBD)."""
+    _check_steps(steps)
+    return [*(sparsity ** (steps / (t + 1)) for t in range(steps - 1)), sparsity]
+
+
 def constant(sparsity: float, *, steps: int) -> list[float]:
     """The target in every step."""
     _check_steps(steps)

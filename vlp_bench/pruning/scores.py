@@ -75,6 +75,16 @@ def snip(layer: Layer, calibration: Calibration) -> Tensor:
     return (calibration.gradients()[layer.name] * layer.matrix).abs()
 
 
+def obd(layer: Layer, calibration: Calibration) -> Tensor:
+    """|w| times the mean |g| over batches (ECoFLaP's iterative OBD baseline)."""
+    return calibration.gradient_magnitudes()[layer.name] * layer.matrix.abs()
+
+
+def signed(layer: Layer, calibration: Calibration) -> Tensor:
+    """w itself: all negative weights go first. ECoFLaP's released code calls this global magnitude pruning."""
+    return layer.matrix
+
+
 def wanda(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
     """|w_ij| · ‖X_j‖ (Wanda, Sun et al., ICLR 2024, Eq. 1)."""
     return layer.matrix.abs() * _norm(layer, calibration, compat)

@@ -78,12 +78,13 @@ class Pretraining(pl.LightningModule):
 def word_accuracy(model: XVLM, batches: Iterable[Batch], *, shuffled: bool = False) -> float:
     """Percent of masked words (the first of each caption) whose most likely word is the true one.
 
-    `shuffled` shows every caption the image of another caption of its batch: the control, what words alone give away.
+    `shuffled` shows every caption the image of one half a batch away (neighbours may share theirs): the control, what
+    words alone give away.
     """
     hits: list[Tensor] = []
     for batch in batches:
         assert batch.masked_ids is not None
-        images = batch.images.roll(1, 0) if shuffled else batch.images
+        images = batch.images.roll(len(batch.images) // 2, 0) if shuffled else batch.images
         words = model.predict_words(replace(batch, images=images))[:, 0].argmax(-1)
         hits.append(words == batch.masked_ids[:, 0])
     return 100 * torch.cat(hits).float().mean().item()

@@ -132,6 +132,7 @@ def test_memory_changes_the_passes_not_the_answer(caplog):
             )
         assert adapter.calls == 3 * passes
         assert f"CHITA: {passes} passes over the data" in caplog.text
+        assert "CHITA: gradients take about" in caplog.text
     first, second = answers
     for name, mask in first.masks.items():
         assert mask.equal(second.masks[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from vlp_bench.pruning.batches import Snapshot
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.solution import Solved
@@ -123,6 +125,8 @@ class _Run:
         self.alive = {name: layers[name].as_stored(mask).flatten() for name, mask in calibration.alive.items()}
         self.plan = plan(cut(calibration, settings.block_size), self.batches, settings.memory_gb)
         self.kept_rows: dict[Block, list[Tensor]] = {}
+        self.timed = False
+        self.side_states = Snapshot(calibration.side_states() if len(self.plan.groups) > 1 else [])
 
     def solved(self) -> Solved:
         log.info("CHITA: %s", self.plan)
@@ -139,7 +143,13 @@ class _Run:
 
     def _gradients(self, names: list[str]) -> Iterator[Flat]:
         """The gradient of every batch; entries of removed weights are zero."""
+        self.side_states.restore()  # every pass gives the same rows
+        started = time.perf_counter()
         for own in self.calibration.about(names).gradients_of_batches():
+            if not self.timed:
+                seconds = (time.perf_counter() - started) * self.batches * self.plan.passes
+                log.info("CHITA: gradients take about %.0f s", seconds)
+                self.timed = True
             yield {name: self._masked(name, gradient.flatten()) for name, gradient in own.items()}
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:
