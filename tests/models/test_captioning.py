@@ -79,7 +79,7 @@ def test_no_word_sees_a_later_one(captioner, general):
     changed[:, 4] = 19 - changed[:, 4]
     images = captioner.encode_image(general.images)[:2]
     ours, theirs = (captioner.predict_words(ids[:2], None, images) for ids in (general.text_ids, changed))
-    torch.testing.assert_close(ours[:, :4], theirs[:, :4], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours[:, :4], theirs[:, :4], atol=1e-5, rtol=1e-5)
     assert (ours[:, 4] - theirs[:, 4]).abs().max() > 1e-3
 
 
@@ -94,7 +94,7 @@ def test_a_cache_changes_no_logit(captioner, general, cut):
     images, ids = captioner.encode_image(general.images)[:2], general.text_ids[:2]
     whole, cache = captioner.predict_words(ids, None, images), new_cache()
     parts = [captioner.predict_words(part, None, images, cache) for part in (ids[:, :cut], ids[:, cut:])]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_captions_start_with_the_prompt_and_do_not_depend_on_the_batch(captioner, general):

@@ -100,7 +100,7 @@ def test_padding_of_questions_and_answers_changes_nothing(vqa, general, answers)
     for i, q in enumerate(of.tolist()):
         words, length = int(answers.atts[i].sum()), int(atts[q].sum())
         alone = vqa.answer_losses(answers.ids[[i], :words], answers.atts[[i], :words], states[[q], :length], None)
-        torch.testing.assert_close(alone[0], padded[i], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(alone[0], padded[i], atol=1e-5, rtol=1e-5)
 
 
 def test_ranking_all_candidates_orders_them_by_their_loss(vqa, general, answers):
