@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch
+from vlp_bench.models.blip import BLIP
+from vlp_bench.models.blip_towers import BLIPConfig
 from vlp_bench.models.xvlm import XVLM, XVLMConfig
 
 SMALL = XVLMConfig(
@@ -23,6 +25,23 @@ SMALL = XVLMConfig(
     stem="conv",
 )
 
+SMALL_BLIP = BLIPConfig(
+    image_size=24,
+    patch_size=8,
+    vision_width=16,
+    vision_layers=2,
+    vision_heads=2,
+    text_width=16,
+    text_layers=2,
+    text_heads=2,
+    vocab_size=22,
+    embed_dim=8,
+    max_positions=12,
+    queue_size=12,
+    dec_id=20,
+    enc_id=21,
+)
+
 
 @pytest.fixture
 def config():
@@ -38,6 +57,13 @@ def model(config):
         for parameter in model.parameters():
             parameter.mul_(5 if parameter.ndim == 2 else 1)
     return model
+
+
+@pytest.fixture
+def blip():
+    """A BLIP of the same size, with random weights."""
+    torch.manual_seed(0)
+    return BLIP(SMALL_BLIP).eval()
 
 
 @pytest.fixture

@@ -3,34 +3,10 @@
 import pytest
 import torch
 
-from vlp_bench.models.blip import BLIP
 from vlp_bench.models.blip_towers import BLIPConfig
 from vlp_bench.models.inherit import inherited
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.vqa import BLIPVQA, XVLMVQA, Answers
-
-SMALL_BLIP = BLIPConfig(
-    image_size=24,
-    patch_size=8,
-    vision_width=16,
-    vision_layers=2,
-    vision_heads=2,
-    text_width=16,
-    text_layers=2,
-    text_heads=2,
-    vocab_size=22,
-    embed_dim=8,
-    max_positions=12,
-    queue_size=12,
-    dec_id=20,
-    enc_id=21,
-)
-
-
-@pytest.fixture
-def blip():
-    torch.manual_seed(0)
-    return BLIP(SMALL_BLIP).eval()
 
 
 @pytest.fixture(params=["xvlm", "blip"])
