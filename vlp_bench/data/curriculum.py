@@ -62,7 +62,7 @@ class Curriculum(Dataset[Batch]):
     pairs that differ in one attribute.
 
     From `where` on, every second batch hides only the words of WHERE, all of them. While half of what names two things
-    is hidden too, nobody can say how they stand to each other: 2,500 such steps taught nothing, 50 of these did.
+    is hidden too, nobody can say how they stand to each other: 2,500 such steps taught no place (LOG.md).
 
     `words_only(step)` tells which batches are for MLM alone: all until `aligned`, since the losses of alignment keep a
     model that knows nothing from learning what words mean, and those that hide where things are.
