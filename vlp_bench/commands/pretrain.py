@@ -1,6 +1,6 @@
-"""Train the embedded world's small XVLM from nothing.
+"""Train the embedded world's small XVLM, from nothing or on from a checkpoint.
 
-    python -m vlp_bench.commands.pretrain [--out DIR] [--steps N] [--accelerator gpu] ...
+    python -m vlp_bench.commands.pretrain [--out DIR] [--steps N] [--init FILE] [--accelerator gpu] ...
 
 Writes xvlm_shapes.safetensors and, beside it, its curves (curves/) and what was run (pretraining.json). A run that
 is killed goes on from its last saved step, with the batches and negatives it would have seen.
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser("python -m vlp_bench.commands.pretrain", description=__doc__, formatter_class=form)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/xvlm_shapes"), help="directory of the run")
+    p.add_argument("--init", type=Path, help="go on from the weights of this checkpoint, without the first lessons")
     p.add_argument("--steps", type=int, default=5500)
     p.add_argument("--batch-size", type=int, default=64, help="captions a step")
     p.add_argument("--lr", type=float, default=1e-3)
@@ -67,7 +68,8 @@ def pretrain(args: argparse.Namespace) -> None:
     import torch
     from lightning.pytorch import seed_everything
 
-    from vlp_bench.data.curriculum import Curriculum
+    from vlp_bench.data.curriculum import CONTINUED, Curriculum
+    from vlp_bench.models.checkpoints import load_model
     from vlp_bench.models.xvlm import XVLM
     from vlp_bench.tasks.pretraining import Pretraining
 
@@ -76,8 +78,11 @@ def pretrain(args: argparse.Namespace) -> None:
     began, last = time.time(), args.out / "last.ckpt"
     done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
     recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
-    course = Curriculum(args.steps, args.batch_size, args.seed)
-    module = Pretraining(XVLM(_config(args), attention="eager"), words_only=course.words_only, **recipe)
+    course = Curriculum(args.steps, args.batch_size, args.seed, **(CONTINUED if args.init else {}))
+    model = load_model(args.init, attention="eager").train() if args.init else XVLM(_config(args), attention="eager")
+    if not isinstance(model, XVLM):
+        raise ValueError(f"{args.init} holds a {type(model).__name__}; this command trains the small XVLM")
+    module = Pretraining(model, words_only=course.words_only, **recipe)
     batches = _batches(course, done, args.workers)
     _trainer(args, done).fit(module, batches, ckpt_path=last if done else None, weights_only=True)
     _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})

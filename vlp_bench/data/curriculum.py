@@ -35,6 +35,10 @@ def word_ids(words: Iterable[str]) -> frozenset[int]:
     return frozenset(known[w] for w in words)
 
 
+CONTINUED = {"named": 0.0, "double": 0.0, "aligned": 0.0, "where": 0.0}
+"""A curriculum for a model that knows its words: all losses and all kinds of batches from the first step."""
+
+
 @dataclass
 class Remaining(Sampler[int]):
     """The numbers of the batches that a resumed run has still to see, of `steps` in all.
@@ -61,8 +65,9 @@ class Curriculum(Dataset[Batch]):
     have at most two until half of the run, and then all have up to four. A share `twins` of every batch of scenes is
     pairs that differ in one attribute.
 
-    From `where` on, every second batch hides only the words of WHERE, all of them. While half of what names two things
-    is hidden too, nobody can say how they stand to each other: 2,500 such steps taught no place (LOG.md).
+    From `where` on, every second batch hides only the words of WHERE, all of them, and its twins differ in how things
+    stand to each other. While half of what names two things is hidden too, nobody can say how they stand to each other:
+    2,500 such steps taught no place (LOG.md).
 
     `words_only(step)` tells which batches are for MLM alone: all until `aligned`, since the losses of alignment keep a
     model that knows nothing from learning what words mean, and those that hide where things are.
@@ -98,7 +103,8 @@ class Curriculum(Dataset[Batch]):
             numbers = self._numbers(self.batch_size // self.regions, rng)
             return self.collate([self._region(int(i), most) for i in numbers])
         collate = self.collate_where if self._hides_where(step) else self.collate
-        return collate([self._item(s, p, rng) for s, p in self._scenes(most, rng)])
+        attributes = ("relation",) if collate is self.collate_where else ATTRIBUTES
+        return collate([self._item(s, p, rng) for s, p in self._scenes(most, attributes, rng)])
 
     def words_only(self, step: int) -> bool:
         """Whether the batch of this step is for MLM alone."""
@@ -119,11 +125,11 @@ class Curriculum(Dataset[Batch]):
     def _numbers(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(2**40, size=n)
 
-    def _scenes(self, most: int, rng: np.random.Generator) -> list[tuple[Scene, Phrase]]:
+    def _scenes(self, most: int, attributes: tuple[str, ...], rng: np.random.Generator) -> list[tuple[Scene, Phrase]]:
         pairs = round(self.twins * self.batch_size / 2)
         told = []
         for n, i in enumerate(self._numbers(pairs, rng)):
-            told += self.world.contrast("pretrain", int(i), ATTRIBUTES[n % len(ATTRIBUTES)], most)
+            told += self.world.contrast("pretrain", int(i), attributes[n % len(attributes)], most)
         for i in self._numbers(self.batch_size - 2 * pairs, rng):
             scene, phrases = self.world.captioned("pretrain", int(i), most=most)
             told.append((scene, phrases[int(rng.integers(len(phrases)))]))
