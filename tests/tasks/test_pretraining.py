@@ -77,7 +77,7 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(tmp_path):
         torch.manual_seed(1)
         words = ["--out", str(tmp_path / name), "--steps", "6", "--probe-every", "3", "--precision", "32-true", *TINY]
         pretrain.main([*words, *more])
-        return load_model(tmp_path / name / pretrain.NAME).state_dict()
+        return load_model(tmp_path / name / "xvlm_shapes.safetensors").state_dict()
 
     whole = run("whole")
     half = tmp_path / "half"

@@ -54,9 +54,10 @@ def accuracies(model: "XVLM", cases: "dict[str, list[Case]]") -> dict[str, tuple
     from vlp_bench.data.phrases import vocabulary
     from vlp_bench.data.probes import batches
     from vlp_bench.data.text import make_tokenizer
+    from vlp_bench.models.blip import BLIP
     from vlp_bench.tasks.pretraining import word_accuracy
 
-    tokenizer = make_tokenizer(vocabulary())
+    tokenizer = make_tokenizer(vocabulary(), sep=isinstance(model, BLIP))
     found = {}
     for attribute, listed in cases.items():
         probes = batches(listed, tokenizer)

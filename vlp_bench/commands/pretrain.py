@@ -1,9 +1,10 @@
-"""Train the embedded world's small XVLM, from nothing or on from a checkpoint.
+"""Train the embedded world's small XVLM or BLIP, from nothing or on from a checkpoint.
 
-    python -m vlp_bench.commands.pretrain [--out DIR] [--steps N] [--init FILE] [--accelerator gpu] ...
+    python -m vlp_bench.commands.pretrain [--model blip] [--out DIR] [--steps N] [--init FILE] [--accelerator gpu] ...
 
-Writes xvlm_shapes.safetensors and, beside it, its curves (curves/) and what was run (pretraining.json). A run that
-is killed goes on from its last saved step, with the batches and negatives it would have seen.
+Writes xvlm_shapes.safetensors (blip_shapes.safetensors) and, beside it, its curves (curves/) and what was run
+(pretraining.json). A run that is killed goes on from its last saved step, with the batches and negatives it would have
+seen.
 """
 
 import argparse
@@ -21,18 +22,25 @@ if TYPE_CHECKING:
 
     from vlp_bench.batch import Batch
     from vlp_bench.data.curriculum import Curriculum
+    from vlp_bench.models.blip import BLIP
     from vlp_bench.models.towers import XVLMConfig
+    from vlp_bench.models.xvlm import XVLM
     from vlp_bench.tasks.pretraining import Pretraining
 
-NAME = "xvlm_shapes.safetensors"
+MODELS = ("xvlm", "blip")
+QUEUE = 512
+"""Momentum features the small BLIP compares with: enough for its batches, few enough not to hold true captions."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser("python -m vlp_bench.commands.pretrain", description=__doc__, formatter_class=form)
-    p.add_argument("--out", type=Path, default=Path("outputs/pretrain/xvlm_shapes"), help="directory of the run")
-    p.add_argument("--init", type=Path, help="go on from the weights of this checkpoint, without the first lessons")
+    p.add_argument("--model", default="xvlm", choices=MODELS)
+    p.add_argument("--out", type=Path, help="directory of the run (default: outputs/pretrain/MODEL_shapes)")
+    p.add_argument(
+        "--init", type=Path, help="go on from this checkpoint, without the first lessons; a BLIP can start from an XVLM"
+    )
     p.add_argument("--steps", type=int, default=5500)
     p.add_argument("--batch-size", type=int, default=64, help="captions a step")
     p.add_argument("--lr", type=float, default=1e-3)
@@ -54,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     """Build or resume, train, save."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
+    args.out = args.out or Path(f"outputs/pretrain/{args.model}_shapes")
     with one_line(arguments):
         pretrain(args)
 
@@ -68,9 +77,6 @@ def pretrain(args: argparse.Namespace) -> None:
     import torch
     from lightning.pytorch import seed_everything
 
-    from vlp_bench.data.curriculum import CONTINUED, Curriculum
-    from vlp_bench.models.checkpoints import load_model
-    from vlp_bench.models.xvlm import XVLM
     from vlp_bench.tasks.pretraining import Pretraining
 
     torch.set_num_threads(args.threads)
@@ -78,14 +84,47 @@ def pretrain(args: argparse.Namespace) -> None:
     began, last = time.time(), args.out / "last.ckpt"
     done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
     recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
-    course = Curriculum(args.steps, args.batch_size, args.seed, **(CONTINUED if args.init else {}))
-    model = load_model(args.init, attention="eager").train() if args.init else XVLM(_config(args), attention="eager")
-    if not isinstance(model, XVLM):
-        raise ValueError(f"{args.init} holds a {type(model).__name__}; this command trains the small XVLM")
-    module = Pretraining(model, words_only=course.words_only, **recipe)
+    course = _course(args)
+    module = Pretraining(_model(args).train(), words_only=course.words_only, **recipe)
     batches = _batches(course, done, args.workers)
     _trainer(args, done).fit(module, batches, ckpt_path=last if done else None, weights_only=True)
     _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})
+
+
+def _course(args: argparse.Namespace) -> "Curriculum":
+    from vlp_bench.data.curriculum import CAPTIONS, CONTINUED, Curriculum
+
+    changes = CAPTIONS if args.model == "blip" else CONTINUED if args.init else {}
+    return Curriculum(args.steps, args.batch_size, args.seed, **changes)
+
+
+def _model(args: argparse.Namespace) -> "XVLM | BLIP":
+    """The model as training finds it: of --init if given, else of the sizes asked for, untrained."""
+    from vlp_bench.models.blip import BLIP
+    from vlp_bench.models.checkpoints import load_model
+    from vlp_bench.models.xvlm import XVLM
+
+    given = load_model(args.init, attention="eager") if args.init else None
+    if args.model == "blip":
+        return given if isinstance(given, BLIP) else _blip(args, given)
+    if given is not None and not isinstance(given, XVLM):
+        raise ValueError(f"--init {args.init} holds a {type(given).__name__}; --model xvlm goes on from an XVLM")
+    return given or XVLM(_config(args), attention="eager")
+
+
+def _blip(args: argparse.Namespace, source: "XVLM | None") -> "BLIP":
+    """A new BLIP of the XVLM's sizes, filled from `source` if there is one."""
+    from vlp_bench.data.phrases import vocabulary
+    from vlp_bench.models.blip import BLIP
+    from vlp_bench.models.blip_towers import BLIPConfig
+    from vlp_bench.models.grow import SPECIAL, blip_from_xvlm
+
+    sizes = vars(source.config if source else _config(args))
+    own = {name: value for name, value in sizes.items() if name in BLIPConfig.__dataclass_fields__}
+    words = len(vocabulary())
+    own |= {"vocab_size": words + SPECIAL, "dec_id": words, "enc_id": words + 1, "queue_size": QUEUE}
+    model = BLIP(BLIPConfig(**own), attention="eager")
+    return blip_from_xvlm(model, source, vocabulary()["[CLS]"]) if source else model
 
 
 def _config(args: argparse.Namespace) -> "XVLMConfig":
@@ -174,8 +213,8 @@ def _save(args: argparse.Namespace, module: "Pretraining", timing: dict[str, int
 
     revision, dirty = commit()
     run = {"arguments": {k: str(v) for k, v in vars(args).items()}, "commit": revision, "uncommitted_changes": dirty}
-    save_model(args.out / NAME, module.model, run, dtype=torch.float16)
-    where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(args.out / NAME)}
+    file = save_model(args.out / f"{args.model}_shapes.safetensors", module.model, run, dtype=torch.float16)
+    where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(file)}
     (args.out / "pretraining.json").write_text(json.dumps(run | timing | where, indent=1) + "\n", encoding="utf-8")
 
 

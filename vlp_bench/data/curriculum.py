@@ -37,6 +37,8 @@ def word_ids(words: Iterable[str]) -> frozenset[int]:
 
 CONTINUED = {"named": 0.0, "double": 0.0, "aligned": 0.0, "where": 0.0}
 """A curriculum for a model that knows its words: all losses and all kinds of batches from the first step."""
+CAPTIONS = {"named": 0.0, "double": 0.0, "aligned": 0.0, "where": 1.0, "region_every": 0, "sep": True}
+"""One for BLIP: captions of scenes alone, each ended by [SEP]."""
 
 
 @dataclass
@@ -69,8 +71,9 @@ class Curriculum(Dataset[Batch]):
     stand to each other. While half of what names two things is hidden too, nobody can say how they stand to each other:
     2,500 such steps taught no place (LOG.md).
 
-    `words_only(step)` tells which batches are for MLM alone: all until `aligned`, since the losses of alignment keep a
-    model that knows nothing from learning what words mean, and those that hide where things are.
+    `sep`: captions end with [SEP], as a model that writes them needs. `words_only(step)` tells which batches are for
+    MLM alone: all until `aligned`, since the losses of alignment keep a model that knows nothing from learning what
+    words mean, and those that hide where things are.
     """
 
     steps: int
@@ -85,10 +88,11 @@ class Curriculum(Dataset[Batch]):
     mask: float = 0.12
     mask_attributes: float = 0.45
     where: float = 0.4545
+    sep: bool = False
 
     def __post_init__(self) -> None:
         self.world, self.transform = World(self.seed), Eval(SIDE)
-        tokenizer = make_tokenizer(vocabulary())
+        tokenizer = make_tokenizer(vocabulary(), sep=self.sep)
         all_words = Masker(tokenizer, self.mask, 8, word_ids(WHAT + WHERE), self.mask_attributes)
         self.collate = Collate(tokenizer, masker=all_words, side=SIDE // PATCH)
         self.collate_where = replace(self.collate, masker=Masker(tokenizer, 0.0, 8, word_ids(WHERE), 1.0))
@@ -114,7 +118,8 @@ class Curriculum(Dataset[Batch]):
         return step >= self.where * self.steps and step % 2 == 1
 
     def _is_region(self, step: int) -> bool:
-        return step < self.named * self.steps or step % self.region_every == self.region_every - 1
+        every = self.region_every
+        return step < self.named * self.steps or (every > 0 and step % every == every - 1)
 
     def _most(self, step: int, rng: np.random.Generator) -> int:
         done = step / self.steps

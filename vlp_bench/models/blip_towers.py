@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from transformers import BertConfig
 
 from vlp_bench.models.med import TextDecoder, TextTower, bert_config
-from vlp_bench.models.towers import ATTENTIONS
+from vlp_bench.models.towers import ATTENTIONS, STEM_STRIDE, STEMS
 from vlp_bench.models.vit import VisionTransformer
 
 
@@ -21,7 +21,8 @@ class BLIPConfig:
     image_size, patch_size: pixels. mlp_ratio: inner width of the feed-forward networks over the width. queue_size:
     momentum features that ITC compares with. momentum: share of a copy that an update keeps. label_smoothing: of LM.
     drop_path: of the vision transformer's last layer in training. enc_id, dec_id, pad_id: tokens [ENC], [DEC], [PAD].
-    decoder: False for the retrieval model, which has none.
+    decoder: False for the retrieval model, which has none. stem: `patch` is one patch convolution (the paper's), `conv`
+    a stack of small ones with stride 8 (our small model's).
     """
 
     image_size: int = 224
@@ -46,6 +47,7 @@ class BLIPConfig:
     enc_id: int = 30523
     pad_id: int = 0
     decoder: bool = True
+    stem: str = "patch"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -58,6 +60,8 @@ class BLIPConfig:
                 0 <= getattr(self, name) < self.vocab_size, name, f"at least 0 and below vocab_size {self.vocab_size}"
             )
         self._check(self.temp > 0, "temp", "above 0")
+        self._check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
+        self._check(self.stem == "patch" or self.patch_size == STEM_STRIDE, "patch_size", "8 with stem=conv")
         self._check(self.image_size % self.patch_size == 0, "image_size", f"a multiple of patch_size {self.patch_size}")
         self._check(self.vision_width % self.vision_heads == 0, "vision_width", "a multiple of vision_heads")
         self._check(self.text_width % self.text_heads == 0, "text_width", "a multiple of text_heads")
@@ -86,6 +90,7 @@ def blip_vision(config: BLIPConfig, attention: str) -> VisionTransformer:
         mlp_ratio=config.mlp_ratio,
         attention=attention,
         drop_path=config.drop_path,
+        stem=config.stem,
     )
 
 

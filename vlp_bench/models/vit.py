@@ -1,6 +1,7 @@
-"""BLIP's vision transformer: query, key and value in one fused weight, which pruning sees as one layer.
+"""The vision transformer of BLIP and DINO.
 
-Source: Dosovitskiy et al. (ICLR 2021) as in timm and the released BLIP; parameter names are those of transformers.
+BLIP's query, key and value are one fused weight, which pruning sees as one layer; DINO's are three, as MULTIFLOW loads
+it. Source: Dosovitskiy et al. (ICLR 2021) as in timm and the released BLIP; parameter names are those of transformers.
 Shape legend: m images, n patches, d width, h heads.
 """
 
@@ -10,29 +11,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlp_bench.models.towers import init_linear, resize_positions
+from vlp_bench.models.towers import ConvStem, init_linear, resize_positions, sine_positions
 
 EPS = 1e-6
 
 
-class FusedAttention(nn.Module):
+class _Attention(nn.Module):
     """Self-attention over all tokens, without a mask."""
 
-    def __init__(self, width: int, heads: int, attention: str) -> None:
+    projection: nn.Linear
+
+    def __init__(self, heads: int, attention: str) -> None:
         super().__init__()
         self.heads, self.attention = heads, attention
-        self.qkv = nn.Linear(width, 3 * width)
-        self.projection = nn.Linear(width, width)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(m, n, d) -> query, key and value, (m, h, n, d / h) each."""
+        raise AssertionError("an attention says where query, key and value come from")
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, n, d) -> (m, n, d)."""
-        m, n, d = x.shape
-        q, k, v = self.qkv(x).view(m, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (m, h, n, d/h) each
+        q, k, v = self._parts(x)
         if self.attention == "sdpa":
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
-            mixed = (q @ k.transpose(-2, -1) * (d // self.heads) ** -0.5).softmax(-1) @ v
-        return self.projection(mixed.transpose(1, 2).reshape(m, n, d))
+            mixed = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        return self.projection(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class FusedAttention(_Attention):
+    """Query, key and value are one weight, as in timm and BLIP."""
+
+    def __init__(self, width: int, heads: int, attention: str) -> None:
+        super().__init__(heads, attention)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        m, n, d = x.shape
+        q, k, v = self.qkv(x).view(m, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+
+class SplitAttention(_Attention):
+    """Query, key and value have a weight each, as in transformers' ViT."""
+
+    def __init__(self, width: int, heads: int, attention: str) -> None:
+        super().__init__(heads, attention)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.projection = nn.Linear(width, width)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        m, n, d = x.shape
+        parts = (project(x) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (part.view(m, n, self.heads, d // self.heads).transpose(1, 2) for part in parts)
+        return q, k, v
 
 
 class MLP(nn.Module):
@@ -51,10 +84,12 @@ class MLP(nn.Module):
 class ViTLayer(nn.Module):
     """Pre-norm attention and feed-forward network, each added to its input unless drop-path leaves it out."""
 
-    def __init__(self, width: int, heads: int, ratio: int, attention: str, drop_path: float) -> None:
+    def __init__(
+        self, width: int, heads: int, ratio: int, attention: str, drop_path: float, *, fused: bool = True
+    ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        self.self_attn = FusedAttention(width, heads, attention)
+        self.self_attn = (FusedAttention if fused else SplitAttention)(width, heads, attention)
         self.layer_norm1 = nn.LayerNorm(width, eps=EPS)
         self.mlp = MLP(width, ratio)
         self.layer_norm2 = nn.LayerNorm(width, eps=EPS)
@@ -73,15 +108,23 @@ class ViTLayer(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """Patches by one convolution with bias, a [CLS] before them, learned positions added."""
+    """Patches by one convolution with bias, a [CLS] before them, learned positions added.
 
-    def __init__(self, width: int, image_size: int, patch_size: int) -> None:
+    With the stem `conv`, of our small models, patches come from a ConvStem, positions begin as waves, and all tokens
+    are normalised at the end, as CLIP's are.
+    """
+
+    def __init__(self, width: int, image_size: int, patch_size: int, stem: str = "patch") -> None:
         super().__init__()
         self.image_size = image_size
         tokens = (image_size // patch_size) ** 2 + 1
         self.class_embedding = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width).normal_(std=0.02))
-        self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size)
+        self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size) if stem == "patch" else ConvStem(width)
+        self.norm = nn.Identity() if stem == "patch" else nn.LayerNorm(width, eps=EPS)
+        if stem == "conv":
+            with torch.no_grad():
+                self.position_embedding[0, 1:] = sine_positions(image_size // patch_size, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """(m, 3, h, w) -> (m, 1 + n, d). ValueError for images of another size."""
@@ -92,7 +135,7 @@ class PatchEmbeddings(nn.Module):
             )
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
-        return x + self.position_embedding
+        return self.norm(x + self.position_embedding)
 
     def resize(self, image_size: int, tokens: int) -> None:
         """Take images of another size: the positions are resized bicubically."""
@@ -111,7 +154,10 @@ class Layers(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images -> states of [CLS] and patches. `drop_path` is that of the last layer; it grows linearly from 0."""
+    """Images -> states of [CLS] and patches.
+
+    drop_path: that of the last layer; it grows linearly from 0. fused: whether query, key and value are one weight.
+    """
 
     def __init__(
         self,
@@ -124,11 +170,14 @@ class VisionTransformer(nn.Module):
         mlp_ratio: int,
         attention: str,
         drop_path: float = 0.0,
+        stem: str = "patch",
+        fused: bool = True,
     ) -> None:
         super().__init__()
-        self.embeddings = PatchEmbeddings(width, image_size, patch_size)
+        self.embeddings = PatchEmbeddings(width, image_size, patch_size, stem)
         rates = [drop_path * i / max(1, layers - 1) for i in range(layers)]
-        self.encoder = Layers([ViTLayer(width, heads, mlp_ratio, attention, rate) for rate in rates])
+        blocks = [ViTLayer(width, heads, mlp_ratio, attention, rate, fused=fused) for rate in rates]
+        self.encoder = Layers(blocks)  # pyright: ignore[reportArgumentType]
         self.post_layernorm = nn.LayerNorm(width, eps=EPS)
         self.apply(init_linear)
 
