@@ -11,11 +11,12 @@ from vlp_bench.data.phrases import vocabulary
 from vlp_bench.data.probes import batches, cases
 from vlp_bench.data.shapes import World
 from vlp_bench.data.text import make_tokenizer
-from vlp_bench.models.checkpoints import load_model
+from vlp_bench.models.blip import BLIP
+from vlp_bench.models.checkpoints import load_model, save_model
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
 from vlp_bench.tasks.optimisation import Diverged
-from vlp_bench.tasks.pretraining import Pretraining, word_accuracy
+from vlp_bench.tasks.pretraining import Pretraining, likeliest, word_accuracy
 
 SIZES = {"width": 16, "vision-layers": 2, "text-layers": 1, "fusion-layers": 1}
 TINY = [f"--{k}={v}" for k, v in (SIZES | {"batch-size": 8, "warmup-steps": 2, "workers": 0}).items()]
@@ -111,3 +112,36 @@ def test_the_gate_measures_every_attribute(model):
     found = gate.accuracies(model.eval(), cases(World(0).told_apart("itr_val", 30), 20))
     assert set(found) == {"colour", "shape", "size", "texture", "relation", "count"}
     assert all(0 <= own <= 100 and 0 <= control <= 100 for own, control in found.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice about loggers and workers
+def test_a_blip_starts_from_an_xvlm_and_fills_words_by_likelihood(tmp_path, model):
+    source = tmp_path / "xvlm.safetensors"
+    save_model(source, model)
+    words = ["--model", "blip", "--init", str(source), "--out", str(tmp_path / "blip"), "--steps", "4", *TINY]
+    pretrain.main([*words, "--probe-every", "4", "--precision", "32-true"])
+    blip = load_model(tmp_path / "blip" / "blip_shapes.safetensors")
+    assert isinstance(blip, BLIP)
+    assert blip.config.vocab_size == len(vocabulary()) + 2
+    assert "words/count" in (tmp_path / "blip" / "curves" / "from_0" / "metrics.csv").read_text()
+    with pytest.raises(SystemExit):
+        pretrain.main(["--init", str(tmp_path / "blip" / "blip_shapes.safetensors"), "--out", str(tmp_path), *TINY])
+
+    (batch,) = batches(cases(World(0).told_apart("itr_val", 12), 6)["colour"], make_tokenizer(vocabulary(), sep=True))
+    choice = torch.arange(5, 9)
+    said = likeliest(blip, batch, choice)
+    images = blip.encode_image(batch.images)
+    for row, word in enumerate(said.tolist()):
+        found = [_log_likelihood(blip, batch, images, row, other) for other in choice.tolist()]
+        assert choice[int(torch.tensor(found).argmax())] == word
+
+
+def _log_likelihood(blip, batch, images, row, word) -> float:
+    """Of one whole caption with the word filled in, token by token."""
+    ids = batch.text_ids[row].clone()
+    ids[batch.masked_pos[row, 0]] = word
+    ids = ids[: int(batch.text_atts[row].sum())]
+    ids[0] = blip.config.dec_id
+    with torch.no_grad():
+        logits = blip.predict_words(ids[None], None, images[row : row + 1])[0].log_softmax(-1)
+    return sum(float(logits[t, ids[t + 1]]) for t in range(len(ids) - 1))

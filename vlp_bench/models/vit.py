@@ -121,7 +121,7 @@ class PatchEmbeddings(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width).normal_(std=0.02))
         self.patch_embedding = nn.Conv2d(3, width, patch_size, patch_size) if stem == "patch" else ConvStem(width)
-        self.norm = nn.Identity() if stem == "patch" else nn.LayerNorm(width, eps=EPS)
+        self.norm = nn.Identity() if stem == "patch" else nn.LayerNorm(width)  # CLIP's epsilon
         if stem == "conv":
             with torch.no_grad():
                 self.position_embedding[0, 1:] = sine_positions(image_size // patch_size, width)
