@@ -41,8 +41,13 @@ lint: $(READY)  ## check style, types and the import rules
 gate: $(READY)  ## print the acceptance gate of the shipped checkpoint: what the model has learnt, against its controls
 	$(BIN)/python -m vlp_bench.commands.gate
 
-pretrain: $(READY)  ## train the shipped checkpoint again from its seed (an hour or two on two cores, minutes on a GPU)
-	$(BIN)/python -m vlp_bench.commands.pretrain
+FIRST := outputs/pretrain/first
+XVLM := outputs/pretrain/xvlm_shapes/xvlm_shapes.safetensors
+
+pretrain: $(READY)  ## train the shipped XVLM and BLIP again from their seeds (three hours on two cores, minutes on a GPU)
+	$(BIN)/python -m vlp_bench.commands.pretrain --out $(FIRST)
+	$(BIN)/python -m vlp_bench.commands.pretrain --init $(FIRST)/xvlm_shapes.safetensors --steps 10000 --seed 1
+	$(BIN)/python -m vlp_bench.commands.pretrain --model blip --init $(XVLM) --steps 3000 --lr 5e-4 --seed 2
 
 bench: $(READY)  ## measure what pruning statistics and keeping zeros cost
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
