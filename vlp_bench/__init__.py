@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlp_bench.batch import Batch, Place
+    from vlp_bench.models.pretrained import from_pretrained, save_pretrained
     from vlp_bench.pruning.adapter import Adapter, PlainAdapter
     from vlp_bench.pruning.calibration import Calibration
     from vlp_bench.pruning.keep_pruned import KeepPruned
@@ -30,7 +31,9 @@ __all__ = [
     "PlainAdapter",
     "Pruner",
     "Solution",
+    "from_pretrained",
     "prune",
+    "save_pretrained",
 ]
 
 _HOMES = {
@@ -42,7 +45,9 @@ _HOMES = {
     "PlainAdapter": "vlp_bench.pruning.adapter",
     "Pruner": "vlp_bench.pruning.pruner",
     "Solution": "vlp_bench.pruning.solution",
+    "from_pretrained": "vlp_bench.models.pretrained",
     "prune": "vlp_bench.pruning.pruner",
+    "save_pretrained": "vlp_bench.models.pretrained",
 }
 
 

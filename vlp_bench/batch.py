@@ -34,6 +34,11 @@ class Batch:
     image_atts: Tensor | None = None  # (b, 1 + n), 1 = the patch belongs to the region ([CLS] always does)
     target_bbox: Tensor | None = None  # (b, 4) float32, centre x, centre y, width, height in 0..1
     is_image: Tensor | None = None  # (b,) 1 = the caption describes the whole image (no box loss)
+    labels: Tensor | None = None  # (m,) int64, the class of every image
+    answer_ids: Tensor | None = None  # (a, t) int64, the answers to all questions (the texts), question by question
+    answer_atts: Tensor | None = None  # (a, t) int64, 1 = real token
+    answer_counts: Tensor | None = None  # (b,) int64, how many of the answers belong to each question
+    answer_weights: Tensor | None = None  # (a,) float32, share of the people who gave it
 
     @property
     def is_region(self) -> bool:

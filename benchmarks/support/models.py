@@ -1,4 +1,4 @@
-"""An XVLM with random weights, and batches for it: the paper's, and one as wide with a quarter of the layers."""
+"""An XVLM with random weights, and batches for it: the paper's, one as wide with fewer layers, a tiny one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,29 @@ from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
 
 SIZES = {
+    "tiny": XVLMConfig(
+        image_size=64,
+        vision_width=192,
+        vision_layers=4,
+        vision_heads=4,
+        local_attn_depth=1,
+        text_width=192,
+        text_layers=4,
+        fusion_layers=2,
+        text_heads=4,
+    ),
     "small": XVLMConfig(vision_layers=3, local_attn_depth=1, text_layers=4, fusion_layers=2),
+    "narrow": XVLMConfig(
+        image_size=112,
+        vision_width=384,
+        vision_heads=6,
+        vision_layers=3,
+        local_attn_depth=1,
+        text_width=384,
+        text_heads=6,
+        text_layers=4,
+        fusion_layers=2,
+    ),
     "paper": XVLMConfig(),
 }
 TOKENS, MASKED = 30, 5

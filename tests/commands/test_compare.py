@@ -5,7 +5,7 @@ import pytest
 from vlp_bench.commands import cells, compare, worker
 from vlp_bench.commands.cells import missing, prune, specifications
 from vlp_bench.commands.compare import Grid
-from vlp_bench.commands.masks import load_mask, mask_file
+from vlp_bench.commands.prune_once import load_mask, mask_file
 from vlp_bench.commands.run import Helpers, run
 from vlp_bench.commands.workshop import Workshop
 from vlp_bench.models.xvlm import XVLM

@@ -20,6 +20,19 @@ def test_every_trainer_composes(specified, trainer):
     assert settings["num_sanity_val_steps"] == 0  # they would draw from the stream that resuming restores
 
 
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [
+        ((), "32-true"),
+        (("precision=bf16-mixed",), "bf16-mixed"),
+        (("trainer=gpu",), "bf16-mixed"),
+        (("trainer=gpu", "precision=32-true"), "32-true"),
+    ],
+)
+def test_precision_is_one_word_whatever_the_trainer(specified, words, precision):
+    assert specified(*words).config["trainer"]["precision"] == precision
+
+
 @pytest.mark.parametrize("logger", conf.choices("logger"))
 def test_every_logger_keeps_the_csv(specified, logger):
     assert "csv" in specified(f"logger={logger}").config["logger"]

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 
 import pytest
 
@@ -140,3 +141,23 @@ def test_an_interruption_says_how_to_go_on(capsys):
         raise KeyboardInterrupt
     assert stopped.value.code == INTERRUPTED
     assert "goes on" in capsys.readouterr().err
+
+
+def test_an_error_of_a_worker_is_the_line_it_said(tmp_path):
+    from torch.utils.data import DataLoader
+
+    from vlp_bench.data.decoding import Folder
+
+    class Images:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, place):
+            return Folder(tmp_path).open("no.jpg")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError) as error:
+            next(iter(DataLoader(Images(), num_workers=1)))
+    said = f"there is no image {tmp_path}/no.jpg: is the data complete, and paths.data right?"
+    assert explain(error.value, []) == said

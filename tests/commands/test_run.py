@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from vlp_bench.commands import masks
+from vlp_bench.commands import prune_once
 from vlp_bench.commands.run import Helpers, run
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.results.store import Store
@@ -57,7 +57,13 @@ def test_a_run_prunes_tunes_tests_and_stores(specified, prunings):
     assert row.provenance["data"]
     assert row.provenance["weights"] == found.weights
     assert {"torch", "lightning", "transformers", "vlp_bench", "python"} <= set(row.provenance["versions"])
-    assert sorted(p.name for p in found.folder.iterdir()) == [".lock", "best.ckpt", "curves", "rows.jsonl"]
+    assert sorted(p.name for p in found.folder.iterdir()) == [
+        ".lock",
+        "best.ckpt",
+        "curves",
+        "examples.npz",
+        "rows.jsonl",
+    ]
 
 
 def test_what_is_stored_is_shown_and_not_computed_again(specified, prunings):
@@ -102,7 +108,7 @@ def test_a_broken_mask_is_made_again(specified, prunings, capsys):
     performed(specified("pruner=omp", "sparsity=0.5", "recipe.epochs=0", "seed=1"))
     assert len(prunings) == 2
     assert str(file) in capsys.readouterr().err.replace("\n", "")
-    assert masks.load_mask(file) is not None
+    assert prune_once.load_mask(file) is not None
 
 
 class Stop(Callback):
@@ -127,7 +133,7 @@ def test_an_interrupted_run_ends_with_the_numbers_and_weights_of_an_undisturbed_
         assert not Store(broken.out / "runs").done(broken.run)
     assert "goes on" in performed(broken)
     assert prunings == [0.5, 0.5]  # once each, never on resuming
-    numbers = [{k: v for k, v in stored(run).items() if k != ("mask", "seconds")} for run in (calm, broken)]
+    numbers = [{k: v for k, v in stored(run).items() if k[1] not in ("seconds", "peak_gb")} for run in (calm, broken)]
     assert numbers[0] == numbers[1]
     states = [torch.load(run.folder / "best.ckpt", weights_only=True)["state_dict"] for run in (calm, broken)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -150,7 +156,7 @@ def test_zeros_are_zero_in_the_tested_weights(specified):
     performed(found)
     [file] = (found.out / "masks").iterdir()
     state = torch.load(found.folder / "best.ckpt", weights_only=True)["state_dict"]
-    solution = masks.load_mask(file)
+    solution = prune_once.load_mask(file)
     for name, mask in solution.masks.items():
         assert not state[f"model.{name}"][~mask].any()
         assert state[f"model.{name}"][mask].all()
@@ -162,10 +168,10 @@ def test_a_weight_that_came_back_to_life_is_noticed(specified):
     model = torch.nn.Linear(2, 1)
     solution = Solution({"weight": torch.tensor([[True, False]])})
     solution.install(model)
-    masks.assert_zeros(model, solution)
+    prune_once.assert_zeros(model, solution.masks)
     model.weight.data += 1
     with pytest.raises(AssertionError, match="1 pruned weights of weight"):
-        masks.assert_zeros(model, solution)
+        prune_once.assert_zeros(model, solution.masks)
 
 
 def test_a_training_that_diverges_is_stored_as_an_error(specified):

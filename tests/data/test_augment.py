@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from vlp_bench.data.augment import (
     COLOUR_OPERATIONS,
@@ -13,6 +13,8 @@ from vlp_bench.data.augment import (
     brightness,
     equalize,
     identity,
+    released_auto_contrast,
+    released_sharpness,
     rotate,
     sharpness,
     shear_x,
@@ -123,3 +125,50 @@ def test_two_draws_of_ten_each_kept_half_of_the_time() -> None:
 
 def test_nothing_drawn_changes_nothing() -> None:
     assert RandAugment(0)(noise(), np.random.default_rng(0)) == noise()
+
+
+# --- as released ---
+
+
+def test_released_auto_contrast_turns_channels_without_zero_white() -> None:
+    pixels = np.asarray(noise()).copy()
+    pixels[..., 1] = pixels[..., 1].clip(40, 200)
+    pixels[0, 0] = 0, 40, 0
+    changed = np.asarray(released_auto_contrast(Image.fromarray(pixels), 0.7))
+    assert (changed[..., 1] == 255).all()
+    stretched = np.asarray(auto_contrast(Image.fromarray(pixels), 0.7))
+    assert np.abs(changed[..., [0, 2]].astype(int) - stretched[..., [0, 2]]).max() <= 1
+
+
+def test_released_sharpness_wraps_around_and_agrees_elsewhere() -> None:
+    pixels = np.full((5, 5, 3), 100, dtype=np.uint8)
+    pixels[2, 2] = 255
+    changed = np.asarray(released_sharpness(Image.fromarray(pixels), 0.7))
+    smooth = round((8 * 100 + 5 * 255) / 13)
+    assert changed[2, 2, 0] == int(smooth + np.float32(1.36) * (255 - smooth)) % 256
+    assert changed[2, 2, 0] < 100
+    soft = Image.fromarray((np.asarray(noise()) // 4 + 96).astype(np.uint8))
+    assert np.array_equal(
+        np.asarray(released_sharpness(soft, 0.7))[1:-1, 1:-1], np.asarray(sharpness(soft, 0.7))[1:-1, 1:-1]
+    )
+
+
+def test_compat_exchanges_the_two_operations_alone() -> None:
+    official = RandAugment(compat="official").operations
+    assert {a.__name__ for a, b in zip(OPERATIONS, official) if a is not b} == {"auto_contrast", "sharpness"}
+    with pytest.raises(ValueError, match="compat is null or official, got 'released'"):
+        RandAugment(compat="released")
+
+
+def test_brightness_by_table_equals_pils() -> None:
+    for strength in (0.0, 0.3, 0.7, 1.0):
+        expected = ImageEnhance.Brightness(noise()).enhance(strength * 1.8 + 0.1)
+        assert np.array_equal(np.asarray(brightness(noise(), strength)), np.asarray(expected))
+
+
+def test_whole_pixels_are_moved_as_pil_moves_them() -> None:
+    for strength in (0.7, -0.7, 0.25):
+        matrix = (1, 0, 10 * strength, 0, 1, 0)
+        bilinear = Image.Resampling.BILINEAR
+        moved = noise().transform((21, 21), Image.Transform.AFFINE, matrix, bilinear, fillcolor=FILL)
+        assert np.array_equal(np.asarray(translate_x(noise(), strength)), np.asarray(moved))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlp_bench.data.images import MEAN, STD, Augment, Eval, Folder, Light, Recolour, crop_box, decode, inside, to_tensor
+from vlp_bench.data.decoding import Folder, decode, inside
+from vlp_bench.data.images import MEAN, STD, Augment, Eval, Light, crop_box, to_tensor
 
 
 def generator(*place: int) -> np.random.Generator:
@@ -116,7 +117,7 @@ def test_evaluation_leaves_an_image_of_its_size_alone() -> None:
     assert torch.equal(Eval(16)(image, generator(0, 0, 0)), to_tensor(image))
 
 
-@pytest.mark.parametrize("transform", [Augment(24), Light(24), Eval(24), Recolour(24)])
+@pytest.mark.parametrize("transform", [Augment(24), Light(24), Eval(24)])
 def test_a_transform_depends_on_its_generator_alone(transform: Eval) -> None:
     first = transform(noise(), generator(3, 1, 4))
     np.random.default_rng().random(7)
@@ -176,10 +177,43 @@ def test_an_image_no_crop_fits_into_gives_its_middle() -> None:
         (lambda: Eval(0), "size of an image must be at least 1 pixel, got 0"),
         (lambda: Light(8, shift=8), r"shift must be in 0\.\.7 pixels, got 8"),
         (lambda: Augment(8, scale=(0.0, 1.0)), r"scale must be two shares"),
-        (lambda: Augment(8, flip=1.5), r"flip is a probability in \[0, 1\], got 1.5"),
+        (lambda: Augment(8, flip=1.5), r"flip is a share or probability in \[0, 1\], got 1.5"),
         (lambda: Augment(8, m=11), r"m in 0\.\.10, got n=2, m=11"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# --- decoding smaller ---
+
+
+def photo(path: Path, width: int, height: int) -> Path:
+    ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
+    Image.fromarray(ramp.astype(np.uint8)).save(path, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    "least, width",
+    [((800, 640), 800), ((401, 10), 800), ((400, 320), 400), ((200, 160), 200), ((199, 10), 200), ((9, 9), 100)],
+)
+def test_a_jpeg_is_decoded_no_smaller_than_asked(tmp_path: Path, least: tuple[int, int], width: int) -> None:
+    image = decode(photo(tmp_path / "a.jpg", 800, 640), lambda size: least)
+    assert image.size == (width, width * 640 // 800)
+    assert image.mode == "RGB"
+
+
+def test_no_crop_of_a_smaller_decoding_is_enlarged(tmp_path: Path) -> None:
+    augment = Augment(64, scale=(0.5, 1.0))
+    image = decode(photo(tmp_path / "a.jpg", 800, 640), augment.least)
+    assert image.size == (200, 160)
+    for seed in range(200):
+        left, top, right, lower = crop_box(*image.size, augment.scale, generator(seed))
+        assert min(right - left, lower - top) >= 64
+
+
+def test_a_png_is_decoded_as_it_is(tmp_path: Path) -> None:
+    noise(200, 160).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", lambda size: (10, 10)).size == (200, 160)

@@ -115,3 +115,11 @@ def test_a_gallery_batch_holds_every_caption_of_its_images() -> None:
     assert second.idx_to_group_img.tolist() == [0, 0, 0]
     assert first.text_ids.shape == (3, 6)  # [CLS] and five words
     assert first.images.shape == (2, 3, 48, 48)
+
+
+def test_each_process_gets_its_share_and_nothing_twice() -> None:
+    from vlp_bench.data.loading import Dealt
+
+    shares = [list(Dealt(range(7), world=3, rank=rank)) for rank in range(3)]  # pyright: ignore[reportArgumentType]
+    assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [len(Dealt(range(7), world=3, rank=rank)) for rank in range(3)] == [3, 2, 2]  # pyright: ignore[reportArgumentType]

@@ -136,7 +136,9 @@ def test_the_small_data_set_is_built_from_its_yaml() -> None:
 def test_the_papers_data_set_is_built_from_its_yaml(tmp_path: Path) -> None:
     (tmp_path / "bert-base-uncased").mkdir()
     (tmp_path / "bert-base-uncased/vocab.txt").write_text("\n".join(vocabulary()))
-    built = instantiate(composed("data", "itr_paper", data=str(tmp_path)), _convert_="all")
+    built = instantiate(
+        composed("data", "itr_paper", data=str(tmp_path), vocab=str(tmp_path / "bert-base-uncased")), _convert_="all"
+    )
     assert (built.settings.num_batches, built.settings.batch_size) == (3000, 32)
     assert built.source.files["train"] == tmp_path / "finetune/itr/coco_train.json"
     assert built.train_transform.size == built.eval_transform.size == 384

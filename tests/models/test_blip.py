@@ -201,8 +201,7 @@ def test_momentum_by_hand():
 
 
 def test_ramp_by_hand():
-    assert [ramped(0.4, step, 4) for step in (0, 1, 4, 9)] == pytest.approx([0, 0.1, 0.4, 0.4])
-    assert ramped(0.4, 0, 0) == 0
+    assert [ramped(0.4, epochs) for epochs in (0, 0.25, 1, 2.25)] == pytest.approx([0, 0.1, 0.4, 0.4])
 
 
 # --- losses ---

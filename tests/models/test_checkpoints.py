@@ -14,13 +14,13 @@ from vlp_bench.models.checkpoints import (
     build,
     load_model,
     load_weights,
-    located,
     official_key_map,
     read_config,
     read_metadata,
     save_model,
     weights_hash,
 )
+from vlp_bench.models.places import located
 from vlp_bench.models.xvlm import XVLM
 
 
@@ -321,7 +321,7 @@ def test_missing_weights_are_told_before_the_model_is_built(tmp_path, config, mo
     def build_nothing(*_, **__):
         raise AssertionError("the model was built first")
 
-    monkeypatch.setattr(checkpoints, "XVLM", build_nothing)
+    monkeypatch.setattr(XVLM, "__init__", build_nothing)
     with pytest.raises(ValueError, match=r"no such file; .*paths\.weights"):
         build(tmp_path / "4m-xvlm-vit-bert.pth", config)
 

@@ -149,26 +149,3 @@ def test_box_losses_count_the_boxes_that_are_regions():
 def test_a_batch_without_regions_has_no_box_loss():
     found = box_losses(torch.rand(2, 4), torch.rand(2, 4), torch.ones(2))
     assert [value.item() for value in found.values()] == [0, 0]
-
-
-def test_gather_takes_all_ranks_and_returns_a_rank_its_own_gradient(monkeypatch):
-    """Rank 1 of 2, with the collective replaced by what it would deliver."""
-
-    def all_gather(parts, tensor):
-        parts[0].fill_(10)
-        parts[1].copy_(tensor)
-
-    for name, answer in {"is_initialized": True, "get_world_size": 2, "get_rank": 1}.items():
-        monkeypatch.setattr(losses.dist, name, lambda answer=answer: answer)
-    monkeypatch.setattr(losses.dist, "all_gather", all_gather)
-    mine = torch.tensor([[1.0], [2.0]], requires_grad=True)
-    every = losses.gather(mine)
-    assert every.flatten().tolist() == [10, 10, 1, 2]
-    (every.flatten() * torch.tensor([1.0, 2, 3, 4])).sum().backward()
-    assert mine.grad is not None
-    assert mine.grad.flatten().tolist() == [3, 4]
-
-
-def test_gather_alone_is_the_tensor_itself():
-    mine = torch.rand(3, 2)
-    assert losses.gather(mine) is mine

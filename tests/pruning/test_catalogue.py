@@ -84,7 +84,8 @@ def test_options_reach_every_part():
 
 @pytest.mark.parametrize("option", ["_target_", "solve.scope", "steps"])
 def test_unknown_options(option):
-    with pytest.raises(ValueError, match=r"has no option .*: use one of allocate, solve, compat, num_batches, seed"):
+    allowed = "allocate, solve, compat, modality, num_batches, seed"
+    with pytest.raises(ValueError, match=rf"has no option .*: use one of {allowed}"):
         catalogue.load("multiflow", {option: 1})
 
 

@@ -4,10 +4,13 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 import vlp_bench
+from tests.pruning.test_xvlm import CONFIG, batch
 from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
+from vlp_bench.models.xvlm import XVLM
+from vlp_bench.pruning import resume
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.pruner import Pruner
-from vlp_bench.pruning.sweep import blocks
+from vlp_bench.pruning.sweep import _in_turn, blocks
 
 
 def wanda_by_hand(model, linears, forward, sparsity):
@@ -115,3 +118,65 @@ def test_the_report_names_the_data():
     )
     assert first["calibration"] != other["calibration"]
     assert first["calibration"] is not None
+
+
+class Twice(nn.Module):
+    """A stack of blocks; `again` runs the first of them once more at the end, as tied layers do."""
+
+    def __init__(self, again=False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(4))
+        self.again = again
+        self.runs = [0] * 4
+        for number, layer in enumerate(self.layers):
+            layer.register_forward_hook(lambda *_, number=number: self._count(number))
+
+    def _count(self, number):
+        self.runs[number] += 1
+
+    def forward(self, x):
+        kept = x
+        for layer in self.layers:
+            x = x + layer(x)
+        repeat = self.again == "always" or (self.again == "sometimes" and kept[0, 0] > 0)
+        return self.layers[0](x) if repeat else x
+
+
+def whole_passes(model, batches, name="wanda"):
+    pruner, calibration = vlp_bench.pruning.catalogue.load(name), Calibration(model, batches)
+    budgets = pruner.allocate(calibration, 0.5)
+    return _in_turn(pruner.solve, calibration, budgets, blocks(calibration), None)
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("again", [False, "always", "sometimes"])
+def test_resumed_passes_give_what_whole_passes_give(again, name, caplog):
+    model = Twice(again)
+    batches = [-torch.rand(5, 6), torch.rand(5, 6), torch.randn(5, 6)]
+    found, expected = vlp_bench.prune(model, name, 0.5, batches), whole_passes(model, batches, name)
+    assert all(mask.equal(expected.masks[key]) for key, mask in found.masks.items())
+    assert all(weight.equal(expected.weights[key]) for key, weight in found.weights.items())
+    assert ("batches run through the model in different ways" in caplog.text) == (again == "sometimes")
+
+
+def test_every_block_is_computed_twice_at_most(monkeypatch):
+    counted = []
+    run = resume._Run._forward
+    monkeypatch.setattr(
+        resume._Run,
+        "_forward",
+        lambda self, forward: run(self, lambda *args, **kwargs: counted.append(forward) or forward(*args, **kwargs)),
+    )
+    batches = [torch.randn(5, 6) for _ in range(3)]
+    vlp_bench.prune(Twice(), "wanda", 0.5, batches)
+    first_batch, blocks_, passes = 1, 4, 2
+    assert len(counted) <= blocks_ * (first_batch + passes * len(batches))
+    assert len(counted) > blocks_ * len(batches)
+
+
+def test_regions_of_a_vision_language_model_resume_too():
+    xvlm = XVLM(CONFIG).eval()
+    data = [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(2)]
+    found, expected = vlp_bench.prune(xvlm, "wanda", 0.5, data), whole_passes(xvlm, data)
+    assert all(mask.equal(expected.masks[key]) for key, mask in found.masks.items())

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from tests.results.test_row import ORIGIN, row
+from vlp_bench.commands.errors import explain
 from vlp_bench.results.store import Store
 
 
@@ -95,6 +96,22 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         store.append("one", pair(time="2"))
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "code, says", ((errno.EROFS, "read-only"), (errno.EACCES, "permission"), (errno.ENOSPC, "space"))
+)
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch, code, says):
+    def refused(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "write", refused)
+    with pytest.raises(OSError) as caught:
+        Store(tmp_path).append("one", pair())
+    line = explain(caught.value)
+    assert str(tmp_path) in line
+    assert says in line
+    assert "paths.out=DIR" in line
 
 
 def _append(root, number):

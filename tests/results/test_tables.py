@@ -110,3 +110,8 @@ def test_the_plot_is_an_image_and_a_drawing(store, tmp_path):
     again = tmp_path / "again.svg"
     plot_sparsity(table, ["dense", "omp", "lamp", "snip", "wanda"], ["txt_r1"], "a title", [again])
     assert again.read_bytes() == files[1].read_bytes()
+
+
+def test_metrics_of_any_task_are_listed_the_known_ones_first():
+    own = ["asks/how many", "majority", "accuracy", "cider", "itc_txt_r1", "itc_txt_r5", "txt_r1", "img_r_mean"]
+    assert tables.shown(own) == ["txt_r1", "itc_txt_r1", "accuracy", "majority", "cider", "asks/how many"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,11 @@ from vlp_bench.commands.conf import conf_folder
 from vlp_bench.commands.console import console
 from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.finetune import root_device
-from vlp_bench.commands.masks import calibration, load_mask, mask_file, pruner_essence
+from vlp_bench.commands.memory import peak
+from vlp_bench.commands.prune_once import archive, calibration, load_mask, mask_file, pruner_essence
 from vlp_bench.commands.specification import Specification, digest, register, specify
 from vlp_bench.commands.workshop import Workshop, build
+from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -98,14 +101,26 @@ def prune(cells: Sequence[Specification]) -> None:
     workshop, began = Workshop(), time.monotonic()
     config = cells[0].config
     data, model = workshop.data(config), workshop.model(config).to(root_device(config))
-    shared = calibration(model, data, root_device(config))
-    made = 0
-    for group in _by_pruner(cells).values():
+    device, seed = root_device(config), config.get("pruning_seed", 0)
+
+    @cache
+    def shared(batches: int | None) -> Calibration:
+        kept = archive(cells[0], data, batches, seed)
+        return calibration(model, data, device, kept, batches, seed)
+
+    made, groups = 0, _by_pruner(cells)
+    alone = len(groups) == 1
+    for group in groups.values():
         todo = {c.config["sparsity"]: mask_file(c, data) for c in group}
         todo = {level: file for level, file in todo.items() if load_mask(file) is None}
         if todo:
             with console.status(f"pruning: {group[0].choices['pruner']} at {', '.join(f'{s:g}' for s in todo)} ..."):
-                for level, solution in build(group[0].config["pruner"]).prune(model, list(todo), shared).items():
+                pruner = group[0].config["pruner"]
+                asked = shared(pruner.get("num_batches"))
+                with peak(device) as memory:
+                    solutions = build(pruner).prune(model, list(todo), asked)
+                for level, solution in solutions.items():
+                    solution.report["peak_gb"] = memory.gigabytes if alone else None  # others left statistics behind
                     solution.save(todo[level])
             made += len(todo)
     console.print(f"{made} masks made with one calibration pass in {time.monotonic() - began:.1f} s")

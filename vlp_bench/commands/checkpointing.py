@@ -2,11 +2,14 @@
 
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vlp_bench.commands.errors import UserError
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -23,6 +26,33 @@ class WholeFiles(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_whole(Path(path), content.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """See `read_checkpoint`."""
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
+    """The content of a checkpoint; nothing in it is executed.
+
+    Raises:
+        UserError: it is truncated, damaged or no checkpoint of ours.
+        OSError: it cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        if (damaged := zipfile.ZipFile(content).testzip()) is not None:  # torch itself would not look
+            raise ValueError(f"its part {damaged} is not what was written")
+        content.seek(0)
+        found = torch.load(content, map_location=map_location, weights_only=True)
+        if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
+            raise TypeError("no checkpoint of this program")
+    except Exception as error:  # what a damaged zip archive or its index makes of itself has many names
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be resumed from ({reason}); begin anew with force=true") from error
+    return found
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

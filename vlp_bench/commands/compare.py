@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PRUNERS = ("dense", "random", "omp", "lamp", "snip", "multiflow")
 SPARSITIES = (0.63, 0.75, 0.9)
 SEEDS = (0, 1, 2)
-METRICS = ("txt_r1", "img_r1")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Grid:
         """The grid of a command line: pruner=, sparsity= and seed= take lists, everything else is an override."""
         own = {word.partition("=")[0]: word.partition("=")[2] for word in words if word.partition("=")[0] in _OWN}
         rest = tuple(word for word in words if word.partition("=")[0] not in _OWN)
-        return cls(**{_OWN[key][0]: _parsed(key, value) for key, value in own.items()}, overrides=rest)
+        return cls(**{_OWN[key][0]: parsed(key, value) for key, value in own.items()}, overrides=rest)
 
     def cells(self) -> list[tuple[str, float, int]]:
         """(pruner, sparsity, seed) of every cell, seed by seed; dense has no sparsity."""
@@ -62,7 +61,7 @@ _OWN = {
 }
 
 
-def _parsed(key: str, value: str) -> Any:
+def parsed(key: str, value: str) -> Any:
     kind = _OWN[key][1]
     try:
         values = tuple(kind(item) for item in value.strip("[]").split(","))
@@ -106,6 +105,7 @@ def compare(grid: Grid) -> Path:
 def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     """Print a table per metric; write them and the plot to outputs/compare/."""
     from vlp_bench.commands.specification import digest
+    from vlp_bench.commands.workshop import task_class
     from vlp_bench.results.plot import LABELS, plot_sparsity
     from vlp_bench.results.store import Store, matching
     from vlp_bench.results.tables import comparison, markdown, spread, text_table
@@ -113,19 +113,21 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     first, runs = cells[0], {cell.run for cell in cells}
     experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]
     frame = Store(first.out / "runs").query()
-    table = spread(matching(frame, run=runs), METRICS)
+    computed, headlines = set(matching(frame, run=runs, split="test")["metric"]), task_class(first.config).HEADLINES
+    metrics = [metric for metric in headlines if metric in computed] or headlines[:1]
+    table = spread(matching(frame, run=runs), metrics)
     seeds = ", ".join(map(str, grid.seeds))
     title = f"{experiment}, benchmark={benchmark}: test, mean ± std over seeds {seeds}, by sparsity"
     text = [title]
     console.print(f"[bold]{title}[/]", soft_wrap=True)
-    for metric in METRICS:
+    for metric in metrics:
         rows = comparison(table, grid.pruners, grid.sparsities, metric)
-        console.print(LABELS[metric], text_table(rows))
-        text += [LABELS[metric], markdown(rows)]
+        console.print(LABELS.get(metric, metric), text_table(rows))
+        text += [LABELS.get(metric, metric), markdown(rows)]
     folder = first.out / "compare" / f"{experiment}-{benchmark}-{digest(sorted(runs))}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text("\n\n".join(text), encoding="utf-8")
-    plot_sparsity(table, grid.pruners, METRICS, title, [folder / "plot.png", folder / "plot.svg"])
+    plot_sparsity(table, grid.pruners, metrics, title, [folder / "plot.png", folder / "plot.svg"])
     console.print(f"table.md, plot.png and plot.svg in {folder}", soft_wrap=True)
     return folder
 

@@ -167,4 +167,10 @@ def _is_hydra(error: BaseException) -> bool:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(_of_worker(text).split())
+
+
+def _of_worker(text: str) -> str:
+    """What an error said in a process that prepares batches; PyTorch puts that process's traceback around it."""
+    found = re.match(r"Caught (\w+) in DataLoader worker process \d+\.\n", text)
+    return text.rpartition(f"{found[1]}: ")[2] if found else text

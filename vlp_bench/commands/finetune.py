@@ -12,16 +12,17 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
+from vlp_bench.commands.checkpointing import read_checkpoint
 from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.recipe import Recipe, make_trainer
 from vlp_bench.commands.specification import Specification
 from vlp_bench.commands.workshop import build
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.tasks.finetuning import FineTuning
 from vlp_bench.tasks.optimisation import Diverged
 
 LAST = "last.ckpt"  # in the folder of a run that is not done
-BEST = "val/r_mean"  # the epoch with the largest is tested
 
 
 def root_device(config: Mapping[str, Any]) -> torch.device:
@@ -33,7 +34,7 @@ def root_device(config: Mapping[str, Any]) -> torch.device:
 
 def finetune(
     specification: Specification,
-    task: LightningModule,
+    task: FineTuning,
     data: LightningDataModule,
     solution: Solution,
     watchers: Sequence[Callback] = (),
@@ -47,11 +48,11 @@ def finetune(
     """
     config, folder = specification.config, specification.folder
     recipe: Recipe = build(config["recipe"])
-    best, last = _checkpoints(folder)
+    best, last = _checkpoints(folder, task.monitor)
     if config["force"]:
         _forget(folder)
     watching = [Bar()] if bar else []
-    keeping = [KeepPruned(solution.masks)] if solution.kept < solution.total else []
+    keeping = [KeepPruned(task.heirs(solution.masks), prefix="model.")] if solution.kept < solution.total else []
     callbacks = [*keeping, *watching, *watchers, best, last]
     with _quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
@@ -67,7 +68,7 @@ def finetune(
 def _train_and_test(
     trainer: Trainer,
     recipe: Recipe,
-    task: LightningModule,
+    task: FineTuning,
     data: LightningDataModule,
     best: ModelCheckpoint,
     last: Path,
@@ -77,7 +78,7 @@ def _train_and_test(
         _fit(trainer, task, data, last if last.is_file() else None)
         if best.best_model_score is None:
             raise UserError(f"{last.parent} was moved while its run was interrupted; begin anew with force=true")
-        metrics[BEST] = float(best.best_model_score)
+        metrics[f"val/{task.monitor}"] = float(best.best_model_score)
         _restore(task, Path(best.best_model_path))
     [tested] = trainer.test(task, data, verbose=False)
     return metrics | {name: float(value) for name, value in tested.items()}
@@ -100,14 +101,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _restore(task: LightningModule, file: Path) -> None:
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = read_checkpoint(file, "cpu")
     task.load_state_dict(state["state_dict"])
 
 
-def _checkpoints(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+def _checkpoints(folder: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
     """Best epoch (weights alone) and last epoch (all that resuming needs), in this order: the last knows the best."""
     common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor=BEST, mode="max", save_top_k=1, save_weights_only=True, **common)
+    best = ModelCheckpoint(
+        filename="best", monitor=f"val/{monitor}", mode="max", save_top_k=1, save_weights_only=True, **common
+    )
     last = ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, **common)
     return best, last
 
@@ -119,7 +122,7 @@ def _forget(folder: Path) -> None:
 
 def _finish(logger: Any) -> None:
     """Close a W&B run, so that the next run of this process does not continue it."""
-    finish = getattr(getattr(logger, "_experiment", None), "finish", None)
+    finish = getattr(logger, "finish", None) or getattr(getattr(logger, "_experiment", None), "finish", None)
     if finish is not None:
         finish()
 

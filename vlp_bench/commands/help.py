@@ -19,7 +19,7 @@ examples:
   python -m vlp_bench +exp=xvlm_itr pruner=multiflow sparsity=0.9   the demo: minutes on two cores, no download
   python -m vlp_bench +exp=xvlm_itr pruner=dense sparsity=0         what it is compared with
   python -m vlp_bench +exp=xvlm_itr pruner=omp recipe.epochs=1      any value of the configuration can be changed
-  python -m vlp_bench -m +exp=xvlm_itr pruner=omp,lamp seed=0,1,2   all combinations, one after the other
+  python -m vlp_bench -m +exp=xvlm_itr pruner=omp,lamp seed=0,1,2   all combinations, each in a fresh process
   python -m vlp_bench.commands.compare +exp=xvlm_itr                six pruners, three sparsities, three seeds
   python -m vlp_bench +exp=xvlm_itr benchmark=paper paths.data=DIR paths.weights=DIR
 

@@ -1,6 +1,7 @@
 """From a command line to a run: Hydra composes, the specification checks, the run begins."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +20,18 @@ def launch(arguments: Sequence[str]) -> None:
     from vlp_bench.commands.specification import register
 
     register()
+    if "--emit-sbatch" in arguments:
+        arguments = sys.argv[1:] = _as_array(arguments)
     traceback = wants_traceback(arguments)
     with one_line(arguments, traceback=traceback), _raw_errors():
         job = _job(arguments, traceback)
         hydra.main(version_base=VERSION_BASE, config_path=str(conf_folder()), config_name="config")(job)()
+
+
+def _as_array(arguments: Sequence[str]) -> list[str]:
+    """--emit-sbatch in Hydra's own words."""
+    rest = [word for word in arguments if word not in ("--emit-sbatch", "-m", "--multirun")]
+    return ["-m", *rest, "hydra/launcher=sbatch"]
 
 
 def _job(arguments: Sequence[str], traceback: bool) -> Callable[[Any], None]:
@@ -34,9 +43,9 @@ def _job(arguments: Sequence[str], traceback: bool) -> Callable[[Any], None]:
         # Hydra announces errors that pass through it with a line of its own; these end here
         with one_line(arguments, traceback=traceback):
             specification = specify(config, HydraConfig.get())
-            from vlp_bench.commands.run import run
+            from vlp_bench.commands.group import perform
 
-            run(specification)
+            perform(specification, arguments)
 
     return job
 

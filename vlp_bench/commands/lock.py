@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vlp_bench.commands.errors import UserError
 
+LOCK = ".lock"
+
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
@@ -17,16 +19,29 @@ def alone(folder: Path) -> Iterator[None]:
         UserError: another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            process = file.read().strip() or "unknown"
             raise UserError(
-                f"{folder}: another run (process {owner}) is at work there; wait for it or end it"
+                f"{folder}: another run (process {process}) is at work there; wait for it or end it"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def owner(folder: Path) -> str | None:
+    """The number of the process that holds a folder, of this machine or of another that sees it; None if none does."""
+    try:
+        with open(folder / LOCK, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except FileNotFoundError:
+        pass
+    return None

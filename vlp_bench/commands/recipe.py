@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 
+from vlp_bench.commands import tracking
 from vlp_bench.commands.checkpointing import WholeFiles
 from vlp_bench.commands.console import stderr
+from vlp_bench.commands.group import Plan
 from vlp_bench.commands.workshop import maker
 from vlp_bench.tasks.optimisation import accumulation
 
@@ -55,12 +59,11 @@ def make_trainer(
     bar: bool,
 ) -> Trainer:
     """The Trainer of conf/trainer with the recipe, the callbacks and the loggers of conf/logger."""
-    settings = config["trainer"]
-    devices = settings["devices"] if isinstance(settings["devices"], int) else 1
-    return maker(settings)(
-        **recipe.trainer_arguments(batch_size, max(1, devices), settings.get("num_nodes", 1)),
+    plan = Plan.of(config)
+    return maker(config["trainer"] | plan.trainer_arguments())(
+        **recipe.trainer_arguments(batch_size, plan.devices, plan.nodes),
         callbacks=list(callbacks),
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(), LightningEnvironment()],  # its own SLURM plugin would requeue as well as SLURM does
         logger=make_loggers(config["logger"], folder, config),
         default_root_dir=str(folder),
         enable_progress_bar=bar,
@@ -72,7 +75,12 @@ def make_loggers(settings: Mapping[str, Any], folder: Path, config: Mapping[str,
     loggers = []
     for name, arguments in settings.items():
         try:
-            logger = maker(arguments)(save_dir=str(folder))
+            told = (
+                tracking.labels(folder, config)
+                if issubclass(get_class(arguments["_target_"]), tracking.CarefulWandb)
+                else {}
+            )
+            logger = maker(arguments)(save_dir=str(folder), **told)
             logger.log_hyperparams(dict(config))
             loggers.append(logger)
         except Exception as error:

@@ -3,20 +3,25 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import Callback, seed_everything
 from rich.console import Console
 
+from vlp_bench import processes
 from vlp_bench.commands import screen
 from vlp_bench.commands.console import console as terminal
 from vlp_bench.commands.finetune import LAST, finetune, root_device
 from vlp_bench.commands.lock import alone
-from vlp_bench.commands.masks import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.commands.provenance import origin
+from vlp_bench.commands.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.commands.specification import Specification
-from vlp_bench.commands.workshop import Workshop, maker
+from vlp_bench.commands.tracking import KeepArtifacts
+from vlp_bench.commands.workshop import Workshop, maker, monitored
+from vlp_bench.models.speed import prepare
+from vlp_bench.results import examples
 from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store
 from vlp_bench.tasks.optimisation import Diverged
@@ -32,7 +37,7 @@ class Helpers:
 
 
 def run(specification: Specification, helpers: Helpers | None = None) -> None:
-    """Perform a specification, or show its result if it is stored already.
+    """Perform a specification, or show its result if it is stored already. Of several processes the main one writes.
 
     Raises:
         Diverged: the loss or a metric is no longer a number; rows with status ERR are stored.
@@ -42,8 +47,9 @@ def run(specification: Specification, helpers: Helpers | None = None) -> None:
     helpers = helpers or Helpers()
     screen.header(helpers.console, specification)
     store = Store(specification.out / "runs")
-    with alone(specification.folder):
-        if store.done(specification.run, specification.name) and not specification.config["force"]:
+    with alone(specification.folder) if processes.is_main() else nullcontext():
+        done = store.done(specification.run, specification.name) and not specification.config["force"]
+        if processes.agreed(done):
             screen.already_done(helpers.console, specification, store)
         else:
             _perform(specification, helpers, store)
@@ -58,11 +64,14 @@ def _perform(specification: Specification, helpers: Helpers, store: Store) -> No
         _check_finite(metrics)
     except Diverged as error:
         provenance["seconds"] = round(time.monotonic() - began, 3)
-        store.append(specification.name, [_failure(specification, provenance, str(error))])
+        if processes.is_main():
+            store.append(specification.name, [_failure(specification, provenance, str(error))])
         raise
     provenance["seconds"] = round(time.monotonic() - began, 3)
-    store.append(specification.name, _rows(specification, provenance, metrics))
-    (specification.folder / LAST).unlink(missing_ok=True)
+    if processes.is_main():
+        store.append(specification.name, _rows(specification, provenance, metrics))
+        (specification.folder / LAST).unlink(missing_ok=True)
+    processes.wait()
 
 
 def _metrics(specification: Specification, helpers: Helpers, provenance: dict[str, Any]) -> dict[str, float]:
@@ -78,6 +87,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     assert prune.solution is not None, "the task did not call the pruner it was handed"
     provenance["mask"] = mask_hash(prune.solution) if prune.solution.masks else None
     screen.pruned(helpers.console, prune)
+    prepare(task.model, compiled=config["compile"], recomputed=config["recompute"])
     if (specification.folder / LAST).is_file() and not config["force"]:
         helpers.console.print("an interrupted run is there: it goes on after the last epoch it finished")
     metrics = finetune(
@@ -85,13 +95,17 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         task,
         data,
         prune.solution,
-        helpers.watchers,
+        [*helpers.watchers, KeepArtifacts(prune.file)],
         batch_size=data.batch_size,
         bar=not helpers.console.quiet,
     )
-    assert_zeros(model, prune.solution)
-    seconds = float(prune.solution.report["seconds"])
-    return metrics | {"mask/sparsity": prune.solution.sparsity, "mask/seconds": seconds}
+    assert_zeros(task.model, task.heirs(prune.solution.masks))
+    provenance["notes"] = dict(task.notes)
+    if processes.is_main():
+        examples.write(specification.folder, getattr(task, "examples", {}))
+    report = prune.solution.report
+    cost = {f"mask/{key}": float(report[key]) for key in ("seconds", "peak_gb") if report.get(key) is not None}
+    return metrics | {"mask/sparsity": prune.solution.sparsity} | cost
 
 
 def _check_finite(metrics: dict[str, float]) -> None:
@@ -108,4 +122,5 @@ def _rows(specification: Specification, provenance: dict[str, Any], metrics: dic
 
 def _failure(specification: Specification, provenance: dict[str, Any], message: str) -> Row:
     common = specification.identity() | {"provenance": provenance, "rows": 1}
-    return Row(metric="r_mean", value=math.nan, split="test", status="ERR", message=message, **common)
+    metric = monitored(specification.config)
+    return Row(metric=metric, value=math.nan, split="test", status="ERR", message=message, **common)

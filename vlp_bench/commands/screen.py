@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from vlp_bench.commands.conf import blurb, choices
-from vlp_bench.commands.masks import PruneOnce
+from vlp_bench.commands.prune_once import PruneOnce
 from vlp_bench.commands.specification import Specification
+from vlp_bench.commands.workshop import task_class
 from vlp_bench.results.store import Store
 from vlp_bench.results.tables import metrics_table, missing_references, sparsity_table
 
@@ -61,11 +62,20 @@ def result(console: Console, specification: Specification, store: Store) -> None
     if console.quiet:
         return
     row, frame = specification.identity(), store.query()
-    console.print("[bold]test, in %[/] (itc_: before re-ranking; change: points, same seed)", soft_wrap=True)
+    legend = task_class(specification.config).LEGEND
+    console.print(f"[bold]test, {escape(legend)}[/] (change: points, same seed)", soft_wrap=True)
     console.print(metrics_table(frame, row))
+    for name, note in _notes(store, specification).items():
+        console.print(f"{escape(name)}: {escape(note)}", soft_wrap=True)
     for name in missing_references(frame, row):
         command = specification.command(pruner=name, **({"sparsity": 0} if name == "dense" else {}))
         console.print(f"no row of {name} to compare with yet; make it with: {escape(command)}", soft_wrap=True)
     console.print(f"rows in {escape(str(store.file(specification.name)))}", soft_wrap=True)
     for problem in store.problems:
         console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
+
+
+def _notes(store: Store, specification: Specification) -> dict[str, str]:
+    """What a run says beside its numbers: what was not computed and why."""
+    rows = store.last(specification.run, specification.name)
+    return rows[0].provenance.get("notes", {}) if rows else {}

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.help import no_experiment
+from vlp_bench.models.places import content_hash
 
 EVERYTHING = "vlp_bench.pruning.allocation.Everything"  # the allocation that removes nothing
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 TARGETS = ("vlp_bench.", "lightning.pytorch.", "torch.")  # what a configuration may construct
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
-    "": {"paths", "force", "debug", "logger"},
-    "trainer": {"accelerator", "devices", "num_nodes", "log_every_n_steps", "enable_model_summary"},
+    "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"},
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
+    "data": {"calibration_cache"},
 }
 
 
@@ -140,8 +142,9 @@ def check_values(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"sparsity={sparsity}: the share of weights removed is a number with 0 <= sparsity < 1, e.g. 0.9"
         )
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
+    for name, value in (("seed", seed), ("pruning_seed", config.get("pruning_seed", 0))):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+            raise UserError(f"{name}={value}: must be a whole number from 0 to {2**32 - 1}")
     for part in PARTS:
         if not isinstance(config.get(part), Mapping):
             raise UserError(f"{part} is missing from the configuration; choose one with {part}=NAME")
@@ -203,23 +206,15 @@ def _unresolved(config: DictConfig) -> dict[str, Any]:
 
 
 def weights_of(config: Mapping[str, Any]) -> str | None:
-    """First 16 hex digits of the SHA-256 of `model.weights`, a path or pkg://package/file; None for a model without."""
+    """First 16 hex digits of the SHA-256 of `model.weights` (a path, pkg://package/file or hf:owner/name), or None."""
     given = config["model"].get("weights")
     if given is None:
         return None
-    path = located(str(given))
-    if not path.is_file():
-        raise UserError(f"model.weights={given}: no such file ({path}); set paths.weights to the folder that holds it")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def located(path: str) -> Path:
-    """`pkg://package/file` as the path of that file in the installed package; any other path as it is."""
-    if not path.startswith("pkg://"):
-        return Path(path)
-    package, _, name = path.removeprefix("pkg://").partition("/")
-    return Path(str(resources.files(package) / name))
+    try:
+        return content_hash(str(given))
+    except FileNotFoundError as error:
+        hint = f"no such file ({error.filename}); set paths.weights to the folder that holds it"
+        raise UserError(f"model.weights={given}: {hint}") from None
 
 
 # Identity
@@ -241,7 +236,9 @@ def version() -> str:
 def _essence(config: DictConfig, weights: str | None) -> dict[str, Any]:
     """Everything that decides the numbers. Paths are replaced by their names: a moved folder is the same data."""
     neutral = config.copy()
-    OmegaConf.update(neutral, "paths", {"out": "out", "data": "data", "weights": "weights"}, merge=False)
+    OmegaConf.update(neutral, "paths", {str(name): str(name) for name in config.paths}, merge=False)
+    if config.metrics.spice.corenlp_dir is not None:  # whether SPICE is computed counts, where its jars lie does not
+        OmegaConf.update(neutral, "metrics.spice.corenlp_dir", "corenlp")
     plain = _plain(neutral)
     for part, names in INCIDENTAL.items():
         node = plain if not part else plain[part]

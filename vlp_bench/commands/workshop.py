@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from torch import nn
 
 from vlp_bench.commands.specification import digest
+from vlp_bench.tasks.finetuning import FineTuning
 
 
 class TaskData(Protocol):
@@ -48,6 +49,16 @@ class Workshop:
         if key not in self._built:
             self._built[key] = build(arguments)
         return self._built[key]
+
+
+def task_class(config: Mapping[str, Any]) -> type[FineTuning]:
+    """The class of conf/task: what it monitors and shows is known before it is built."""
+    return get_class(config["task"]["_target_"])
+
+
+def monitored(config: Mapping[str, Any]) -> str:
+    """The metric that decides which epoch is tested: task.best where the task has a choice."""
+    return config["task"].get("best") or task_class(config).MONITOR
 
 
 def build(arguments: Mapping[str, Any]) -> Any:

@@ -3,25 +3,22 @@
 Every error names the file, the number of the record (from 0) and what would mend it.
 """
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from vlp_bench.data.images import inside
-from vlp_bench.data.records import Box, CaptionedImage, RegionCaption, RegionImage
+from vlp_bench.data.decoding import inside
+from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.checked import BadRecord, Record
+from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionCaption, RegionImage
 
 Size = Callable[[str], tuple[int, int]]
 """Key of an image -> (width, height) in pixels."""
-
-T = TypeVar("T")
+Framed = tuple[str, tuple[int, int], list[RegionCaption]]
+"""Key of an image, its size in pixels, its regions."""
 
 _log = logging.getLogger(__name__)
-
-
-class BadRecord(ValueError):
-    """A record that does not say what its format must; the message gets file and number from `_parsed`."""
 
 
 def read_captions(path: str | Path) -> list[CaptionedImage]:
@@ -35,15 +32,21 @@ def read_captions(path: str | Path) -> list[CaptionedImage]:
     Raises:
         ValueError: no such file, no JSON list, an empty one, or a record that is wrong.
     """
-    captions: dict[str, list[str]] = {}
+    path = Path(path)
+    return gathered(path, checked.parsed(path, checked.objects(path, checked.load(path)), _captioned))
+
+
+def gathered(path: Path, captions: Iterable[tuple[str, str, list[str]]]) -> list[CaptionedImage]:
+    """(identity, image, captions) -> an image for every identity; ValueError if one identity has two images."""
+    told: dict[str, list[str]] = {}
     images: dict[str, str] = {}
-    for identity, image, texts in _parsed(Path(path), _captioned):
+    for identity, image, texts in captions:
         if images.setdefault(identity, image) != image:
             raise ValueError(
                 f"{path}: image_id {identity!r} is given to {images[identity]} and {image}; give each its own"
             )
-        captions.setdefault(identity, []).extend(texts)
-    return [CaptionedImage(images[i], tuple(texts), i) for i, texts in captions.items()]
+        told.setdefault(identity, []).extend(texts)
+    return [CaptionedImage(images[i], tuple(texts), i) for i, texts in told.items()]
 
 
 def read_regions(path: str | Path, size: Size) -> list[RegionImage]:
@@ -60,13 +63,34 @@ def read_regions(path: str | Path, size: Size) -> list[RegionImage]:
     Raises:
         ValueError: no such file, no JSON list, an empty one, a record that is wrong, or no region left.
     """
+    path = Path(path)
+    records = checked.objects(path, checked.load(path))
+    return fitting(path, checked.parsed(path, records, lambda record: _regional(record, size)))
+
+
+def read_grouped(path: str | Path, size: Size) -> list[RegionImage]:
+    """Captions grouped by image with parallel boxes: `{"image": str, "caption": [str, ...], "bb": [[x, y, w, h]]}`.
+
+    Regions outside their image are treated, and errors raised, as by `read_regions`.
+    """
+    path = Path(path)
+    records = checked.objects(path, checked.load(path))
+    return fitting(path, checked.parsed(path, records, lambda record: _grouped(record, size)))
+
+
+def fitting(path: Path, images: Iterable[Framed]) -> list[RegionImage]:
+    """The images with the regions that lie inside them; says how many do not.
+
+    Raises:
+        ValueError: no region is left.
+    """
     kept: list[RegionImage] = []
     dropped = 0
-    for image, frame, regions in _parsed(Path(path), lambda record: _regional(record, size)):
-        fitting = tuple(r for r in regions if _fits(r.box, frame))
-        dropped += len(regions) - len(fitting)
-        if fitting:
-            kept.append(RegionImage(image, fitting, frame))
+    for image, frame, regions in images:
+        inside_it = tuple(r for r in regions if checked.fits(r.box, frame))
+        dropped += len(regions) - len(inside_it)
+        if inside_it:
+            kept.append(RegionImage(image, inside_it, frame))
     if dropped:
         _log.warning("%s: left out %d regions that are not inside their image", path, dropped)
     if not kept:
@@ -74,89 +98,100 @@ def read_regions(path: str | Path, size: Size) -> list[RegionImage]:
     return kept
 
 
-def _parsed(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Every record of a file, parsed; what `parse` rejects gets the file and the number."""
-    for number, record in enumerate(_load(path)):
-        try:
-            if not isinstance(record, dict):
-                raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
-            yield parse(record)
-        except ValueError as error:
-            raise ValueError(f"{path}, record {number}: {error}") from None
+def read_questions(path: str | Path) -> list[Question]:
+    """Questions with their answers, one or ten, or without in test files.
+
+    `{"question_id": int, "question": str, "image": str, "dataset": "vqa" | "vg" | "gqa", "answer": str or [str, ...]}`;
+    without `dataset` it is "vqa". Of Visual Genome's paths only the name counts: its images lie in one flat folder.
+
+    Raises:
+        ValueError: no such file, no JSON list, an empty one, a record that is wrong, or an id used twice.
+    """
+    path = Path(path)
+    return distinct(path, checked.parsed(path, checked.objects(path, checked.load(path)), _asked))
 
 
-def _load(path: Path) -> list[Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}): is paths.data the folder it should be in?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); is the download complete?") from None
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"{path} must be a JSON list of at least one record, got {_kind(found)}")
-    return found
+def distinct(path: Path, questions: Iterable[Question]) -> list[Question]:
+    """The questions as a list; ValueError if two of them share an id."""
+    found: dict[int | str, Question] = {}
+    for question in questions:
+        if found.setdefault(question.question_id, question) is not question:
+            raise ValueError(f"{path}: question_id {question.question_id!r} is used twice; every question has its own")
+    return list(found.values())
 
 
-def _kind(found: object) -> str:
-    return "an empty list" if isinstance(found, list) else f"a {type(found).__name__}"
+def read_pairs(path: str | Path) -> list[ImagePair]:
+    """NLVR2 as Salesforce wrote it: `{"sentence": str, "label": "True" | "False", "images": [left, right]}`."""
+    path = Path(path)
+    return list(checked.parsed(path, checked.objects(path, checked.load(path)), _paired))
 
 
-def _captioned(record: dict[str, Any]) -> tuple[str, str, list[str]]:
-    image = _image(record)
-    identity = record.get("image_id", image)
-    if not isinstance(identity, str | int):
-        raise BadRecord(f"'image_id' must be a string or a whole number, got {identity!r}")
-    return str(identity), image, _texts(record, "caption")
+def _captioned(record: Record) -> tuple[str, str, list[str]]:
+    image = checked.image(record)
+    identity = checked.identity(record, "image_id") if "image_id" in record else image
+    return str(identity), image, checked.texts(record, "caption")
 
 
-def _regional(record: dict[str, Any], size: Size) -> tuple[str, tuple[int, int], list[RegionCaption]]:
-    image = _image(record)
-    frame = (record["width"], record["height"]) if {"width", "height"} <= record.keys() else size(image)
-    if not all(isinstance(n, int) and n > 0 for n in frame):
-        raise BadRecord(f"'width' and 'height' must be pixels above 0, got {list(frame)}")
-    elements = record.get("elems")
+def _regional(record: Record, size: Size) -> Framed:
+    image, elements = checked.image(record), record.get("elems")
     if not isinstance(elements, list) or not all(isinstance(e, dict) for e in elements):
         raise BadRecord("'elems' must be a list of objects with 'caption' and 'bb'")
+    frame = framed(record, image, size)
     regions = [region for element in elements for region in _element(element)]
     if "caption" in record:
         whole = (0.0, 0.0, float(frame[0]), float(frame[1]))
-        regions += [RegionCaption(text, whole) for text in _texts(record, "caption")]
+        regions += [RegionCaption(text, whole) for text in checked.texts(record, "caption")]
     return image, frame, regions
 
 
-def _element(element: dict[str, Any]) -> Iterator[RegionCaption]:
+def framed(record: Record, image: str, size: Size) -> tuple[int, int]:
+    """`width` and `height` of a record, or else what `size` says of its image."""
+    given = (record["width"], record["height"]) if {"width", "height"} <= record.keys() else size(image)
+    return checked.frame(*given)
+
+
+def _element(element: Record) -> Iterator[RegionCaption]:
     """The captions of one box, each after one of its attributes, taken in turn."""
-    box = _box(element)
-    attributes = _texts(element, "attributes") if element.get("attributes") else [""]
-    for i, caption in enumerate(_texts(element, "caption")):
+    box = checked.box(element.get("bb"))
+    attributes = checked.texts(element, "attributes") if element.get("attributes") else [""]
+    for i, caption in enumerate(checked.texts(element, "caption")):
         yield RegionCaption(f"{attributes[i % len(attributes)]} {caption}".strip(), box)
 
 
-def _image(record: dict[str, Any]) -> str:
-    image = record.get("image")
-    if not isinstance(image, str):
-        raise BadRecord(f"needs 'image', the path of the image, got {image!r}")
-    inside(image)
-    return image
+def _grouped(record: Record, size: Size) -> Framed:
+    image, captions = checked.image(record), checked.texts(record, "caption")
+    boxes: Any = record.get("bb")
+    if not isinstance(boxes, list) or len(boxes) != len(captions):
+        raise BadRecord(f"needs 'bb', one [x, y, width, height] for each of its {len(captions)} captions")
+    regions = [RegionCaption(c, checked.box(b)) for c, b in zip(captions, boxes, strict=True)]
+    return image, framed(record, image, size), regions
 
 
-def _texts(record: dict[str, Any], key: str) -> list[str]:
-    """One string or a list of them, none without a letter or digit."""
-    found = record.get(key)
-    texts: list[Any] = found if isinstance(found, list) else [found]
-    if not texts or not all(isinstance(t, str) and any(c.isalnum() for c in t) for t in texts):
-        raise BadRecord(f"needs {key!r}, a text or a list of texts with at least one word each, got {found!r}")
-    return texts
+def _asked(record: Record) -> Question:
+    dataset = record.get("dataset", "vqa")
+    if dataset not in ("vqa", "vg", "gqa", "okvqa"):
+        raise BadRecord(f"'dataset' must be vqa, vg, gqa or okvqa, got {checked.brief(dataset)}")
+    image = checked.image(record)
+    return Question(
+        inside(image).name if dataset == "vg" else image,
+        checked.text(record, "question"),
+        checked.answers(record, "answer") if "answer" in record else (),
+        checked.identity(record, "question_id"),
+        dataset=dataset,
+    )
 
 
-def _box(element: dict[str, Any]) -> Box:
-    box = element.get("bb")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(n, int | float) for n in box):
-        raise BadRecord(f"needs 'bb', [x, y, width, height] in pixels, got {box!r}")
-    x, y, w, h = map(float, box)
-    return x, y, w, h
+def _paired(record: Record) -> ImagePair:
+    images = record.get("images")
+    if not isinstance(images, list) or len(images) != 2:
+        raise BadRecord(f"needs 'images', the paths of a left and a right image, got {checked.brief(images)}")
+    left, right = (checked.image({"images": i}, "images") for i in images)
+    return ImagePair((left, right), checked.text(record, "sentence"), label(record), f"{left} {right}")
 
 
-def _fits(box: Box, frame: tuple[int, int]) -> bool:
-    x, y, w, h = box
-    return min(x, y) >= 0 and min(w, h) > 0 and x + w <= frame[0] and y + h <= frame[1]
+def label(record: Record) -> bool | None:
+    """Whether the sentence of an NLVR2 record is true; None where the record does not say."""
+    found = record.get("label")
+    if found not in ("True", "False", None):
+        raise BadRecord(f"'label' must be 'True' or 'False', got {checked.brief(found)}")
+    return None if found is None else found == "True"

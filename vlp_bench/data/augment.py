@@ -1,13 +1,13 @@
 """RandAugment as the papers use it: ten operations on PIL images, N at a time, strength M of 10.
 
-Strengths follow the released code (data sets of X-VLM, BLIP and MULTIFLOW); its AutoContrast and Sharpness wrap around
-in 8 bits there, here they are PIL's own.
+Strengths follow the released code (data sets of X-VLM, BLIP and MULTIFLOW). Its AutoContrast and Sharpness wrap around
+in 8 bits; here they are PIL's own, unless `compat` asks for the released ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 FILL = (128, 128, 128)
 STRONGEST = 10
@@ -42,7 +42,7 @@ def equalize(image: Image.Image, strength: float) -> Image.Image:
 
 def brightness(image: Image.Image, strength: float) -> Image.Image:
     """Multiply every value."""
-    return ImageEnhance.Brightness(image).enhance(_factor(strength))
+    return image.point([min(255, int(value * _factor(strength))) for value in range(256)] * 3)
 
 
 def sharpness(image: Image.Image, strength: float) -> Image.Image:
@@ -62,12 +62,20 @@ def shear_y(image: Image.Image, strength: float) -> Image.Image:
 
 def translate_x(image: Image.Image, strength: float) -> Image.Image:
     """Up to 10 pixels to the side, whatever the size of the image."""
-    return _affine(image, (1, 0, 10 * strength, 0, 1, 0))
+    return _moved(image, 10 * strength, 0)
 
 
 def translate_y(image: Image.Image, strength: float) -> Image.Image:
     """Up to 10 pixels up or down."""
-    return _affine(image, (1, 0, 0, 0, 1, 10 * strength))
+    return _moved(image, 0, 10 * strength)
+
+
+def _moved(image: Image.Image, left: float, up: float) -> Image.Image:
+    if left % 1 or up % 1:
+        return _affine(image, (1, 0, left, 0, 1, up))
+    moved = Image.new("RGB", image.size, FILL)  # the same pixels, a tenth of the time
+    moved.paste(image, (-int(left), -int(up)))
+    return moved
 
 
 def rotate(image: Image.Image, strength: float) -> Image.Image:
@@ -80,19 +88,52 @@ COLOUR_OPERATIONS: tuple[Operation, ...] = (identity, auto_contrast, equalize, b
 OPERATIONS: tuple[Operation, ...] = (*COLOUR_OPERATIONS, shear_x, shear_y, translate_x, translate_y, rotate)
 
 
+def released_auto_contrast(image: Image.Image, strength: float) -> Image.Image:
+    """As released: the offset of the stretch wraps in 8 bits, so a channel without a 0 becomes white."""
+    table: list[int] = []
+    for channel in image.split():
+        low, high = np.asarray(channel).min().item(), np.asarray(channel).max().item()
+        scale = 255 / (high - low) if high > low else 1.0
+        offset = (-low) % 256 * scale if high > low else 0.0
+        table += [int(min(255.0, max(0.0, value * scale + offset))) for value in range(256)]
+    return image.point(table)
+
+
+def released_sharpness(image: Image.Image, strength: float) -> Image.Image:
+    """As released: values beyond 0..255 wrap around; the border of one pixel is left alone."""
+    pixels = np.array(image)
+    smooth = np.asarray(image.filter(ImageFilter.SMOOTH))[1:-1, 1:-1].astype(np.float32)
+    sharp = smooth + np.float32(_factor(strength)) * (pixels[1:-1, 1:-1].astype(np.float32) - smooth)
+    pixels[1:-1, 1:-1] = sharp.astype(np.int32).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+RELEASED: Mapping[Operation, Operation] = {auto_contrast: released_auto_contrast, sharpness: released_sharpness}
+
+
 class RandAugment:
     """`n` operations drawn with replacement, each applied with probability one half at strength `m` of 10.
 
+    `compat="official"` takes the released operations with their overflows (RELEASED) instead of the corrected ones.
+
     Raises:
-        ValueError: n is below 0 or m outside 0..10.
+        ValueError: n is below 0, m outside 0..10, or compat neither None nor "official".
     """
 
-    def __init__(self, n: int = 2, m: float = 7, operations: tuple[Operation, ...] = OPERATIONS) -> None:
+    def __init__(
+        self,
+        n: int = 2,
+        m: float = 7,
+        operations: tuple[Operation, ...] = OPERATIONS,
+        compat: str | None = None,
+    ) -> None:
         if n < 0 or not 0 <= m <= STRONGEST:
             raise ValueError(f"RandAugment needs n >= 0 and m in 0..{STRONGEST}, got n={n}, m={m}")
+        if compat not in (None, "official"):
+            raise ValueError(f"RandAugment's compat is null or official, got {compat!r}")
         self.n = n
         self.strength = m / STRONGEST
-        self.operations = operations
+        self.operations = operations if compat is None else tuple(RELEASED.get(o, o) for o in operations)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """The augmented RGB image, of the same size."""

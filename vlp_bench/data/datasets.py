@@ -7,7 +7,7 @@ worker, the rank or a resume.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
 from vlp_bench.batch import Batch
+from vlp_bench.data.boxes import BoxCrop
+from vlp_bench.data.decoding import Least, Size
 from vlp_bench.data.records import Box, CaptionedImage, RegionCaption, RegionImage
 from vlp_bench.data.text import Masker, pre_caption
 
@@ -34,6 +36,26 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Drafting(Protocol):
+    """An image source that can decode an image smaller than it is."""
+
+    drafts: bool
+
+    def open(self, key: str, least: Least | None = None) -> Image.Image:
+        """The image, RGB, at `least` of its size or more."""
+        ...
+
+
+@runtime_checkable
+class Frugal(Protocol):
+    """A transform that knows what size suffices."""
+
+    def least(self, size: Size) -> Size:
+        """Size of an image -> the smallest size it may be decoded at."""
+        ...
+
+
 @dataclass(frozen=True)
 class Item:
     """One image with the captions asked about it; `boxes` where they describe regions.
@@ -47,6 +69,13 @@ class Item:
     idx: int
     draw: int
     boxes: tuple[Box, ...] = ()
+
+
+def opened(source: ImageSource, key: str, transform: object) -> Image.Image:
+    """The image of a key; decoded smaller where the source can and the transform needs no more (`Augment.least`)."""
+    if isinstance(source, Drafting) and isinstance(transform, Frugal):
+        return source.open(key, transform.least)
+    return source.open(key)
 
 
 class CaptionDataset(Dataset[Item]):
@@ -78,7 +107,7 @@ class CaptionDataset(Dataset[Item]):
         i, j = self.at[index]
         record = self.records[i]
         caption = record.captions[int(rng.integers(len(record.captions))) if self.drawn else j]
-        image = self.transform(self.source.open(record.image), rng)
+        image = self.transform(opened(self.source, record.image, self.transform), rng)
         return Item(image, (caption,), self.identity[i], int(rng.integers(2**31)))
 
 
@@ -89,7 +118,7 @@ class RegionDataset(Dataset[Item]):
         self,
         records: Sequence[RegionImage],
         source: ImageSource,
-        transform: Transform,
+        transform: Transform | BoxCrop,
         *,
         regions: int = 1,
         seed: int = 0,
@@ -106,9 +135,14 @@ class RegionDataset(Dataset[Item]):
         epoch, index = where if isinstance(where, tuple) else (0, where)
         rng = np.random.default_rng((self.seed, epoch, index))
         record = self.records[index]
-        chosen = [record.regions[int(k)] for k in rng.permutation(len(record.regions))[: self.regions]]
-        image = self.transform(self.source.open(record.image), rng)
-        return region_item(image, chosen, record.size, index, int(rng.integers(2**31)))
+        if isinstance(self.transform, BoxCrop):
+            size = (self.transform.size, self.transform.size)
+            image, chosen = self.transform.place(self.source.open(record.image), record, self.regions, rng)
+        else:
+            size, order = record.size, rng.permutation(len(record.regions))[: self.regions]
+            chosen = [record.regions[int(k)] for k in order]
+            image = self.transform(self.source.open(record.image), rng)
+        return region_item(image, chosen, size, index, int(rng.integers(2**31)))
 
 
 def region_item(image: Tensor, regions: Sequence[RegionCaption], size: tuple[int, int], idx: int, draw: int) -> Item:

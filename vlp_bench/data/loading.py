@@ -4,6 +4,7 @@ The loader counts what it handed out; its state goes into Lightning's checkpoint
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from vlp_bench.batch import Batch
+from vlp_bench.data.cache import cached
 from vlp_bench.data.datasets import Collate, ImageSource, Item, Transform, Where
 from vlp_bench.data.records import CaptionedImage
 
@@ -107,23 +109,69 @@ def in_order(
     )
 
 
+class Dealt(DistributedSampler):
+    """Place `rank`, `rank + world`, ... of a data set: every one on one process only, in order.
+
+    It is a DistributedSampler so that Lightning leaves it as it is; unlike that one it repeats nothing to even out.
+    """
+
+    def __init__(self, dataset: Dataset, *, world: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=False)
+        self.places = range(rank, len(dataset), world)  # pyright: ignore[reportArgumentType]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def dealt(
+    dataset: Dataset, collate: Callable[..., Batch], *, batch_size: int, num_workers: int, world: int, rank: int
+) -> DataLoader:
+    """This process's share of a data set, in order."""
+    sampler = Dealt(dataset, world=world, rank=rank)
+    generator = torch.Generator().manual_seed(0)  # or the loader would draw from the stream of dropout
+    return DataLoader(
+        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator
+    )
+
+
+ORDERS = ("seeded", "official")
+
+
+def calibration_order(n: int, seed: int, part: int, order: str = "seeded") -> list[int]:
+    """The places of `n` records in the order they are shown.
+
+    "official": as the released sampler shuffles, whose seed is 0 and whose epoch is never set; both parts alike.
+    """
+    if order == "official":
+        return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    return np.random.default_rng((seed, part)).permutation(n).tolist()
+
+
 class CalibrationBatches:
-    """[general, region] batches in a seeded order, the same at every pass."""
+    """[general, region] batches (or those of one part) in a seeded order, the same at every pass.
+
+    `num_images`: of each part; the last batch holds what is left. `cache`: where decoded images are kept, or None.
+    """
 
     def __init__(
         self,
         parts: Sequence[tuple[Dataset[Item], Collate]],
         *,
-        num_batches: int,
+        num_images: int,
         batch_size: int,
         seed: int,
         num_workers: int,
+        order: str = "seeded",
+        cache: Path | None = None,
     ) -> None:
-        self.parts = parts
-        self.num_batches, self.batch_size, self.seed, self.num_workers = num_batches, batch_size, seed, num_workers
+        self.parts, self.order, self.cache = parts, order, cache
+        self.num_images, self.batch_size, self.seed, self.num_workers = num_images, batch_size, seed, num_workers
 
     def __len__(self) -> int:
-        return self.num_batches
+        return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         for batches in zip(*(self._loader(n) for n in range(len(self.parts))), strict=True):
@@ -131,11 +179,15 @@ class CalibrationBatches:
 
     def _loader(self, part: int) -> DataLoader:
         dataset, collate = self.parts[part]
-        order = np.random.default_rng((self.seed, part)).permutation(len(dataset))  # pyright: ignore[reportArgumentType]
+        places = len(dataset)  # pyright: ignore[reportArgumentType]
+        shown = calibration_order(places, self.seed, part, self.order)[: self.num_images]
+        if self.cache is not None:
+            dataset = cached(dataset, shown, self.cache / str(part), num_workers=self.num_workers)
+            shown = list(range(len(shown)))
         return DataLoader(
             dataset,
             self.batch_size,
-            sampler=order[: self.num_batches * self.batch_size].tolist(),
+            sampler=shown,
             collate_fn=collate,
             num_workers=self.num_workers,
             generator=torch.Generator().manual_seed(self.seed),

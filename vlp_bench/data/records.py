@@ -4,7 +4,7 @@
 scene of the embedded world.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height; pixels of the original image."""
@@ -12,11 +12,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image and every caption that is true of it. `image_id` is the identity that ITC's soft targets compare."""
+    """An image and every caption that is true of it. `image_id` is the identity that ITC's soft targets compare.
+
+    `domain`: NoCaps' "in-domain", "near-domain" or "out-domain"; empty elsewhere.
+    """
 
     image: str
     captions: tuple[str, ...]
     image_id: str
+    domain: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,29 @@ class RegionImage:
 
 @dataclass(frozen=True)
 class Question:
-    """A question in VQAv2's form: ten answers by ten people, and the types its accuracy is broken down by."""
+    """A question in VQAv2's form: ten answers by ten people, and the types its accuracy is broken down by.
+
+    Other sets have one answer, their test files none. `question_id` is written as the file has it. `dataset` ("vqa",
+    "vg", "gqa", ...) says how answers are weighed: VQA's by how many gave them, Visual Genome's by one half.
+    """
 
     image: str
     question: str
     answers: tuple[str, ...]
-    question_id: int
-    question_type: str
-    answer_type: str
+    question_id: int | str
+    question_type: str = ""
+    answer_type: str = ""
+    dataset: str = field(default="vqa", repr=False)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """NLVR2: a sentence that is true or false of a left and a right image; label None where a test set hides it."""
+
+    images: tuple[str, str]
+    sentence: str
+    label: bool | None
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -54,3 +73,11 @@ class LabelledImage:
 
     image: str
     label: int
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Labelled images and the names of their classes: `names[label]`."""
+
+    records: tuple[LabelledImage, ...]
+    names: tuple[str, ...]

@@ -1,31 +1,19 @@
-"""Where a retrieval data set comes from: the embedded world, or the released files. Both say it in the same records."""
+"""Where a retrieval data set comes from: the embedded world here, files in `files`. Both say it in the same records."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
-from vlp_bench.data.annotations import read_captions, read_regions
-from vlp_bench.data.datasets import ImageSource
-from vlp_bench.data.images import Folder
 from vlp_bench.data.phrases import vocabulary
+from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.records import CaptionedImage, RegionImage
 from vlp_bench.data.shapes import World
 
-R = TypeVar("R", CaptionedImage, RegionImage, covariant=True)
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Split(Generic[R]):
-    """Records and what opens their images."""
-
-    records: Sequence[R]
-    images: ImageSource
 
 
 class RetrievalSource(Protocol):
@@ -110,70 +98,6 @@ class ShapesRetrieval:
             for record in split.records:
                 total.update(repr(record).encode())
             total.update(np.asarray(split.images.open(split.records[0].image)).tobytes())
-        return total.hexdigest()[:16]
-
-
-class FilesRetrieval:
-    """Retrieval from the released annotation files (data sets of X-VLM, BLIP and MULTIFLOW).
-
-    Args:
-        train, val, test: caption files, and `images`: the folder their paths start from.
-        general: captions for calibration (CC3M), and `general_images`: the folder of its images.
-        regions: regions for calibration (Visual Genome), and `regions_images`: the folder its paths start from.
-        vocab: vocab.txt of the tokenizer.
-
-    A file is read when its split is first asked for.
-    """
-
-    def __init__(
-        self,
-        *,
-        train: str,
-        val: str,
-        test: str,
-        images: str,
-        general: str,
-        general_images: str,
-        regions: str,
-        regions_images: str,
-        vocab: str,
-    ) -> None:
-        files = {"train": train, "val": val, "test": test, "general": general, "regions": regions}
-        self.files = {name: Path(file) for name, file in files.items()}
-        self.folders = {"captions": images, "general": general_images, "regions": regions_images}
-        self.vocabulary = Path(vocab)
-
-    def captions(self, split: str) -> Split[CaptionedImage]:
-        return self._read(_checked(split))
-
-    def general(self) -> Split[CaptionedImage]:
-        return self._general
-
-    def regions(self) -> Split[RegionImage]:
-        return self._regions
-
-    @cached_property
-    def _general(self) -> Split[CaptionedImage]:
-        return Split(read_captions(self.files["general"]), Folder(self.folders["general"]))
-
-    @cached_property
-    def _regions(self) -> Split[RegionImage]:
-        folder = Folder(self.folders["regions"])
-        return Split(read_regions(self.files["regions"], folder.size), folder)
-
-    @cached_property
-    def _read(self) -> Callable[[str], Split[CaptionedImage]]:
-        return cache(lambda split: Split(read_captions(self.files[split]), Folder(self.folders["captions"])))
-
-    def fingerprint(self, *splits: str) -> str:
-        """Hash of the bytes of the annotation files; images are not read."""
-        total = hashlib.sha256()
-        for name in splits:
-            try:
-                with open(self.files[name], "rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise ValueError(f"cannot read {self.files[name]}: {error.strerror}") from None
         return total.hexdigest()[:16]
 
 

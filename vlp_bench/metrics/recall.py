@@ -64,10 +64,10 @@ def retrieval_metrics(txt_ranks: Tensor, img_ranks: Tensor) -> dict[str, float]:
     return metrics
 
 
-def shortlist_metrics(
+def shortlist_ranks(
     txt_scores: Tensor, txt_candidates: Tensor, img_scores: Tensor, img_candidates: Tensor, text_image: Tensor
-) -> dict[str, float]:
-    """The metrics of a shortlist of the gallery; m images, t texts, k candidates a query.
+) -> tuple[Tensor, Tensor]:
+    """Ranks (m,) of text retrieval and (t,) of image retrieval in a shortlist; m images, t texts, k candidates a query.
 
     Args:
         txt_scores: (m, k) scores of the texts `txt_candidates` (m, k) for each image.
@@ -78,8 +78,14 @@ def shortlist_metrics(
     """
     rows = torch.arange(len(txt_scores), device=text_image.device)
     txt = ranks(txt_scores, text_image[txt_candidates] == rows[:, None])
-    img = ranks(img_scores, img_candidates == text_image[:, None])
-    return retrieval_metrics(txt, img)
+    return txt, ranks(img_scores, img_candidates == text_image[:, None])
+
+
+def shortlist_metrics(
+    txt_scores: Tensor, txt_candidates: Tensor, img_scores: Tensor, img_candidates: Tensor, text_image: Tensor
+) -> dict[str, float]:
+    """The metrics of a shortlist of the gallery; arguments as in `shortlist_ranks`."""
+    return retrieval_metrics(*shortlist_ranks(txt_scores, txt_candidates, img_scores, img_candidates, text_image))
 
 
 def gallery_metrics(scores: Tensor, text_image: Tensor) -> dict[str, float]:

@@ -17,10 +17,11 @@ from vlp_bench.batch import Batch, Place
 from vlp_bench.models.blip_towers import BLIPConfig, blip_decoder, blip_text, blip_vision
 from vlp_bench.models.losses import draw, negative_weights, same_image, similarity
 from vlp_bench.models.med import tie_med
-from vlp_bench.models.momentum import copy_to_momentum, enqueue, update_momentum
+from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
 from vlp_bench.models.released import NOBODY
 from vlp_bench.models.towers import init_linear
 from vlp_bench.models.words import next_word_loss, replace_first, targets
+from vlp_bench.processes import gather, gather_padded, own_rows
 
 TEMP_RANGE = (0.001, 0.5)
 DENSE = ("vision_proj", "text_proj", "itm_head", "text_decoder.cls")  # never pruned
@@ -160,33 +161,34 @@ class BLIP(nn.Module):
         images = self.encode_image(batch.images)
         update_momentum(self._pairs(), self.config.momentum)
         x = self._features(batch, images)
-        positive = F.pad(torch.eye(len(ids), device=ids.device), (0, self.config.queue_size))
+        b = len(x.image)
+        positive = F.pad(torch.eye(b, device=ids.device), (0, self.config.queue_size))
         itc, logits = self._itc(x, positive, alpha)
         self._remember(x, None)
-        b = len(ids)
         itm = self._itm(ids, atts, images, (logits[0][:, :b], logits[1][:, :b]), None, 1e-4, generator)
         words = self.predict_words(ids, atts, images)
         labels = targets(replace_first(ids, self.config.dec_id), self.config.pad_id)
         return {"itc": itc, "itm": itm, "lm": next_word_loss(words, labels, self.config.label_smoothing)}
 
     def retrieval_losses(
-        self, batch: Batch, generator: torch.Generator | None = None, *, alpha: float = 0.4
+        self, batch: Batch, generator: torch.Generator | None = None, *, alpha: float = 0.4, progress: float = 1.0
     ) -> dict[str, Tensor]:
         """`itc` and `itm` of fine-tuning on retrieval; pairs with equal `batch.idx` are never negatives.
 
-        alpha: weight of the soft targets; the papers ramp it up over the first epoch (`momentum.ramped`). The copies
+        alpha: weight of the soft targets, ramped up over the first epoch; progress: epochs trained so far. The copies
         are updated once they were used, for the recorded numbers of the released model are of copies as loaded. They
         inherit the masks of the weights they follow.
         """
         ids, atts = _text(batch)
+        alpha = ramped(alpha, progress)
         images = self.encode_image(batch.images)
         x = self._features(batch, images)
         update_momentum(self._pairs(), self.config.momentum, inherit_zeros=True)
-        idx = torch.arange(len(ids), device=ids.device) if batch.idx is None else batch.idx
+        idx = torch.arange(len(x.image), device=ids.device) if batch.idx is None else gather(batch.idx)
         known = self.idx_queue[0].clone() if batch.idx is not None else torch.full_like(self.idx_queue[0], NOBODY)
         positive = (idx[:, None] == torch.cat([idx, known])[None]).float()
         itc, _ = self._itc(x, positive / positive.sum(1, keepdim=True), alpha)
-        self._remember(x, batch.idx)
+        self._remember(x, None if batch.idx is None else idx)
         near = similarity(x.image, x.text, self.temp)
         return {"itc": itc, "itm": self._itm(ids, atts, images, (near, near.T), idx, 1e-12, generator)}
 
@@ -194,11 +196,11 @@ class BLIP(nn.Module):
         with torch.no_grad():
             self.temp.clamp_(*TEMP_RANGE)
         ids, atts = _text(batch)
-        image, text = self.project_image(images), self.project_text(self.encode_text(ids, atts))
+        image, text = gather(self.project_image(images)), gather(self.project_text(self.encode_text(ids, atts)))
         with torch.no_grad():
             vision, encoder, vision_proj, text_proj = (copied for _, copied in self._pairs())
-            image_m = F.normalize(vision_proj(vision(batch.images)[:, 0]).float(), dim=-1)
-            text_m = F.normalize(text_proj(encoder(ids, atts)[:, 0]).float(), dim=-1)
+            image_m = gather(F.normalize(vision_proj(vision(batch.images)[:, 0]).float(), dim=-1))
+            text_m = gather(F.normalize(text_proj(encoder(ids, atts)[:, 0]).float(), dim=-1))
             images_all = torch.cat([image_m, self.image_queue.T.to(image_m)])
             texts_all = torch.cat([text_m, self.text_queue.T.to(text_m)])
         return _Features(image, text, image_m, text_m, images_all, texts_all)
@@ -236,17 +238,27 @@ class BLIP(nn.Module):
     ) -> Tensor:
         """Cross entropy of b true pairs, b texts with a wrong image and b images with a wrong text, all read anew.
 
-        logits: (b, b) image to text and text to image, of which negatives are drawn: first the images, then the texts.
+        logits: image to text and text to image of all processes' pairs (n·b, n·b), of which negatives are drawn: first
+        the images, then the texts. Each process answers for its own b pairs.
         """
         b = len(ids)
         with torch.no_grad():
-            same = same_image(b, idx, ids.device)
+            same = same_image(len(logits[0]), idx, ids.device)
             image_of_text = draw(negative_weights(logits[1], same, 0.0, eps=eps), generator)
             text_of_image = draw(negative_weights(logits[0], same, 0.0, eps=eps), generator)
-        right = torch.arange(b, device=ids.device)
-        texts, pictures = torch.cat([right, right, text_of_image]), torch.cat([right, image_of_text, right])
+        ids, atts, images = gather_padded(ids), gather_padded(atts), gather(images)
+        right = own_rows(b, ids.device)
+        texts = torch.cat([right, right, text_of_image[right]])
+        pictures = torch.cat([right, image_of_text[right], right])
         fused = self.fuse(ids[texts], atts[texts], images[pictures])
         return F.cross_entropy(self.itm_head(fused[:, 0]).float(), (torch.arange(3 * b, device=ids.device) < b).long())
+
+
+def retriever(model: BLIP) -> BLIP:
+    """The retrieval model: no decoder, and momentum copies that start from the weights as they are after pruning."""
+    model.drop_decoder()
+    model.restart_momentum()
+    return model
 
 
 def _text(batch: Batch) -> tuple[Tensor, Tensor]:

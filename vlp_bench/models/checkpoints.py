@@ -7,56 +7,23 @@ rebuilds its model. Released files are state dicts under the released names (`re
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.released import BLIP_POSITIONS, XVLM_POSITIONS, blip_key_map, xvlm_key_map
-from vlp_bench.models.towers import XVLMConfig, resize_positions
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.families import FAMILIES, AnyModel, Config, Family, Model, family_of
+from vlp_bench.models.places import content_hash, warn, weight_file
+from vlp_bench.models.released import xvlm_key_map
+from vlp_bench.models.towers import resize_positions
 
-PACKAGED = "pkg://"
-FORMAT = "vlp_bench.xvlm.1"
-RELEASED_ROOTS = ("model", "model_state", "student")
-Model = XVLM | BLIP
-AnyModel = TypeVar("AnyModel", XVLM, BLIP)
-Config = XVLMConfig | BLIPConfig
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What the files of one model are like."""
-
-    format: str  # entry in the header of our files
-    config: type
-    model: type
-    key_map: Callable[[dict[str, Tensor]], dict[str, Tensor]]  # of released files
-    positions: tuple[str, ...]  # tables that are resized with the images
-
-
-FAMILIES = (
-    _Family(FORMAT, XVLMConfig, XVLM, xvlm_key_map, (XVLM_POSITIONS,)),
-    _Family(
-        "vlp_bench.blip.1",
-        BLIPConfig,
-        BLIP,
-        blip_key_map,
-        (BLIP_POSITIONS, BLIP_POSITIONS.replace("model.", "model_m.", 1)),
-    ),
-)
+FORMAT = FAMILIES[0].format
 
 
 class CheckpointError(ValueError):
@@ -78,8 +45,8 @@ def save_model(
     """
     path = Path(path)
     content = {"config": dataclasses.asdict(model.config), "metadata": metadata or {}}
-    header = {_family(model.config).format: json.dumps(content)}
-    stored = {name: _as_stored(tensor, dtype) for name, tensor in _tensors(model).items()}
+    header = {family_of(model.config).format: json.dumps(content)}
+    stored = {name: _as_stored(tensor, dtype) for name, tensor in tensors_of(model).items()}
     bad = [name for name, tensor in stored.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise ValueError(f"{path} not written: {bad[0]} holds NaN or infinity as {dtype}; lower the learning rate")
@@ -87,7 +54,7 @@ def save_model(
     return path
 
 
-def _tensors(model: Model) -> dict[str, Tensor]:
+def tensors_of(model: Model) -> dict[str, Tensor]:
     """What a file holds: parameters, a shared one once, and lasting buffers (BLIP's queue)."""
     lasting = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in lasting}
@@ -117,11 +84,7 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
 
 def weights_hash(path: Path | str) -> str:
     """First 16 hex digits of the file's SHA-256: which weights a result came from."""
-    digest = hashlib.sha256()
-    with open(_existing(path), "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return content_hash(_existing(path))
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
@@ -134,27 +97,41 @@ def read_config(path: Path | str) -> Config:
     path = _existing(path)
     family = next(family for family in FAMILIES if family.format == _format(path))
     try:
-        return family.config(**_header(path)["config"])
-    except (TypeError, KeyError) as error:
+        config = _header(path)["config"]
+        _check_sizes(config, path.stat().st_size)
+        return family.config(**config)
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise CheckpointError(path, f"its configuration is of another version ({error})", "write it again") from error
+
+
+def _check_sizes(config: dict[str, Any], size: int) -> None:
+    """Raise ValueError for a number that cannot be of a model that fits into a file of `size` bytes."""
+    for name, value in config.items():
+        if isinstance(value, int | float) and not abs(value) <= max(size, 10_000):
+            raise ValueError(f"{name} is {value}")
 
 
 def build(weights: Path | str, config: Config | None = None, attention: str = "sdpa") -> Model:
     """The model of a weight file: the constructor call of conf/model.
 
-    A file of ours brings its configuration along (`config` None); a released .pth needs one. `weights` is a path, or
-    `pkg://package/file` for a file that a Python package ships.
+    A file of ours brings its configuration along (`config` None); a released .pth needs one. `weights` is a path,
+    `pkg://package/file` for a file that a Python package ships, or `hf:owner/name` for a repository of the hub.
     """
     if config is None:
         return load_model(weights, attention=attention)
+    warn(weights)
     path = _existing(weights)  # before seconds are spent on building the model
-    return load_weights(_family(config).model(config, attention=attention), path).eval()
+    return load_weights(family_of(config).model(config, attention=attention), path).eval()
 
 
 def load_model(path: Path | str, *, attention: str = "sdpa", **changes: Any) -> Model:
     """Rebuild the model of a file of ours, float32, in eval mode; `changes` replace fields of its configuration."""
     config = dataclasses.replace(read_config(path), **changes)
-    return load_weights(_family(config).model(config, attention=attention), path).eval()
+    try:
+        model = family_of(config).model(config, attention=attention)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(path, f"its configuration makes no model ({error})", "write it again") from error
+    return load_weights(model, path).eval()
 
 
 def load_weights(model: AnyModel, path: Path | str) -> AnyModel:
@@ -163,13 +140,14 @@ def load_weights(model: AnyModel, path: Path | str) -> AnyModel:
     The table of position embeddings is resized to the model's image size. CheckpointError (a ValueError) if the file
     is missing, truncated, of another model, or holds NaN; the model is then unchanged.
     """
-    path, family = _existing(path), _family(model.config)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_mapped(path, family)
-    wanted = _tensors(model)
+    path, family = _existing(path), family_of(model.config)
+    state = _read_ours(path) if _is_ours(path) else _read_mapped(path, family)
+    wanted = tensors_of(model)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     for name in family.positions:
         if name in state:
-            state[name] = _resized(state[name], model.config.tokens)
+            state[name] = resized(state[name], model.config.tokens)
+    state = {name: wanted[name].detach() for name in family.fresh if name in wanted} | state
     _check(path, state, wanted)
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -182,23 +160,13 @@ def official_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
     return xvlm_key_map(released)
 
 
-def _family(config: Config) -> _Family:
-    return next(family for family in FAMILIES if isinstance(config, family.config))
-
-
-def _resized(table: Tensor, tokens: int) -> Tensor:
+def resized(table: Tensor, tokens: int) -> Tensor:
     """(1 + n, d) or (1, 1 + n, d) positions for so many tokens."""
     return resize_positions(table, tokens) if table.ndim == 2 else resize_positions(table[0], tokens)[None]
 
 
-def located(path: Path | str) -> Path:
-    """A path as it is; `pkg://package/file` as the path of that file in the installed package."""
-    package, _, name = str(path).removeprefix(PACKAGED).partition("/")
-    return Path(str(resources.files(package) / name)) if str(path).startswith(PACKAGED) else Path(path)
-
-
 def _existing(path: Path | str) -> Path:
-    path = located(path)
+    path = weight_file(path)
     if not path.is_file():
         raise CheckpointError(path, "no such file", "check the path, or set paths.weights to the folder that holds it")
     return path
@@ -229,30 +197,39 @@ def _opened(path: Path) -> Any:
         raise CheckpointError(path, f"truncated or not a safetensors file ({error})", "fetch it again") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    _header(path)
+def _is_ours(path: Path) -> bool:
+    """Whether a file is in one of our formats; CheckpointError for a broken one."""
+    if path.suffix != ".safetensors":
+        return False
+    with _opened(path) as file:
+        return any(family.format in (file.metadata() or {}) for family in FAMILIES)
+
+
+def _read_ours(path: Path) -> dict[str, Tensor]:
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _read_released(path: Path) -> dict[str, Tensor]:
-    """Tensors of a released .pth; nothing in the file is executed (weights_only)."""
+def read_released(path: Path, roots: tuple[str, ...]) -> dict[str, Tensor]:
+    """Tensors of a released file, at its top or under one of `roots`; nothing in it is executed (weights_only)."""
+    if path.suffix == ".safetensors":
+        return _read_ours(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         reason = f"truncated, or not a file of plain tensors ({str(error).splitlines()[0] if str(error) else 'empty'})"
         raise CheckpointError(path, reason, "fetch it again") from error
-    root = next((k for k in RELEASED_ROOTS if isinstance(content, dict) and k in content), None)
+    root = next((k for k in roots if isinstance(content, dict) and k in content), None)
     state = content[root] if root else content
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        allowed = ", ".join(RELEASED_ROOTS)
-        raise CheckpointError(path, f"no state dict at its top or under {allowed}", "give the released checkpoint")
+        reason = f"no state dict at its top or under {', '.join(roots)}"
+        raise CheckpointError(path, reason, "give the released checkpoint")
     return state
 
 
-def _read_mapped(path: Path, family: _Family) -> dict[str, Tensor]:
+def _read_mapped(path: Path, family: Family) -> dict[str, Tensor]:
     """Tensors of a released .pth under our names."""
-    state = _read_released(path)
+    state = read_released(path, family.roots)
     try:
         return family.key_map(state)
     except ValueError as error:

@@ -6,37 +6,9 @@ Shape legend: b pairs, e embedding width.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate over all ranks; the gradient of a rank's own rows flows back to it (as in the released code)."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.rows = slice(dist.get_rank() * len(tensor), (dist.get_rank() + 1) * len(tensor))
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad[ctx.rows]
-
-
-def gather(tensor: Tensor) -> Tensor:
-    """Rows of every rank, in rank order, with gradient; the tensor itself outside distributed training.
-
-    Every rank must hold the same number of rows.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return tensor
-    return _Gather.apply(tensor)  # pyright: ignore[reportReturnType]
 
 
 def similarity(images: Tensor, texts: Tensor, temp: Tensor) -> Tensor:
@@ -53,12 +25,11 @@ def same_image(b: int, idx: Tensor | None, device: torch.device) -> Tensor:
 
 
 def contrastive(images: Tensor, texts: Tensor, temp: Tensor, idx: Tensor | None = None) -> Tensor:
-    """Image-text contrastive loss (ITC): mean of both directions' cross entropy over the gathered batch.
+    """Image-text contrastive loss (ITC): mean of both directions' cross entropy.
 
-    images, texts: (b, e) normalised. With identities `idx` (b,), all pairs of one image share the target evenly.
+    images, texts: (b, e) normalised, of all processes (`processes.gather`). With identities `idx` (b,), all pairs of
+    one image share the target evenly.
     """
-    images, texts = gather(images), gather(texts)
-    idx = None if idx is None else gather(idx)
     logits = similarity(images, texts, temp)
     positive = same_image(len(images), idx, images.device).float()
     target = positive / positive.sum(1, keepdim=True)
@@ -98,9 +69,9 @@ def hard_negatives(
 ) -> tuple[Tensor, Tensor]:
     """One negative image for every text, then one negative text for every image, as two (b,) rows of indices.
 
-    images, texts: (b, e) normalised, of this rank only. Drawn with probability softmax(similarity / temp), never of
-    the same image. `uniform` is the mass of an even distribution added to the softmax's mass of 1: the hardest
-    negatives alone never teach a small model that starts from nothing.
+    images, texts: (b, e) normalised, of all processes, which draw the same where their generators are alike. Drawn with
+    probability softmax(similarity / temp), never of the same image. `uniform` is the mass of an even distribution added
+    to the softmax's mass of 1: the hardest negatives alone never teach a small model that starts from nothing.
     """
     logits = similarity(images, texts, temp)
     same = same_image(len(images), idx, images.device)

@@ -10,15 +10,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vlp_bench.models.losses import gather
-
 Pairs = Iterable[tuple[nn.Module, nn.Module]]
 """Modules and their momentum copies."""
 
 
-def ramped(alpha: float, step: int, steps: int) -> float:
-    """The weight of momentum targets at `step`: grows linearly over the first `steps`, then stays `alpha`."""
-    return alpha * min(1.0, step / max(1, steps))
+def ramped(alpha: float, epochs: float) -> float:
+    """The weight of momentum targets after so many epochs: grows linearly over the first, then stays `alpha`."""
+    return alpha * min(1.0, epochs)
 
 
 @torch.no_grad()
@@ -52,11 +50,11 @@ def _inherit_zeros(module: nn.Module, copied: nn.Module) -> None:
 
 @torch.no_grad()
 def enqueue(queue: Tensor, features: Tensor, start: int) -> int:
-    """Columns of `queue` (e, q), from `start` on and round its end, become `features` (b, e) of every process.
+    """Columns of `queue` (e, q), from `start` on and round its end, become `features` (b, e), those of all processes.
 
     Returns where the next batch goes. Only the newest q of more than q features are kept.
     """
-    features = gather(features.detach())
+    features = features.detach()
     size = queue.shape[1]
     where = (torch.arange(len(features), device=queue.device) + start) % size
     queue[:, where[-size:]] = features[-size:].T.to(queue)

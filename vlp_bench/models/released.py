@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 XVLM_POSITIONS = "vision_encoder.embeddings.position_embedding.weight"
-BLIP_POSITIONS = "vision_model.embeddings.position_embedding"
+VISION_POSITIONS = BLIP_POSITIONS = "vision_model.embeddings.position_embedding"
 _XVLM_VISION = {
     "vision_encoder.class_embedding": "vision_encoder.embeddings.class_embedding",
     "vision_encoder.patch_embed.weight": "vision_encoder.embeddings.patch_embedding.weight",
@@ -29,6 +29,24 @@ _BLIP_VISION = (
     (r"\.pos_embed$", ".embeddings.position_embedding"),
     (r"\.cls_token$", ".embeddings.class_embedding"),
 )
+_DINO_VISION = (
+    (r"^(module\.|backbone\.|vit\.|encoder\.)+", ""),  # wrappers of DINO's code and of transformers 4
+    (r"^(blocks|layers?)\.(\d+)\.", r"encoder.layers.\2."),
+    (r"\.attn\.qkv\.", ".self_attn.qkv."),
+    (r"\.attn\.proj\.", ".self_attn.projection."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".self_attn.{m[1][0]}_proj."),
+    (r"\.attention\.([qkv])_proj\.", r".self_attn.\1_proj."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".self_attn.projection."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(\.layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"\.(norm1|layernorm_before)\.", ".layer_norm1."),
+    (r"\.(norm2|layernorm_after)\.", ".layer_norm2."),
+    (r"^(norm|layernorm)\.", "post_layernorm."),
+    (r"^(patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.", "embeddings.patch_embedding."),
+    (r"^(pos_embed|embeddings\.position_embeddings)$", "embeddings.position_embedding"),
+    (r"^(cls_token|embeddings\.cls_token)$", "embeddings.class_embedding"),
+)
+_DINO_DROPPED = ("head.", "pooler.")  # of self-distillation, and of the hub's file
 HEAD = ".cls.predictions."
 NOBODY = -100
 
@@ -64,6 +82,31 @@ def blip_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"its {name} is not the encoder's")
     if "image_queue" in state and "idx_queue" not in state:
         state["idx_queue"] = torch.full((1, state["image_queue"].shape[1]), NOBODY)
+    return state
+
+
+def dino_name(name: str) -> str:
+    """A parameter's name in DINO's release, in transformers 4 or in transformers 5 -> ours; qkv stays in one."""
+    for pattern, ours in _DINO_VISION:
+        name = re.sub(pattern, ours, name)
+    return name if name.startswith("classifier.") else f"vision_model.{name}"
+
+
+def dino_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of DINO's released backbone (`dino_vitbase16_pretrain.pth`), or of transformers' ViT.
+
+    The released file's fused query, key and value become three weights; the projection head is dropped.
+    """
+    state = {}
+    for released_name, tensor in released.items():
+        name = dino_name(released_name)
+        if name.removeprefix("vision_model.").startswith(_DINO_DROPPED):
+            continue
+        if ".qkv." in name:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            state |= {name.replace(".qkv.", f".{letter}_proj."): part for letter, part in parts}
+        else:
+            state[name] = tensor
     return state
 
 

@@ -23,6 +23,7 @@ from vlp_bench.models.towers import (
     text_tower,
     vision_tower,
 )
+from vlp_bench.processes import gather, gather_padded, own_rows
 
 TEMP_RANGE = (0.001, 0.5)
 DENSE = ("vision_proj", "text_proj", "itm_head", "bbox_head", "text_encoder.cls")  # never pruned
@@ -141,8 +142,16 @@ class XVLM(nn.Module):
         return F.normalize(self.text_proj(states[:, 0]).float(), dim=-1)
 
     def match(self, text_states: Tensor, text_atts: Tensor | None, image_states: Tensor) -> Tensor:
-        """(b,) logit that text and image belong together: the re-ranking score of retrieval."""
-        return self._itm_logits(self.fuse(text_states, text_atts, image_states))[:, 1]
+        """(b,) logit that text and image belong together: the re-ranking score of retrieval, of a model in eval mode.
+
+        The head reads [CLS] alone, so the last layer is computed for it alone.
+        """
+        mask = key_mask(text_atts, self.attention)
+        *lower, last = self.text_encoder.bert.encoder.layer[self.config.first_fusion_layer :]
+        x = text_states
+        for layer in lower:
+            x = layer(x, mask, image_states)
+        return self._itm_logits(first_state(last, x, text_atts, image_states))[:, 1]
 
     # --- losses ---
 
@@ -166,8 +175,13 @@ class XVLM(nn.Module):
         """`mlm` alone, at a third of the cost of all losses."""
         return self._mlm(self._encode(batch), batch)
 
-    def retrieval_losses(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """`itc` and `itm` of fine-tuning on retrieval; pairs with equal `batch.idx` are never negatives."""
+    def retrieval_losses(
+        self, batch: Batch, generator: torch.Generator | None = None, *, progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """`itc` and `itm` of fine-tuning on retrieval; pairs with equal `batch.idx` are never negatives.
+
+        `progress` plays no part here: it is for models whose targets change as training goes on.
+        """
         return self._pair_losses(self._encode(batch), batch.idx, generator)
 
     def predict_box(self, texts: Tensor, text_atts: Tensor | None, whole: Tensor) -> Tensor:
@@ -196,7 +210,9 @@ class XVLM(nn.Module):
         return losses | {"mlm": self._mlm(x, batch)}
 
     def _pair_losses(self, x: _Encoded, idx: Tensor | None, generator: torch.Generator | None) -> dict[str, Tensor]:
-        image_feats, text_feats = self.project_image(x.images), self.project_text(x.texts)
+        """ITC and ITM over the batches of all processes: they must draw with generators in the same state."""
+        image_feats, text_feats = gather(self.project_image(x.images)), gather(self.project_text(x.texts))
+        idx = None if idx is None else gather(idx)
         negatives = hard_negatives(
             image_feats, text_feats, self.temp, idx, uniform=self.config.itm_uniform, generator=generator
         )
@@ -204,13 +220,18 @@ class XVLM(nn.Module):
         return {"itc": itc, "itm": self._itm(x, *negatives)}
 
     def _itm(self, x: _Encoded, image_of_text: Tensor, text_of_image: Tensor) -> Tensor:
-        """Cross entropy of b true pairs, b texts with a wrong image and b images with a wrong text."""
+        """Cross entropy of b true pairs, b texts with a wrong image and b images with a wrong text.
+
+        The two rows of indices are into the batch of all processes (n·b,); each answers for its own b pairs.
+        """
         b = len(x.texts)
-        right = torch.arange(b, device=x.texts.device)
-        text_rows = torch.cat([right, right, text_of_image])
-        image_rows = torch.cat([right, image_of_text, right])
-        image_atts = None if x.image_atts is None else x.image_atts[image_rows]
-        fused = self.fuse(x.texts[text_rows], x.text_atts[text_rows], x.images[image_rows], image_atts)
+        texts, text_atts = gather_padded(x.texts), gather_padded(x.text_atts)
+        images, image_atts = gather(x.images), None if x.image_atts is None else gather(x.image_atts)
+        right = own_rows(b, x.texts.device)
+        text_rows = torch.cat([right, right, text_of_image[right]])
+        image_rows = torch.cat([right, image_of_text[right], right])
+        image_atts = None if image_atts is None else image_atts[image_rows]
+        fused = self.fuse(texts[text_rows], text_atts[text_rows], images[image_rows], image_atts)
         return F.cross_entropy(self._itm_logits(fused), (torch.arange(3 * b, device=right.device) < b).long())
 
     def _itm_logits(self, fused: Tensor) -> Tensor:
@@ -227,6 +248,19 @@ class XVLM(nn.Module):
         states = self.fuse(self.encode_text(ids, x.text_atts), x.text_atts, x.images, x.image_atts)
         picked = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))  # (b, p, d)
         return self.text_encoder.cls(picked).float()
+
+
+def first_state(layer: nn.Module, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
+    """(b, 1, d): what a fusion layer in eval mode makes of (b, t, d) at the first token, which sees all real ones."""
+    attention = layer.attention
+    q, k, v = (
+        part(rows).unflatten(-1, (attention.self.num_attention_heads, -1)).transpose(1, 2)
+        for part, rows in ((attention.self.query, x[:, :1]), (attention.self.key, x), (attention.self.value, x))
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, key_mask(atts, "sdpa")).transpose(1, 2).flatten(2)
+    x = attention.output(mixed, x[:, :1])
+    x, _ = layer.crossattention(x, None, image_states)
+    return layer.feed_forward_chunk(x)
 
 
 def _need(batch: Batch, field: str) -> Tensor:

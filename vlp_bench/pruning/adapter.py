@@ -54,8 +54,9 @@ class PlainAdapter:
     def prunable(self, model: nn.Module) -> list[str]:
         """Every linear weight: `nn.Linear`, the projections of `nn.MultiheadAttention`, transformers' `Conv1D`.
 
-        A weight shared with an embedding stays dense, with a warning in the log. Raises ValueError for weights of three
-        dimensions (experts), whose layout can't be known.
+        What stays dense is named in a warning: a weight shared with an embedding, and a matrix that something else
+        reads (position tables, recurrent layers). Raises ValueError for weights of three dimensions (experts), whose
+        layout can't be known.
         """
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         linear = {id(weight) for module in model.modules() for weight in linear_weights(module)}
@@ -67,6 +68,12 @@ class PlainAdapter:
         for name, parameter in model.named_parameters():
             if id(parameter) in linear & embeddings:
                 log.warning("%s is also an embedding and stays dense", name)
+        if unknown := unknown_matrices(model, linear | embeddings):
+            log.warning(
+                "%d matrices that no linear layer reads stay dense: %s (an adapter's prunable() may name them)",
+                len(unknown),
+                ", ".join(unknown),
+            )
         return [name for name, parameter in model.named_parameters() if id(parameter) in linear - embeddings]
 
     def place(self, name: str) -> Place:
@@ -132,7 +139,8 @@ def linear_weights(module: nn.Module) -> list[nn.Parameter]:
         packed = [module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
         return [weight for weight in packed if weight is not None]
     linear: Any = module if isinstance(module, nn.Linear) or is_conv1d(module) else None
-    return [] if linear is None else [linear.weight]
+    # a parametrized weight is computed anew by every access, and is no parameter
+    return [] if linear is None or not isinstance(linear.weight, nn.Parameter) else [linear.weight]
 
 
 def stacked_weights(model: nn.Module) -> list[str]:
@@ -144,4 +152,16 @@ def stacked_weights(model: nn.Module) -> list[str]:
         if not isinstance(module, convolution)
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.ndim == 3 and min(parameter.shape) > 1
+    ]
+
+
+def unknown_matrices(model: nn.Module, known: set[int]) -> list[str]:
+    """Names of the parameters with two true dimensions that are none of the known ones, and no convolution's."""
+    convolution = nn.modules.conv._ConvNd
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if not isinstance(module, convolution | nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False)
+        if sum(size > 1 for size in parameter.shape) == 2 and id(parameter) not in known
     ]

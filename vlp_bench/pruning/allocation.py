@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from vlp_bench.pruning import rest
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.scores import Score, lamp
 from vlp_bench.pruning.shares import apportion
 from vlp_bench.pruning.thresholds import kept_per_layer
 
@@ -36,6 +38,12 @@ def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compa
     scores = score(layer, calibration)
     alive = calibration.alive.get(layer.name)
     return scores if alive is None or compat == "official" else scores.masked_fill(~alive, float("-inf"))
+
+
+def without_sort(score: Score, layer: Layer, calibration: Calibration) -> bool:
+    """Whether the score is LAMP's and `vlp_bench.pruning.rest` can rank it: same masks, a fraction of the time."""
+    dense = layer.name not in calibration.alive
+    return getattr(score, "func", score) is lamp and dense and layer.matrix.dtype is torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +134,13 @@ class Competition:
 
     def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
         budget = kept_of(sum(layer.size for layer in group), sparsity, self.compat)
+        ties = "none" if self.compat == "official" else "first"
+        if all(without_sort(self.score, layer, calibration) for layer in group):
+            return rest.kept_per_layer(
+                {x.name: lambda x=x: x.matrix for x in group}, budget, ties=ties, memory=calibration.memory
+            )
         scores = {
             layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
         }
-        (kept,) = kept_per_layer(scores, [budget], ties="none" if self.compat == "official" else "first")
+        (kept,) = kept_per_layer(scores, [budget], ties=ties)
         return kept

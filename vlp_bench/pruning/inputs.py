@@ -70,6 +70,7 @@ class InputNorms:
         self.layers = list(layers)
         self.sums: dict[str, Tensor] = {}  # (d_in,) float64
         self.rows: dict[str, int] = {}
+        self.journal: list[tuple[str, int, Tensor]] | None = None  # where calls wait instead of being added
         self._mask: Mask = lambda name, tokens: None
         self._seen: dict[int, _Seen] = {}
 
@@ -94,7 +95,13 @@ class InputNorms:
     def _add(self, name: str, x: Tensor) -> None:
         rows = x.shape[0] if x.ndim > 1 else 1
         tokens = x.numel() // max(1, rows * x.shape[-1])
-        total = self._total(x, self._mask(name, tokens))
+        self.take(name, rows, self._total(x, self._mask(name, tokens)))
+
+    def take(self, name: str, rows: int, total: Tensor) -> None:
+        """Add what one call of a reader gave."""
+        if self.journal is not None:
+            self.journal.append((name, rows, total))
+            return
         self.sums[name] = self.sums[name] + total if name in self.sums else total
         self.rows[name] = self.rows.get(name, 0) + rows
 

@@ -1,73 +1,84 @@
-"""Mask files, and what two masks have in common.
+"""Mask files: which weights are kept, the new values of those that a solver changed, and the report of the run.
 
-One safetensors file: `<layer>/mask` holds the mask's bits, eight in a byte, the first weight lowest; `<layer>/weight`
-the surviving weights' new values, where a solver changed them; the header the report of the run as JSON. Written to a
-temporary file and renamed, so that a reader never sees half of one.
+One safetensors file, in a plain form (one bit a weight) or a compact one (about the masks' entropy), see `positions`.
+Its header is JSON: `format`, `form` and `about`, which holds `report`, how the masks came about, and `layers`, a list
+of [modality, block, {name within the block: [kept, d_out, d_in]}]. In the compact form `about` is a tensor of bytes,
+the same JSON deflated.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialise
 from torch import Tensor
 
-FORMAT = "vlp_bench masks 1"
+from vlp_bench.pruning.files import read_tensors, write_tensors
+from vlp_bench.pruning.positions import Form, fetch, pack, store, unpack
+
+__all__ = ["pack", "read", "unpack", "write"]
+
+FORMAT = "vlp_bench masks 2"
+CURE = "prune again, or copy it again"
+NOWHERE = {"modality": "", "block": ""}
 Contents = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]  # masks, weights, report
 
 
-def pack(mask: Tensor) -> Tensor:
-    """(⌈n / 8⌉,) uint8 from a bool tensor of n entries; the first entry is the lowest bit."""
-    return torch.from_numpy(np.packbits(mask.detach().cpu().reshape(-1).numpy(), bitorder="little"))
+def write(
+    path: str | Path,
+    masks: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    report: dict[str, Any],
+    form: Form = "plain",
+) -> Path:
+    """Writes a mask file, whole or not at all, and returns its path.
+
+    Args:
+        path: where to; its folder is made.
+        masks: by parameter name, bool.
+        weights: new values of some of the layers; only those of kept weights are stored.
+        report: JSON.
+        form: "plain": one bit a weight; "compact": about the masks' entropy, at some seconds per 100 M weights.
+    """
+    known = report.get("layers", {})
+    short = report | {"layers": None} if known else report
+    about = json.dumps({"report": short, "layers": _table(masks, known)}, separators=(",", ":"))
+    header = {"format": FORMAT, "form": form} | ({"about": about} if form == "plain" else {})
+    tensors = store(list(masks.values()), form)
+    if form == "compact":
+        tensors["about"] = torch.frombuffer(bytearray(zlib.compress(about.encode(), 9)), dtype=torch.uint8)
+    tensors |= {f"{name}/weight": weight.detach().cpu()[masks[name].cpu()] for name, weight in weights.items()}
+    return write_tensors(path, tensors, header)
 
 
-def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack`. Raises ValueError if the number of bytes doesn't fit the shape."""
-    count = int(np.prod(shape))
-    if bits.dtype != torch.uint8 or bits.numel() != (count + 7) // 8:
-        raise ValueError(f"{bits.numel()} bytes of {bits.dtype} are no mask of shape {shape}")
-    flat = np.unpackbits(bits.cpu().numpy(), count=count, bitorder="little")
-    return torch.from_numpy(flat).bool().view(shape)
+def _table(masks: Mapping[str, Tensor], known: Mapping[str, Any]) -> list[list[Any]]:
+    """The layers in their order, those of one place side by side in one entry; a name without its block's."""
+    table: list[list[Any]] = []
+    for name, mask in masks.items():
+        place = known.get(name, NOWHERE)
+        key = [place["modality"], place["block"]]
+        if not table or table[-1][:2] != key:
+            table.append([*key, {}])
+        table[-1][2][_within(name, place["block"])] = [int(mask.sum()), *mask.shape]
+    return table
 
 
-def write(path: str | Path, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], report: dict[str, Any]) -> Path:
-    """Writes a mask file, whole or not at all, and returns its path."""
-    shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    header = {"format": FORMAT, "shapes": json.dumps(shapes), "report": json.dumps(report)}
-    tensors = {f"{name}/mask": pack(mask) for name, mask in masks.items()}
-    tensors |= {f"{name}/weight": weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    return _write_whole(Path(path), serialise(tensors, metadata=header))
+def _within(name: str, block: str) -> str:
+    """The name's part after its block; a name that doesn't start with its block keeps all of it, after a slash."""
+    return name.removeprefix(f"{block}.") if block and name.startswith(f"{block}.") else f"/{name}"
 
 
-def _write_whole(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _rows(table: list[list[Any]]) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """Name, report and shape of every layer of a table."""
+    for modality, block, own in table:
+        for part, (kept, *shape) in own.items():
+            name = part[1:] if part.startswith("/") else f"{block}.{part}"
+            total = torch.Size(shape).numel()
+            yield name, {"kept": kept, "total": total, "modality": modality, "block": block}, tuple(shape)
 
 
 def read(path: str | Path) -> Contents:
@@ -77,78 +88,30 @@ def read(path: str | Path) -> Contents:
         FileNotFoundError: there is none.
         ValueError: the file is truncated or damaged, or something else; the message names it and the reason.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no mask file at {path}")
-    data = path.read_bytes()
-    try:
-        tensors, header = parse(data), _header(data)
-    except (SafetensorError, ValueError) as reason:
-        raise ValueError(f"{path} is truncated or no mask file ({reason}): prune again, or copy it again") from reason
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} is no mask file: its format is {header.get('format')!r}, {FORMAT!r} is needed")
+    tensors, header = read_tensors(path, FORMAT, "mask file", CURE)
     try:
         return _contents(tensors, header)
-    except (KeyError, TypeError, ValueError) as reason:
-        raise ValueError(f"{path} is a damaged mask file ({reason}): prune again, or copy it again") from reason
+    except (KeyError, TypeError, ValueError, zlib.error) as reason:
+        raise ValueError(f"{path} is a damaged mask file ({reason}): {CURE}") from reason
 
 
-def _header(data: bytes) -> dict[str, str]:
-    """The metadata at the front of a safetensors file: 8 bytes of length, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
-
-
-def _contents(tensors: dict[str, Tensor], header: dict[str, str]) -> Contents:
-    shapes, report = json.loads(header["shapes"]), json.loads(header["report"])
-    masks = {name: unpack(tensors.pop(f"{name}/mask"), tuple(shape)) for name, shape in shapes.items()}
-    weights = {key.removesuffix("/weight"): tensor for key, tensor in tensors.items()}
-    for name, layer in report.get("layers", {}).items():
+def _contents(tensors: dict[str, Tensor], header: dict[str, Any]) -> Contents:
+    about = header["about"] if header["form"] == "plain" else zlib.decompress(tensors.pop("about").numpy().tobytes())
+    known = json.loads(about)
+    report, rows = known["report"], list(_rows(known["layers"]))
+    found = fetch(tensors, [shape for _, _, shape in rows], header["form"])
+    masks = {name: mask for (name, _, _), mask in zip(rows, found, strict=True)}
+    for name, layer, _ in rows:
         if int(masks[name].sum()) != layer["kept"]:
             raise ValueError(f"{name} should keep {layer['kept']} weights and keeps {int(masks[name].sum())}")
-    for name, weight in weights.items():
-        if weight.shape != masks[name].shape or not torch.isfinite(weight).all():
-            raise ValueError(f"the weights of {name} don't fit its mask or hold NaN")
-    return masks, weights, report
+    weights = {key.removesuffix("/weight"): values for key, values in tensors.items()}
+    if "layers" in report:
+        report["layers"] = {name: layer for name, layer, _ in rows}
+    return masks, {name: _spread(name, values, masks[name]) for name, values in weights.items()}, report
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """What two masks of one layer, or of several, have in common."""
-
-    kept_first: int
-    kept_second: int
-    kept_both: int
-
-    @property
-    def iou(self) -> float:
-        """Intersection over union of the kept weights; 1 if both keep nothing."""
-        union = self.kept_first + self.kept_second - self.kept_both
-        return self.kept_both / union if union else 1.0
-
-    @property
-    def differ(self) -> int:
-        """Number of weights that are kept by one of the two alone."""
-        return self.kept_first + self.kept_second - 2 * self.kept_both
-
-    def __add__(self, other: Overlap) -> Overlap:
-        return Overlap(
-            self.kept_first + other.kept_first,
-            self.kept_second + other.kept_second,
-            self.kept_both + other.kept_both,
-        )
-
-
-def overlap(first: Tensor, second: Tensor) -> Overlap:
-    """Compares two masks of one shape."""
-    if first.shape != second.shape:
-        raise ValueError(f"masks of shapes {tuple(first.shape)} and {tuple(second.shape)} can't be compared")
-    first, second = first.bool().cpu(), second.bool().cpu()
-    return Overlap(int(first.sum()), int(second.sum()), int((first & second).sum()))
-
-
-def diff(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Overlap]:
-    """Compares two sets of masks layer by layer. Raises ValueError if they are of different layers."""
-    if unmatched := sorted(set(first) ^ set(second)):
-        raise ValueError(f"only one of the two has a mask for {', '.join(unmatched[:3])}; {len(unmatched)} in all")
-    return {name: overlap(first[name], second[name]) for name in first}
+def _spread(name: str, values: Tensor, mask: Tensor) -> Tensor:
+    """The survivors' values at their places, zero elsewhere."""
+    if values.numel() != int(mask.sum()) or not torch.isfinite(values).all():
+        raise ValueError(f"the weights of {name} don't fit its mask or hold NaN")
+    return torch.zeros(mask.shape, dtype=values.dtype).masked_scatter_(mask, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, overload
 
@@ -34,6 +34,7 @@ class Pruner(Settings):
         schedule: in how many steps; each step sees the model as the step before left it.
         sweep: in what order.
         name: what reports call it.
+        modality: prune the layers of this one only, and count the sparsity among them; None: all layers.
         num_batches: how many calibration batches to use; None: all. Not for a ready-made `Calibration`.
         batches_per_step: step t sees its own batches, t·n to (t + 1)·n; None: every step sees all.
         seed: owner of the random draws of data loading and losses. Not for a ready-made `Calibration`.
@@ -44,6 +45,7 @@ class Pruner(Settings):
     schedule: Schedule = one_shot
     sweep: Sweep = at_once
     name: str = "custom"
+    modality: str | None = None
     num_batches: int | None = None
     batches_per_step: int | None = None
     seed: int = 0
@@ -87,10 +89,23 @@ class Pruner(Settings):
         targets = [check_sparsity(s) for s in given]
         if not targets:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
-        asked = self._calibration(model, calibration, adapter)
+        asked = self.focus(self._calibration(model, calibration, adapter))
         weights = hash_of({name: layer.weight for name, layer in asked.layers.items()})
         solutions = {target: self._at(asked, target, weights) for target in targets}
         return solutions if several else solutions[targets[0]]
+
+    def focus(self, calibration: Calibration) -> Calibration:
+        """The calibration if it is of the modality's layers only, else one of these.
+
+        Raises:
+            ValueError: the model has no layer of the modality.
+        """
+        modalities = {name: layer.place.modality for name, layer in calibration.layers.items()}
+        own = [name for name, modality in modalities.items() if self.modality in (None, modality)]
+        if not own:
+            allowed = ", ".join(dict.fromkeys(modalities.values()))
+            raise ValueError(f"the model has no layer of modality {self.modality!r}: use one of {allowed}, or None")
+        return calibration if len(own) == len(modalities) else calibration.about(own)
 
     def _calibration(
         self, model: nn.Module, given: Calibration | Iterable[Any] | None, adapter: Adapter | None
@@ -188,10 +203,16 @@ def describe(value: Any) -> Any:
     if isinstance(value, partial):
         return {"_target_": _path(value.func), **{key: describe(entry) for key, entry in value.keywords.items()}}
     if is_dataclass(value):
-        return {"_target_": _path(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+        given = {f.name: getattr(value, f.name) for f in fields(value) if not _left_out(value, f)}
+        return {"_target_": _path(type(value)), **{name: describe(own) for name, own in given.items()}}
     if callable(value):
         return _path(value)
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _left_out(value: Any, field: Field[Any]) -> bool:
+    """Whether an option that is None by default is None."""
+    return field.default is None and getattr(value, field.name) is None
 
 
 def _path(thing: Any) -> str:

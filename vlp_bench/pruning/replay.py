@@ -24,9 +24,10 @@ class Replay:
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
         self.layers = layers
-        self.blocks = _blocks(model, layers.values())
+        self.blocks = blocks_of(model, layers.values())
         self.cuts: dict[str, int] = {}
         self.calls = 0  # of blocks that were run in earnest
+        self.whole = 0  # calls of blocks in one run of the model, the last that was recorded
         self._outputs: list[Any] = []
         self._places: dict[nn.Module, list[int]] = {}
 
@@ -42,6 +43,7 @@ class Replay:
         finally:
             for handle in handles:
                 handle.remove()
+            self.whole = len(self._outputs)
 
     @contextmanager
     def skipping(self, cut: int) -> Iterator[None]:
@@ -57,7 +59,7 @@ class Replay:
 
     def _remember(self, block: nn.Module, args: Any, output: Any) -> None:
         self._places[block].append(len(self._outputs))
-        self._outputs.append(_copied(output))
+        self._outputs.append(copied(output))
         self.calls += 1
 
     def _mark(self, name: str) -> Callable[..., None]:
@@ -71,14 +73,14 @@ class Replay:
             number, places = seen[block], self._places[block]
             seen[block] += 1
             if number < len(places) and places[number] < cut:
-                return _copied(self._outputs[places[number]])
+                return copied(self._outputs[places[number]])
             self.calls += 1
             return forward(*args, **kwargs)
 
         return replayed
 
 
-def _blocks(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
+def blocks_of(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
     """The modules that hold all layers of one place, without those that hold another of them."""
     groups: dict[tuple[str, str], list[list[str]]] = {}
     for layer in layers:
@@ -103,12 +105,12 @@ def _first_difference(a: list[str], b: list[str]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _copied(output: Any) -> Any:
+def copied(output: Any) -> Any:
     """A copy of every tensor: whoever gets the output may change it in place."""
     if isinstance(output, Tensor):
         return output.clone()
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(_copied, output))
+        return type(output)(*map(copied, output))
     if isinstance(output, list | tuple):
-        return type(output)(map(_copied, output))
+        return type(output)(map(copied, output))
     return output

@@ -100,5 +100,10 @@ def multiflow_nodes(layer: Layer, calibration: Calibration, *, compat: Compat = 
     return nodes(layer.matrix, _norm(layer, calibration, compat))
 
 
+def inverted(layer: Layer, calibration: Calibration, *, score: Score) -> Tensor:
+    """The smallest scores survive: the mask turned round, at the same budgets (a check that the order matters)."""
+    return -score(layer, calibration)
+
+
 def _norm(layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
     return calibration.norms(compat=compat)[layer.name].sqrt().to(layer.matrix.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning import masks as mask_files
 from vlp_bench.pruning.layers import Layer, parameters_by_name
+from vlp_bench.pruning.positions import Form
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,28 @@ class Solution:
         check_fit(self.masks, parameters)
         Solved(self.masks, self.weights).install(parameters)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes a mask file (see `vlp_bench.pruning.masks`), whole or not at all."""
-        return mask_files.write(path, self.masks, self.weights, self.report)
+    def save(self, path: str | Path, form: Form = "plain") -> Path:
+        """Writes a mask file (see `vlp_bench.pruning.masks`), whole or not at all; `form` "compact" is smaller."""
+        return mask_files.write(path, self.masks, self.weights, self.report, form)
 
     @classmethod
     def load(cls, path: str | Path) -> Solution:
         """Reads a mask file. Raises FileNotFoundError, or ValueError for anything that isn't a whole mask file."""
         return cls(*mask_files.read(path))
+
+    def inverted(self) -> Solution:
+        """Keeps exactly what this one removes: what it calls unimportant, put to the test. No new weights."""
+        masks = {name: ~mask for name, mask in self.masks.items()}
+        layers = self.report.get("layers", {})
+        counts = {name: layer | {"kept": layer["total"] - layer["kept"]} for name, layer in layers.items()}
+        report = {
+            "method": f"{self.report.get('method', 'unknown')}, inverted",
+            "settings": {"inverted": self.report.get("settings")},
+            "sparsity": {"asked": None, "achieved": 1 - self.sparsity},
+            "kept": self.total - self.kept,
+            "layers": counts,
+        }
+        return Solution(masks, {}, self.report | report)
 
     def table(self) -> list[TableRow]:
         """Kept weights of every block, each modality followed by its sum, and of the model at the end."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.layers import restoring
+from vlp_bench.pruning.resume import Resuming, Unforeseen
 from vlp_bench.pruning.solution import Solved
 
+log = logging.getLogger(__name__)
 Solve = Callable[[Calibration, dict[str, int]], Solved]  # (statistics, kept weights per layer) -> masks, weights
 Sweep = Callable[[Solve, Calibration, dict[str, int]], Solved]
 
@@ -20,14 +23,39 @@ def at_once(solve: Solve, calibration: Calibration, budgets: dict[str, int]) -> 
 def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, int]) -> Solved:
     """One block after the other, in the order in which data flows; each sees what the pruned blocks before it give.
 
-    The whole model runs up to each block: every block meets its own arguments (position bias, cross-attention, masks),
-    and a tied weight all the inputs of all its readers. One pass over the data per block. The weights are as before
+    Every block meets its own arguments (position bias, cross-attention, masks), and a tied weight all the inputs of all
+    its readers. One pass over the data per block, which begins at the last block that was pruned and ends behind the
+    block itself: each is computed twice, as long as no later module shares its weights. The weights are as before
     afterwards.
     """
+    if calibration.batches is None:
+        return _in_turn(solve, calibration, budgets, blocks(calibration), None)
+    resuming = Resuming(calibration.adapter, calibration.model, calibration.layers)
+    explorer = calibration.about(calibration.layers)
+    explorer.adapter = resuming
+    with resuming.exploring():
+        found = blocks(explorer)
+    try:
+        return _in_turn(solve, calibration, budgets, found, resuming)
+    except Unforeseen as reason:
+        log.warning("batches run through the model in different ways (%s): every pass is a whole one", reason)
+        return _in_turn(solve, calibration, budgets, found, None)
+
+
+def _in_turn(
+    solve: Solve,
+    calibration: Calibration,
+    budgets: dict[str, int],
+    found: list[list[str]],
+    resuming: Resuming | None,
+) -> Solved:
     masks, weights = {}, {}
     with restoring(calibration.layers):
-        for names in blocks(calibration):
+        for names in found:
             part = calibration.about(names)
+            if resuming is not None:
+                resuming.next_pass(names)
+                part.adapter = resuming
             solved = solve(part, {name: budgets[name] for name in names if name in budgets})
             solved.install({name: layer.weight for name, layer in calibration.layers.items()})
             masks |= solved.masks

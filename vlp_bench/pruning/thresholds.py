@@ -1,14 +1,17 @@
 """Exact order statistics over the scores of many layers, without ever laying them side by side.
 
-Float32 numbers sort like integers made of their bits. A histogram of the upper 16 bits, one per layer, finds the bin
-of the wanted rank; a histogram of the lower 16 bits inside that bin finds the value. Exact, ties included; scores are
-asked for twice, one layer at a time; at most 512 KiB per layer are kept of them.
+Float32 numbers sort like integers made of their bits. A sample tells between which two integers the wanted rank lies; a
+pass over the scores then counts what lies above and makes a histogram of what lies between, one for each layer. If the
+sample was misleading or its bracket too wide for one bin per integer, another pass follows: what is counted decides,
+never what was sampled. Exact, ties included; scores are asked for one layer at a time, a 40th of them is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +20,30 @@ from torch import Tensor
 Thunk = Callable[[], Tensor]
 Ties = Literal["first", "none"]
 BINS = 1 << 16
-ZERO = BINS // 2  # the bin of the smallest numbers that aren't negative
-CHUNK = {"cpu": 1 << 18}  # scores looked at in one go: what a processor's cache holds; elsewhere bounds the temporaries
+LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1  # keys
+INFINITY = 0x7F800000  # its key; that of -infinity is its complement
+RUN, STRIDE = 16, 41  # the sample: a cache line's worth out of every 41
+DEVIATIONS = 4  # of the sample's rank, to both sides: once in 16,000 the bracket misses
+SMALL = 1 << 15  # so few scores are ranked at once
+CHUNK = {"cpu": 1 << 16}  # scores looked at in one go: what a processor's cache holds; elsewhere bounds the temporaries
+CHUNKS = 32  # whose contents wait for a histogram together
 
 
-def _bits(scores: Tensor) -> Tensor:
-    """The bits of float scores of any shape, flat, as int32: they sort as the scores do while none is negative."""
-    return scores.detach().float().contiguous().view(-1).view(torch.int32)
+def keys_of(name: str, scores: Tensor) -> Iterator[Tensor]:
+    """Float scores of any shape as int32 numbers that sort as they do, flat, in chunks. Raises ValueError for NaN."""
+    bits = scores.detach().float().contiguous().view(-1).view(torch.int32)
+    for part in bits.split(CHUNK.get(bits.device.type, 1 << 25)):
+        yield _checked(name, part)
+
+
+def _checked(name: str, bits: Tensor) -> Tensor:
+    """Keys from bits; NaNs sort above infinity, or below its negative."""
+    known = bits.numpy() if bits.device.type == "cpu" else bits
+    signed = bits.numel() > 0 and bool(known.min() < 0)
+    keys = _in_order(bits) if signed else bits
+    if (bits.numel() and known.max() > INFINITY) or (signed and keys.min() < ~INFINITY):
+        raise ValueError(f"the scores of {name!r} hold NaN: the layer cannot be ranked")
+    return keys
 
 
 def _in_order(bits: Tensor) -> Tensor:
@@ -31,45 +51,73 @@ def _in_order(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _chunks(keys: Tensor) -> tuple[Tensor, ...]:
-    return keys.split(CHUNK.get(keys.device.type, 1 << 25))
+@dataclass(frozen=True)
+class Sample:
+    """Sorted keys of one score in 41, and how many scores there are."""
+
+    keys: Tensor
+    total: int
+
+    def bracket(self, rank: int) -> tuple[int, int]:
+        """Two keys between which the `rank`-th largest score (1 = the largest) most likely lies."""
+        share = (rank - 0.5) / self.total
+        size = len(self.keys)
+        spread = DEVIATIONS * (size * share * (1 - share)) ** 0.5 + 2
+        low, high = int(size * (1 - share) - spread), int(size * (1 - share) + spread)
+        return int(self.keys[low]) if low >= 0 else LOWEST, int(self.keys[high]) if high < size else HIGHEST
 
 
-def _upper(scores: Tensor) -> Tensor:
-    """Histogram (65536,) of the upper halves of the scores' keys; bin `ZERO` opens at zero."""
-    bits = _bits(scores)
-    counts = torch.zeros(BINS, dtype=torch.int64, device=bits.device)
-    signed = bits.numel() > 0 and bool(bits.min() < 0)
-    for part in _chunks(bits):
-        found = torch.bincount((_in_order(part) >> 16) + ZERO if signed else part >> 16)
-        counts[0 if signed else ZERO :][: len(found)] += found
-    return counts
+def sample_of(scores: Mapping[str, Thunk]) -> tuple[Sample, list[int]]:
+    """The sample, and the number of scores of each layer."""
+    picked, sizes = [], []
+    for score in scores.values():
+        found = score()
+        sizes.append(found.numel())
+        flat = found.detach().reshape(-1)
+        some = flat.unfold(0, RUN, RUN * STRIDE) if len(flat) >= RUN else flat
+        picked.append(_in_order(some.float().contiguous().view(-1).view(torch.int32)))
+    return Sample(_sorted(torch.cat(picked)), sum(sizes)), sizes
 
 
-def _lower(scores: Tensor, bin_: int) -> Tensor:
-    """Histogram (65536,) of the lower halves of the keys whose upper half falls in bin `bin_`."""
-    bits = _bits(scores)
-    counts = torch.zeros(BINS, dtype=torch.int64, device=bits.device)
-    for part in _chunks(bits):
-        inside = _inside(part if bin_ >= ZERO else _in_order(part), (bin_ - ZERO) * BINS)
-        if inside.numel():
-            counts += torch.bincount(inside, minlength=BINS)
-    return counts
-
-
-def _inside(keys: Tensor, first: int) -> Tensor:
-    """Those of the keys `first` to `first` + 65535, less `first`."""
+def _sorted(keys: Tensor) -> Tensor:
+    """In place; on a processor by numpy, which sorts integers six times as fast as torch."""
     if keys.device.type != "cpu":
-        return keys[(keys >> 16) == first >> 16] - first
-    offsets = keys.numpy() - np.int32(first)  # three times as fast as the same in torch
-    return torch.from_numpy(offsets[offsets.view(np.uint32) < BINS])
+        return keys.sort().values
+    keys.numpy().sort()
+    return keys
 
 
-def _refuse_nan(name: str, upper: Tensor) -> None:
-    """NaNs sort above infinity (or below its negative): the outermost bins."""
-    edge = ZERO + 0x7F80  # the bin that +infinity opens
-    if upper[edge + 1 :].sum() or upper[: BINS - edge - 1].sum():
-        raise ValueError(f"the scores of {name!r} hold NaN: the layer cannot be ranked")
+def _count(name: str, scores: Tensor, low: int, shift: int, counts: Tensor) -> int:
+    """How many keys lie above the 65536·2^shift keys from `low`, whose histogram `counts` (65536,) becomes."""
+    high = low + (BINS << shift) - 1
+    above, waiting = 0, []
+    counts.zero_()
+    for keys in keys_of(name, scores):
+        over, inside = _inside(keys, low, high)
+        above += over
+        waiting.append(inside)
+        if len(waiting) == CHUNKS:
+            _add_bins(counts, waiting, low, shift)
+    _add_bins(counts, waiting, low, shift)
+    return above
+
+
+def _add_bins(counts: Tensor, waiting: list[Tensor], low: int, shift: int) -> None:
+    """Empties a list of keys into the histogram."""
+    if waiting:
+        bins = (torch.cat(waiting).long() - low) >> shift
+        counts += torch.bincount(bins, minlength=BINS).to(counts)
+        waiting.clear()
+
+
+def _inside(keys: Tensor, low: int, high: int) -> tuple[int, Tensor]:
+    """How many keys lie above `high`, and the distances to `low` of those between."""
+    on_processor = keys.device.type == "cpu"
+    numbers: Any = keys.numpy() if on_processor else keys  # three times as fast as the same in torch
+    above, between = numbers > high, numbers >= low
+    many = int(np.count_nonzero(above) if on_processor else torch.count_nonzero(above))
+    between ^= above
+    return many, torch.as_tensor(numbers[between])
 
 
 def _descend(counts: Tensor, rank: int) -> tuple[int, int]:
@@ -79,34 +127,37 @@ def _descend(counts: Tensor, rank: int) -> tuple[int, int]:
     return len(counts) - 1 - steps, int(at_or_above[steps - 1]) if steps else 0
 
 
-def _histograms(layers: int) -> Tensor:
-    """(layers, 65536) int32 in one piece, so that small survivors don't pin down the memory of large temporaries."""
-    return torch.zeros(layers, BINS, dtype=torch.int32)
+@dataclass(frozen=True)
+class Place:
+    """Where the wanted rank lies: the key of its score, and per layer how many scores exceed and equal it."""
+
+    key: int
+    above: list[int]
+    equal: list[int]
 
 
-def _sums(counts: Tensor) -> list[int]:
-    """The sum of every row; by rows, as torch widens all it adds up."""
-    return [int(row.sum()) for row in counts]
-
-
-def _total(counts: Tensor) -> Tensor:
-    """(65536,) int64 sum over the layers."""
-    summed = torch.zeros(BINS, dtype=torch.int64)
-    for row in counts:
-        summed += row
-    return summed
-
-
-def _above_and_equal(scores: Mapping[str, Thunk], rank: int, upper: Tensor) -> tuple[list[int], list[int]]:
-    """Per layer: how many scores exceed the `rank`-th largest of all, and how many equal it."""
-    bin_, passed = _descend(_total(upper), rank)
-    lower = _histograms(len(upper))
-    for row, score in enumerate(scores.values()):
-        if upper[row, bin_]:
-            lower[row] = _lower(score(), bin_)
-    value, _ = _descend(_total(lower), rank - passed)
-    pairs = zip(_sums(upper[:, bin_ + 1 :]), _sums(lower[:, value + 1 :]), strict=True)
-    return [coarse + fine for coarse, fine in pairs], lower[:, value].tolist()
+def locate(scores: Mapping[str, Thunk], rank: int, sample: Sample) -> Place:
+    """The `rank`-th largest score of all layers (1 = the largest)."""
+    counts = torch.zeros(len(scores), BINS, dtype=torch.int32)  # in one piece, and small survivors pin nothing down
+    low, high = sample.bracket(rank)
+    while True:
+        shift = max(0, (high - low).bit_length() - 16)
+        low = min(low, HIGHEST + 1 - (BINS << shift))
+        above = [
+            _count(name, score(), low, shift, row) for row, (name, score) in zip(counts, scores.items(), strict=True)
+        ]
+        total = sum(counts, torch.zeros(BINS, dtype=torch.int64))  # by rows, as torch widens all it adds up
+        if sum(above) >= rank:
+            low, high = low + (BINS << shift), HIGHEST
+        elif sum(above) + int(total.sum()) < rank:
+            low, high = LOWEST, low - 1
+        else:
+            bin_, _ = _descend(total, rank - sum(above))
+            if not shift:
+                inside = (int(row[bin_ + 1 :].sum()) for row in counts)
+                both = [a + b for a, b in zip(above, inside, strict=True)]
+                return Place(low + bin_, both, counts[:, bin_].tolist())
+            low, high = low + (bin_ << shift), low + ((bin_ + 1) << shift) - 1
 
 
 def _share_ties(above: list[int], equal: list[int], kept: int) -> list[int]:
@@ -126,7 +177,7 @@ def kept_per_layer(scores: Mapping[str, Thunk], kept: Sequence[int], *, ties: Ti
 
     Args:
         scores: per layer a function that computes its float scores (any shape); larger survives. Called once, and once
-            more for every total.
+            more for every total, rarely twice.
         kept: the totals; each between 0 and the number of scores.
         ties: "first": exactly `kept` survive, equal scores in order of layer, then of index. "none": the released
             MULTIFLOW code's rule, where only what exceeds the largest *removed* score survives: all ties go.
@@ -134,22 +185,21 @@ def kept_per_layer(scores: Mapping[str, Thunk], kept: Sequence[int], *, ties: Ti
     Raises:
         ValueError: a layer's scores hold NaN.
     """
-    upper = _histograms(len(scores))
-    for row, (name, score) in enumerate(scores.items()):
-        counts = _upper(score())
-        _refuse_nan(name, counts)
-        upper[row] = counts
-    return [dict(zip(scores, _budgets(scores, upper, k, ties), strict=True)) for k in kept]
+    sample, sizes = sample_of(scores)
+    find = partial(_budgets, scores, sample, sizes, ties=ties)
+    return [dict(zip(scores, find(total), strict=True)) for total in kept]
 
 
-def _budgets(scores: Mapping[str, Thunk], upper: Tensor, kept: int, ties: Ties) -> list[int]:
-    sizes = _sums(upper)
+def _budgets(scores: Mapping[str, Thunk], sample: Sample, sizes: list[int], kept: int, ties: Ties) -> list[int]:
     assert 0 <= kept <= sum(sizes), (kept, sizes)
     if kept == sum(sizes):
         return sizes
     if ties == "none":
-        return _above_and_equal(scores, kept + 1, upper)[0]
-    return _share_ties(*_above_and_equal(scores, kept, upper), kept) if kept else [0] * len(sizes)
+        return locate(scores, kept + 1, sample).above
+    if not kept:
+        return [0] * len(sizes)
+    place = locate(scores, kept, sample)
+    return _share_ties(place.above, place.equal, kept)
 
 
 def keep_largest(scores: Tensor, kept: int, *, name: str = "scores", ties: Ties = "first") -> Tensor:
@@ -157,11 +207,11 @@ def keep_largest(scores: Tensor, kept: int, *, name: str = "scores", ties: Ties 
 
     With `ties="none"` fewer may survive: every weight that equals the largest removed one goes too.
     """
-    scores = scores.detach().float()
+    scores = scores.detach().float().contiguous()
     if kept >= scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
     rank = max(kept, 1) if ties == "first" else kept + 1
-    threshold = _rank_value(scores, rank, name)
+    threshold = largest_value(scores, rank, name)
     mask = scores > threshold
     if ties == "first" and kept:
         missing = kept - int(torch.count_nonzero(mask))
@@ -169,21 +219,32 @@ def keep_largest(scores: Tensor, kept: int, *, name: str = "scores", ties: Ties 
     return mask if kept else torch.zeros_like(mask)
 
 
-def _rank_value(scores: Tensor, rank: int, name: str) -> Tensor:
-    """The `rank`-th largest score (1 = the largest), as a scalar tensor."""
-    upper = _upper(scores)
-    _refuse_nan(name, upper)
-    bin_, passed = _descend(upper, rank)
-    low, _ = _descend(_lower(scores, bin_), rank - passed)
-    key = torch.tensor([(bin_ - ZERO) * BINS + low], dtype=torch.int32, device=scores.device)
+def largest_value(scores: Tensor, rank: int, name: str = "scores") -> Tensor:
+    """The `rank`-th largest score (1 = the largest), as a scalar tensor. Raises ValueError for NaN."""
+    if scores.numel() <= SMALL:
+        _checked(name, scores.reshape(-1).view(torch.int32))
+        return scores.reshape(-1).kthvalue(scores.numel() + 1 - rank).values
+    layer = {name: lambda: scores}
+    key = torch.tensor([locate(layer, rank, sample_of(layer)[0]).key], dtype=torch.int32, device=scores.device)
     return _in_order(key).view(torch.float32)[0]
 
 
 def keep_largest_per_row(scores: Tensor, kept: int) -> Tensor:
     """Mask (d_out, d_in) with `kept` weights in all, spread evenly over the rows; the first rows take the remainder."""
     rows, columns = scores.shape
-    per_row = torch.full((rows, 1), kept // rows, device=scores.device)
-    per_row[: kept % rows] += 1
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    keep = (torch.arange(columns, device=scores.device) < per_row).expand(rows, columns)
-    return torch.zeros(rows, columns, dtype=torch.bool, device=scores.device).scatter(1, order, keep)
+    share, longer = divmod(kept, rows)
+    parts = [_rows(scores[:longer], min(share + 1, columns)), _rows(scores[longer:], share)]
+    return torch.cat(parts)
+
+
+def _rows(scores: Tensor, kept: int) -> Tensor:
+    """Mask of the `kept` largest scores of every row; among equals the lower index wins."""
+    if not kept or not len(scores):
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.shape[1] + 1 - kept, dim=1, keepdim=True).values
+    mask = scores >= threshold
+    if int(torch.count_nonzero(mask)) > kept * len(scores):  # some row has more ties than places
+        above, equal = scores > threshold, scores == threshold
+        missing = kept - above.sum(1, keepdim=True)
+        mask = above | (equal & (equal.cumsum(1) <= missing))
+    return mask

@@ -1,5 +1,6 @@
 """One number and everything needed to believe it or to make it again."""
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -65,15 +66,37 @@ class Row:
     def to_json(self) -> str:
         """One line, without the line end; NaN becomes null, for JSON has no word for it."""
         content = asdict(self) | {"value": self.value if math.isfinite(self.value) else None}
-        return json.dumps(content, allow_nan=False, sort_keys=True)
+        return json.dumps(content | {"sum": _sum(content)}, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "Row":
         """The row of a line; ValueError if the line is torn, of another shape, or breaks a rule of Row."""
         content = json.loads(line)
         names = {f.name for f in fields(cls)}
-        if not isinstance(content, dict) or set(content) != names:
+        if not isinstance(content, dict) or set(content) - {"sum"} != names:
             raise ValueError("not a row of this version")
+        if (told := content.pop("sum", None)) is not None and told != _sum(content):
+            raise ValueError("its content is not what was written")
+        _check_types(content)
         if content["value"] is None:
             content["value"] = math.nan
         return cls(**content)
+
+
+def _sum(content: dict[str, Any]) -> str:
+    """Twelve hex digits of the SHA-256 of a row, so that a changed byte is noticed."""
+    return hashlib.sha256(json.dumps(content, allow_nan=False, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_types(content: dict[str, Any]) -> None:
+    """Raise ValueError for a value of another type than its column's."""
+    for column in fields(Row):
+        value, kind = content[column.name], _TYPES.get(str(column.type), str)
+        if column.name == "provenance" and isinstance(value, dict) and not isinstance(value.get("time", ""), str):
+            raise ValueError(f"its time is {value['time']!r}")
+        fine = isinstance(value, kind) and not isinstance(value, bool)
+        if not fine and not (column.name == "value" and value is None):
+            raise ValueError(f"{column.name} is {value!r}")
+
+
+_TYPES: dict[str, Any] = {str(float): (int, float), str(int): int, str(dict[str, Any]): dict}

@@ -54,7 +54,7 @@ class Store:
             try:
                 if line:
                     yield Row.from_json(line)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 self._report(f"{path}, line {number} is ignored: {error}")
 
     def _report(self, problem: str) -> None:
@@ -105,8 +105,9 @@ def _append(path: Path, content: bytes) -> None:
             if os.write(descriptor, content) != len(content):
                 raise OSError(28, "No space left on device", str(path))
             os.fsync(descriptor)
-        except OSError:
+        except OSError as error:
             os.ftruncate(descriptor, before)
+            error.filename = error.filename or str(path)  # a failed write does not say where
             raise
     finally:
         os.close(descriptor)

@@ -10,7 +10,12 @@ from rich.table import Table
 from vlp_bench.pruning.solution import TableRow
 from vlp_bench.results.store import matching
 
-METRICS = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1")
+METRICS = (  # shown first and in this order; what else a run has follows by name
+    *("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1"),
+    *("accuracy", "majority", "truth", "grammatical"),
+    *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "spice"),
+)
+UNSHOWN = ("itc_",)  # recalls before re-ranking but for the two above
 REFERENCES = ("dense", "omp")
 
 
@@ -49,10 +54,17 @@ def metrics_table(frame: pd.DataFrame, row: Mapping[str, Any]) -> Table:
     for name in references:
         table.add_column(name, justify="right")
         table.add_column("change", justify="right")
-    for metric in [name for name in METRICS if name in own] or sorted(own):
+    for metric in shown(own):
         cells = [cell for values in references.values() for cell in _change(own[metric], values.get(metric))]
         table.add_row(metric, f"{own[metric]:.2f}", *cells)
     return table
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """The metrics of a run as a table lists them: METRICS, then the others; means of recalls are left out."""
+    names = list(names)
+    others = sorted(name for name in names if name not in METRICS and not name.startswith(UNSHOWN))
+    return [name for name in METRICS if name in names] + [n for n in others if not n.endswith("_r_mean")]
 
 
 def _change(own: float, reference: float | None) -> tuple[str, str]:

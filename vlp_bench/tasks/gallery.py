@@ -4,7 +4,7 @@ m images of 1 + n tokens, t texts of at most l tokens, width d, embedding e, k c
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlp_bench.batch import Batch
-from vlp_bench.metrics.recall import gallery_metrics, shortlist_metrics
+from vlp_bench.metrics.recall import gallery_metrics, retrieval_metrics, shortlist_ranks
 from vlp_bench.tasks.optimisation import Diverged
 
 
@@ -109,7 +109,11 @@ class WholeGallery:
         return gallery_metrics(self.similarity(), self.text_image)
 
     def reranked_metrics(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> dict[str, float]:
-        """Recall when the k nearest by cosine of each query are put in order by `model.match`.
+        """Recall after re-ranking, see `reranked`."""
+        return self.reranked(model, k=k, pairs=pairs, share=share).metrics()
+
+    def reranked(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> "Reranked":
+        """The k nearest by cosine of each query put in order by `model.match`.
 
         A pair that is on the shortlists of both its image and its text is matched once. `k` is cut to the gallery;
         `pairs` are matched at a time.
@@ -123,7 +127,8 @@ class WholeGallery:
         wanted, where = torch.cat([txt_pairs.flatten(), img_pairs.flatten()]).unique(return_inverse=True)
         scores = self.match(model, wanted // t, wanted % t, pairs=pairs, share=share)[where]
         txt_scores, img_scores = scores[: txt.numel()].view_as(txt), scores[txt.numel() :].view_as(img)
-        return shortlist_metrics(txt_scores, txt, img_scores, img, self.text_image)
+        found = shortlist_ranks(txt_scores, txt, img_scores, img, self.text_image)
+        return Reranked(*found, _first(txt_scores, txt), _first(img_scores, img), self.text_image)
 
     def match(self, model: Matcher, image: Tensor, text: Tensor, *, pairs: int, share: "Share") -> Tensor:
         """Matching scores (p,) float32 of the pairs `image` (p,), `text` (p,); each process does its share of them.
@@ -144,6 +149,34 @@ class WholeGallery:
     def _fetch(self, states: Tensor, rows: Tensor) -> Tensor:
         """Rows of states, from wherever they wait to where the model is."""
         return states[rows.to(states.device)].to(self.atts.device)
+
+
+def _first(scores: Tensor, candidates: Tensor) -> Tensor:
+    """(queries,) the candidate with the highest score; both arguments (queries, k)."""
+    return candidates.gather(1, scores.argmax(1, keepdim=True)).squeeze(1)
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """What retrieval did with each example; m images, t texts.
+
+    txt_rank (m,) and img_rank (t,): ranks as in `metrics.recall.ranks`. txt_first (m,): the text put first for an
+    image; img_first (t,): the image put first for a text. text_image (t,): the image each text describes.
+    """
+
+    txt_rank: Tensor
+    img_rank: Tensor
+    txt_first: Tensor
+    img_first: Tensor
+    text_image: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """Recall at 1, 5 and 10 both ways."""
+        return retrieval_metrics(self.txt_rank, self.img_rank)
+
+    def examples(self) -> dict[str, Tensor]:
+        """The same by name, on the CPU, as `vlp_bench.results.examples` stores it."""
+        return {field.name: getattr(self, field.name).cpu() for field in fields(self)}
 
 
 def _numbers(scores: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import vlp_bench
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.pruning.allocation import Total
 from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.solvers.chita import Block, Chita, cut, plan
-from vlp_bench.pruning.solvers.quadratic import largest, ridge, solve_block, step
+from vlp_bench.pruning.solvers.chita import Chita
+from vlp_bench.pruning.solvers.quadratic import Problem, largest, ridge, solve_block
+from vlp_bench.pruning.solvers.rows import Block, cut, plan
 
 
 def draws(*shape, seed=0):
@@ -32,15 +33,9 @@ def test_ridge_is_where_the_gradient_of_the_objective_vanishes(batches, n):
 
 
 def problem(b, gradient, k, objective, compat="corrected", curvature=1.0):
-    return step(
-        torch.tensor(b),
-        torch.tensor(gradient),
-        k,
-        product=lambda v: curvature * v,
-        objective=objective,
-        damping=0.0,
-        compat=compat,
-    )
+    b, gradient = torch.tensor(b), torch.tensor(gradient)
+    step = Problem([b], [gradient], lambda v: curvature * v(0), lambda v: objective(v(0)), 0.0, [None]).step(k, compat)
+    return step(0), step.support[0]
 
 
 def test_a_step_that_keeps_its_support_is_the_exact_line_search():
@@ -179,3 +174,35 @@ def test_total_is_one_budget():
 def test_bad_settings(setting):
     with pytest.raises(ValueError, match=f"{setting} must be positive, got 0"):
         Chita(**{setting: 0})
+
+
+def test_rows_in_bfloat16_take_half_the_passes_and_give_nearly_the_same():
+    blocks = [Block("a", 0, 100), Block("a", 100, 200), Block("b", 0, 150)]
+    assert [plan(blocks, 5, 5e-6, precision).passes for precision in ("float32", "bfloat16")] == [4, 1]
+    exact, rounded = (
+        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_size": 30})
+        for rows in ("float32", "bfloat16")
+    )
+    for name, weights in exact.weights.items():
+        assert 0 < (weights - rounded.weights[name]).norm() < 0.02 * weights.norm()
+    with pytest.raises(ValueError, match="unknown rows 'int4': use one of float32, bfloat16"):
+        Chita(rows="int4")
+
+
+def test_a_step_of_a_model_is_that_of_its_layers_laid_side_by_side():
+    b, g, rows = draws(40), draws(40, seed=1) / 20, draws(6, 40, seed=2)
+    parts = lambda v: list(v.split([15, 25]))  # noqa: E731
+    joined = lambda v: torch.cat([v(0), v(1)])  # noqa: E731
+    objective = lambda v: float(((rows @ (v - b)).square().sum() / 2) + (g * 5) @ v)  # noqa: E731
+    for gradient in (g, g * 5):
+        whole = Problem([b], [gradient], lambda v: rows @ v(0), lambda v: objective(v(0)), 0.1, [None]).step(12)
+        split = Problem(
+            parts(b),
+            parts(gradient),
+            lambda v: rows @ joined(v),
+            lambda v: objective(joined(v)),
+            0.1,
+            [None, None],
+        ).step(12)
+        assert torch.cat(split.support).equal(whole.support[0])
+        torch.testing.assert_close(joined(split), whole(0))

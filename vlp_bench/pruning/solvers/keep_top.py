@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from vlp_bench.pruning.allocation import evaluate
+from vlp_bench.pruning import rest
+from vlp_bench.pruning.allocation import evaluate, without_sort
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
@@ -45,11 +46,14 @@ class KeepTop:
         return Solved(masks, {})
 
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
-        scores = evaluate(self.score, layer, calibration, self.compat)
         official = self.compat == "official"
+        ties = "none" if official else "first"
+        if self.within == "layer" and without_sort(self.score, layer, calibration):
+            return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration.memory)
+        scores = evaluate(self.score, layer, calibration, self.compat)
         if self.within == "output":
             rows = len(scores)
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
         if self.within == "matrix" and official:
             kept = max(0, kept - 1)
-        return keep_largest(scores, kept, name=layer.name, ties="none" if official else "first")
+        return keep_largest(scores, kept, name=layer.name, ties=ties)

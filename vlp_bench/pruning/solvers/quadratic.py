@@ -5,90 +5,123 @@ X (b, n) are gradients, one row for each batch, a (n,) their sum over the number
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
-from vlp_bench.pruning.thresholds import keep_largest
+from vlp_bench.pruning.thresholds import keep_largest, kept_per_layer
 
-Objective = Callable[[Tensor], float]
-Product = Callable[[Tensor], Tensor]
+Part = Callable[[int], Tensor]  # vectors may come in parts; one is computed when it is needed
+Objective = Callable[[Part], float]
+Product = Callable[[Part], Tensor]
 TRIALS, HALVINGS, SLACK = 10, 100, 1e-10
 
 
 def largest(b: Tensor, k: int, alive: Tensor | None) -> Tensor:
     """Mask (n,) of the k largest |b|; what is gone comes last, and of equals the first wins."""
-    sizes = b.abs()
-    return keep_largest(sizes if alive is None else sizes.masked_fill(~alive, -1.0), k)
+    return keep_largest(_sizes(b, alive), k)
 
 
-def step(
-    b: Tensor,
-    gradient: Tensor,
-    k: int,
-    *,
-    product: Product,
-    objective: Objective,
-    damping: float,
-    alive: Tensor | None = None,
-    compat: Compat = "corrected",
-) -> tuple[Tensor, Tensor]:
-    """One projected step from b (n,) along the gradient (n,): new values and the mask of k entries they live on.
+def _sizes(b: Tensor, alive: Tensor | None) -> Tensor:
+    return b.abs() if alive is None else b.abs().masked_fill_(~alive, -1.0)
 
-    The step is exact on the k largest entries. If another entry would outgrow them all, shorter steps are tried that
-    may change the support, as long as they improve the objective. If none does, the support and its values stay; the
-    released code erases everything (`compat="official"`). Without curvature there is no step.
+
+@dataclass(frozen=True)
+class Problem:
+    """The least squares from the point b, in parts: of a model its layers, of a block the block alone.
 
     Args:
+        b: where the step begins, a 1-D tensor per part.
+        gradient: the same.
         product: v -> Xv (b,).
         objective: v -> the value to be minimised.
         damping: 2λ₂.
+        alive: per part what no earlier step removed; None: all.
     """
-    support = largest(b, k, alive)
-    inside = gradient * support
-    square = float(inside.double().square().sum())
-    curvature = float(product(inside).double().square().sum()) + damping * square
-    length = square / curvature if curvature > 0 else 0.0
-    if _stays(b, gradient, length, support):
-        return (b - length * gradient) * support, support
-    return _search(b, gradient, length, k, support, objective, alive, compat)
+
+    b: Sequence[Tensor]
+    gradient: Sequence[Tensor]
+    product: Product
+    objective: Objective
+    damping: float
+    alive: Sequence[Tensor | None]
+
+    def moved(self, length: float) -> Part:
+        """b after a step of that length, on all entries."""
+        return lambda i: self.b[i] - length * self.gradient[i] if length else self.b[i]
+
+    def largest(self, v: Part, k: int) -> list[Tensor]:
+        """Masks of the k largest |v| of all parts."""
+        if len(self.b) == 1:
+            return [largest(v(0), k, self.alive[0])]
+        sizes = {str(i): lambda i=i: _sizes(v(i), self.alive[i]) for i in range(len(self.b))}
+        (kept,) = kept_per_layer(sizes, [k])
+        return [keep_largest(size(), kept[i]) for i, size in sizes.items()]
+
+    def step(self, k: int, compat: Compat = "corrected") -> Step:
+        """One projected step to at most k entries.
+
+        It is exact on the k largest entries of b. If another entry would outgrow them all, shorter steps are tried that
+        may change the support, as long as they improve the objective. If none does, the support and its values stay;
+        the released code erases everything (`compat="official"`). Without curvature there is no step.
+        """
+        support = self.largest(self.moved(0.0), k)
+        inside = [g * s for g, s in zip(self.gradient, support, strict=True)] if len(self.b) == 1 else None
+        chosen = (lambda i: inside[i]) if inside else (lambda i: self.gradient[i] * support[i])
+        square = sum(float(chosen(i).double().square().sum()) for i in range(len(self.b)))
+        curvature = float(self.product(chosen).double().square().sum()) + self.damping * square
+        length = square / curvature if curvature > 0 else 0.0
+        if self._stays(length, support):
+            return Step(self, length, support)
+        return self._search(length, k, support, compat)
+
+    def _stays(self, length: float, support: Sequence[Tensor]) -> bool:
+        """Whether the largest entry after the step is one of the support."""
+        inside = outside = -1.0
+        for i, mask in enumerate(support):
+            moved = self.moved(length)(i).abs()
+            inside = max(inside, float((moved * mask).max()) if mask.any() else -1.0)
+            outside = max(outside, float(moved.masked_fill_(mask, -1.0).max()))
+        return min(inside, outside) < 0 or inside >= outside - SLACK
+
+    def _search(self, length: float, k: int, support: list[Tensor], compat: Compat) -> Step:
+        for _ in range(HALVINGS):
+            length /= 2
+            if self._stays(length, support):
+                break
+        found = Step(self, 0.0, support, erased=compat == "official")
+        best = self.objective(Step(self, 0.0, support))
+        for _ in range(TRIALS):
+            trial = Step(self, length, self.largest(self.moved(length), k))
+            value = self.objective(trial)
+            if not value < best:
+                break
+            found, best, length = trial, value, length * 2
+        return found
 
 
-def _stays(b: Tensor, gradient: Tensor, length: float, support: Tensor) -> bool:
-    """Whether the largest entry after the step is one of the support."""
-    moved = (b - length * gradient).abs()
-    if support.all() or not support.any():
-        return True
-    return bool(moved[support].max() >= moved[~support].max() - SLACK)
+@dataclass(frozen=True)
+class Step:
+    """Where a step leads: called with the number of a part, its values.
 
+    Attributes:
+        length: along the gradient.
+        support: masks of the entries that aren't zero.
+        erased: nothing is left, as the released code has it after a line search that fails.
+    """
 
-def _search(
-    b: Tensor,
-    gradient: Tensor,
-    length: float,
-    k: int,
-    support: Tensor,
-    objective: Objective,
-    alive: Tensor | None,
-    compat: Compat,
-) -> tuple[Tensor, Tensor]:
-    for _ in range(HALVINGS):
-        length /= 2
-        if _stays(b, gradient, length, support):
-            break
-    values, best, found = b * support, objective(b * support), None
-    for _ in range(TRIALS):
-        moved = b - length * gradient
-        mask = largest(moved, k, alive)
-        value = objective(moved * mask)
-        if not value < best:
-            break
-        found, best, length = (moved * mask, mask), value, length * 2
-    if found is None:
-        return (torch.zeros_like(b), support) if compat == "official" else (values, support)
-    return found
+    problem: Problem
+    length: float
+    support: list[Tensor]
+    erased: bool = False
+
+    def __call__(self, i: int) -> Tensor:
+        if self.erased:
+            return torch.zeros_like(self.problem.b[i])
+        return self.problem.moved(self.length)(i) * self.support[i]
 
 
 def ridge(rows: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: float) -> Tensor:
@@ -121,29 +154,25 @@ def solve_block(
 ) -> tuple[Tensor, Tensor]:
     """Values (n,) float64 and support of one block: a step, then the exact minimiser on its support.
 
-    rows (b, n), b the values so far, w the dense ones, linear a (n,), all float64.
+    rows (b, n), b the values so far, w the dense ones, linear a (n,). The step, which decides on the support alone, and
+    the target are computed in the type they come in, the minimiser in float64.
     """
-    target = rows @ w
-    support = largest(b, k, alive)
+    target, reached = (rows @ torch.stack([w, b], dim=1)).unbind(1)
     if float(linear.norm()) > 1e-8:
-        gradient = linear - rows.t() @ (target - rows @ b) - damping * (w - b)
+        gradient = torch.addmv(linear - damping * (w - b), rows.t(), target - reached, alpha=-1)
 
-        def objective(v: Tensor) -> float:
-            off = v - w
-            return float((rows @ off).square().sum() / 2 + linear @ v + damping / 2 * off.square().sum())
+        def objective(v: Part) -> float:
+            off = v(0) - w
+            return float((rows @ off).square().sum() / 2 + linear @ v(0) + damping / 2 * off.square().sum())
 
-        b, support = step(
-            b,
-            gradient,
-            k,
-            product=lambda v: rows @ v,
-            objective=objective,
-            damping=damping,
-            alive=alive,
-            compat=compat,
-        )
-        if compat == "official" and not b.any():
-            return b, support
-    values = torch.zeros_like(w)
-    values[support] = ridge(rows[:, support], w[support], linear[support], target, damping)
-    return values, support
+        problem = Problem([b], [gradient], lambda v: rows @ v(0), objective, damping, [alive])
+        step = problem.step(k, compat)
+        support = step.support[0]
+        if compat == "official" and not step(0).any():
+            return step(0), support
+    else:
+        support = largest(b, k, alive)
+    where = support.nonzero().view(-1)
+    columns = rows.index_select(1, where).double()
+    inside = ridge(columns, w[where].double(), linear[where].double(), target.double(), damping)
+    return torch.zeros_like(w, dtype=torch.float64).index_copy_(0, where, inside), support

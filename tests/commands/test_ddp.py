@@ -1,0 +1,168 @@
+"""Two gloo processes on the CPU against one: the same masks, curve, metrics; and what is refused."""
+
+import csv
+import os
+import sys
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from benchmarks.endurance.kill_anywhere import MEASURED
+from tests.support.forked import together
+from vlp_bench import processes
+from vlp_bench.commands.group import Plan, perform
+from vlp_bench.commands.prune_once import load_mask
+from vlp_bench.results.store import Store
+
+
+@pytest.fixture(scope="session")
+def dry_weights(tmp_path_factory):
+    """A model without dropout: several processes cannot drop what one would."""
+    from vlp_bench.data.phrases import vocabulary
+    from vlp_bench.models.checkpoints import save_model
+    from vlp_bench.models.towers import XVLMConfig
+    from vlp_bench.models.xvlm import XVLM
+
+    config = XVLMConfig(
+        image_size=48, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, local_attn_depth=1,
+        text_width=16, text_layers=2, fusion_layers=1, text_heads=2, vocab_size=len(vocabulary()), embed_dim=8,
+        stem="conv", max_positions=48, dropout=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return save_model(tmp_path_factory.mktemp("weights") / "dry.safetensors", XVLM(config))
+
+
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+def run_forked(specification, count, folder, *watchers):
+    """What `perform` does in processes that torchrun would have started."""
+    from rich.console import Console
+
+    from vlp_bench.commands.run import Helpers, run
+
+    def once():
+        os.environ.update(RANK=str(processes.rank()), LOCAL_RANK=str(processes.rank()), NODE_RANK="0")
+        os.environ.update(WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        try:
+            run(specification, Helpers(console=Console(quiet=True), watchers=watchers))
+        except KeyboardInterrupt:
+            assert watchers
+        return {}
+
+    together(count, once, folder)
+
+
+def curve(specification):
+    [file] = (specification.folder / "curves").glob("version_*/metrics.csv")
+    with open(file) as lines:
+        return [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
+
+
+def numbers(specification):
+    rows = Store(specification.out / "runs").last(specification.run)
+    return {(row.split, row.metric): row.value for row in rows if row.metric not in MEASURED}
+
+
+def test_two_processes_train_and_measure_what_one_does(specified, dry_weights, tmp_path):
+    words = [
+        f"model.weights={dry_weights}", "pruner=snip", "sparsity=0.5", "trainer.log_every_n_steps=1", "task.lr=1e-3",
+        "recipe.epochs=1", "data.source.train=48",
+    ]  # fmt: skip
+    one = specified(*words, f"paths.out={tmp_path}/one")
+    two = specified(*words, *DDP, "data.batch_size=4", f"paths.out={tmp_path}/two")
+    run_forked(one, 1, tmp_path / "1")
+    run_forked(two, 2, tmp_path / "2")
+    assert len(curve(one)) == 6
+    assert curve(two) == pytest.approx(curve(one), abs=1e-5)
+    assert numbers(two) == numbers(one)
+    [first], [second] = (list((run.out / "masks").iterdir()) for run in (one, two))
+    masks = load_mask(first).masks, load_mask(second).masks
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+    rows = list(Store(two.out / "runs").rows())
+    assert len(rows) == rows[0].rows  # stored once, not by each process
+
+
+def test_a_target_batch_that_cannot_be_made_is_refused_before_anything_is_built(specified):
+    with pytest.raises(ValueError, match=r"target batch of 8 .* of 2 device.* that fits is one of 1, 2, 4"):
+        Plan.of(specified(*DDP, "data.batch_size=8").config)
+    assert Plan.of(specified(*DDP, "data.batch_size=2").config).world == 2
+
+
+@pytest.mark.parametrize("strategy", ("fsdp", "{_target_: lightning.pytorch.strategies.FSDPStrategy}", "deepspeed"))
+def test_strategies_that_shard_weights_are_refused_with_the_reason(specified, strategy):
+    with pytest.raises(ValueError, match=r"zeros could neither be kept nor verified. Use trainer=ddp"):
+        Plan.of(specified(f"+trainer.strategy={strategy}").config)
+
+
+def test_unknown_strategies_and_devices_are_refused(specified):
+    with pytest.raises(ValueError, match="ddp_spawn: allowed are auto, ddp"):
+        Plan.of(specified("+trainer.strategy=ddp_spawn").config)
+    with pytest.raises(ValueError, match="devices=none"):
+        Plan.of(specified("trainer.devices=none").config)
+    assert Plan.of(specified("trainer=ddp", "trainer.accelerator=cpu").config) == Plan(1, 1, False)
+
+
+def test_processes_that_do_not_fit_the_devices_are_refused(specified, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"2 processes were started.*trainer=ddp trainer.devices=2"):
+        perform(specified(), [])
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="srun --nodes=2 --ntasks-per-node=2"):
+        perform(specified(*DDP, "trainer.num_nodes=2", "data.batch_size=2"), [])
+
+
+def test_srun_is_recognised(monkeypatch):
+    from vlp_bench.commands.group import _srun
+
+    step = {
+        "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+        "SLURM_STEP_NODELIST": "node[07-08]", "SLURM_JOB_ID": "42",
+    }  # fmt: skip
+    found = _srun(step)
+    assert (found["RANK"], found["LOCAL_RANK"], found["NODE_RANK"], found["WORLD_SIZE"]) == ("3", "1", "1", "4")
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("node07", "15042")
+    assert _srun(step | {"SLURM_STEP_NUM_TASKS": "1"}) == {}
+    assert _srun(step | {"RANK": "0"}) == {}
+
+
+class Stop(Callback):
+    """Breaks off in the first step of the second epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_of_two_processes_drops_what_an_undisturbed_one_drops(specified, tmp_path):
+    words = [*DDP, "data.batch_size=4", "pruner=omp", "sparsity=0.5", "task.lr=1e-3"]
+    calm, broken = specified(*words, f"paths.out={tmp_path}/calm"), specified(*words)
+    run_forked(calm, 2, tmp_path / "0")
+    run_forked(broken, 2, tmp_path / "1", Stop())
+    assert (broken.folder / "last.ckpt").is_file()
+    run_forked(broken, 2, tmp_path / "2")
+    assert numbers(broken) == numbers(calm)
+    states = [torch.load(run.folder / "best.ckpt", weights_only=True)["state_dict"] for run in (calm, broken)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.slow
+def test_the_command_starts_its_own_processes_and_ends_them_together(tiny, tmp_path):
+    import subprocess
+
+    words = [*tiny, *DDP, "data.batch_size=4", "pruner=omp", "sparsity=0.5"]
+    done = subprocess.run([sys.executable, "-m", "vlp_bench", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("benchmark=mini:") == 1
+    failed = subprocess.run(
+        [sys.executable, "-m", "vlp_bench", *words, "task.lr=1e30", "task.warmup=0", "recipe.clip=null"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert failed.returncode == 3
+    assert failed.stderr.count("error:") == 1
+    assert "task.lr" in failed.stderr

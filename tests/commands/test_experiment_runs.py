@@ -1,0 +1,63 @@
+"""An experiment from sweep.yaml to its report, and the ridge chosen on the way, with a model of 30,000 weights."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from vlp_bench.commands import cells, experiment, plans, ridge
+from vlp_bench.commands.run import Helpers, run
+from vlp_bench.commands.workshop import Workshop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Cells are computed in this process; the list names them."""
+    names, workshop = [], Workshop()
+
+    def compute(todo, workers):
+        cells.prune(todo)
+        for cell in todo:
+            names.append(cell.name.rpartition("-")[0])
+            run(cell, Helpers(workshop, Console(quiet=True)))
+        return {}
+
+    monkeypatch.setattr(cells, "compute", compute)
+    monkeypatch.setattr(ridge, "VALUES", (0.1, 10.0))
+    return names
+
+
+def sweep(monkeypatch, text):
+    monkeypatch.setattr(plans, "load", lambda name: plans.parse(text))
+
+
+def test_dense_is_planned_the_ridge_chosen_and_the_report_written(tiny, tmp_path, monkeypatch, computed):
+    part = "{exp: [xvlm_itr], pruner: [omp, chita], sparsity: [0.5], seed: [0], ridge: chosen}"
+    sweep(monkeypatch, f"parts: [{part}]")
+    words = [word for word in tiny if not word.startswith(("+exp", "recipe.epochs"))]
+    request = experiment.Request.parse(["table08_edges_nodes", *words, "recipe.epochs=1"])
+    folder = experiment.perform(request)
+    first = "xvlm_itr-mini-"
+    assert computed[:2] == [f"{first}chita-0.63-seed0"] * 2
+    assert sorted(computed[2:]) == [f"{first}chita-0.5-seed0", f"{first}dense-0-seed0", f"{first}omp-0.5-seed0"]
+    [stored] = (tmp_path / "out" / "ridge").glob("*.json")
+    choice = json.loads(stored.read_text())
+    assert choice["average_r1"][f"{choice['ridge']:g}"] == max(choice["average_r1"].values())
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    shown = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| dense", "| omp", "| chita"))]
+    assert shown[:3] == ["| dense", "| chita", "| omp"]
+    computed.clear()
+    experiment.perform(request)
+    assert computed == []  # everything is stored, the choice as well
+
+
+def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):
+    sweep(monkeypatch, "parts: [{exp: [xvlm_itr, not_there], pruner: [omp], sparsity: [0.5], seed: [0, 1]}]")
+    words = [word for word in tiny if not word.startswith("+exp")]
+    assert experiment.perform(experiment.Request.parse(["x", *words, "dry=true"])) is None
+    said = capsys.readouterr().out
+    assert "not_there is not in conf/exp yet" in said
+    assert "4 runs: 0 stored already, 4 to compute" in " ".join(said.split())
+    assert computed == []

@@ -1,0 +1,172 @@
+"""experiments/: every sweep.yaml is whole, composes into runs, and plans what nobody has to name."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vlp_bench.commands import experiment, plans, ridge
+from vlp_bench.commands.conf import choices
+from vlp_bench.commands.errors import UserError
+from vlp_bench.results import published
+
+PUBLISHED = [name for name in plans.names() if (plans.FOLDER / name / "published.csv").is_file()]
+
+
+def test_every_table_has_a_folder():
+    tables = {"table04", "table05", "table06", "table07", "table08", "table09", "table10", "table11"}
+    assert tables | {"main", "ecoflap"} == {name.partition("_")[0] for name in plans.names()}
+
+
+@pytest.mark.parametrize("name", plans.names())
+def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
+    text = (plans.FOLDER / name / "README.md").read_text(encoding="utf-8")
+    for heading in ("## Claim", "## Command", "## Cost", "## What came out"):
+        assert heading in text, heading
+    assert f"python -m vlp_bench.commands.experiment {name}" in text
+
+
+@pytest.mark.parametrize(("name", "exp"), sorted({(n, e) for n in plans.names() for p in plans.load(n) for e in p.exp}))
+def test_every_sweep_composes_into_valid_specifications(name, exp):
+    from vlp_bench.commands.cells import specifications
+
+    if exp not in choices("exp"):
+        pytest.skip(f"conf/exp/{exp}.yaml is not there yet")
+    for part in plans.load(name):
+        if exp in part.exp:
+            grid = next(iter(part.grids(exp, ["benchmark=mini"], {}, 1)))
+            [*_, last] = part.grids(exp, ["benchmark=mini"], {"chita": 1.0}, 1)
+            for narrow in (replace(g, sparsities=(0.63,), seeds=(0,)) for g in (grid, last)):
+                try:
+                    cells = specifications(narrow)
+                except UserError as error:
+                    if not str(error).startswith("model.weights=pkg://"):
+                        raise
+                    pytest.skip(f"the small model of {exp} is not in the package yet")
+                assert {cell.config["experiment"] for cell in cells} == {exp}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_numbers_are_read(name):
+    frame = published.load([plans.FOLDER / name / "published.csv"])
+    assert len(frame) > 4
+    assert set(frame["model"]) <= {"xvlm", "blip", "dino", "clip", "blip2"}
+
+
+def test_numbers_of_a_table_beside_an_experiment():
+    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    found = published.of(frame, "xvlm_itr").set_index(["pruner", "sparsity", "metric"])["value"]
+    assert found["multiflow", 0.9, "txt_r1"] == 46.9  # supplement, Table 4
+    assert found["dense", 0.0, "img_r1"] == 60.9
+    assert not [pruner for pruner, *_ in found.index if pruner.startswith("chita")]  # one epoch: another run
+    assert ("dense", 0.0, "img_r1") not in published.of(frame, "blip_itr").set_index(
+        ["pruner", "sparsity", "metric"]
+    ).index
+
+
+def test_the_data_tell_which_labelled_set_is_meant():
+    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    for root, value in (("x/cifar-10-binary.tar.gz", 99.1), ("x/cifar-100-binary.tar.gz", 91.7), ("flowers", 98.8)):
+        found = published.of(frame, "dino_cls", f"root={root}")
+        assert found.loc[found["pruner"].eq("dense"), "value"].tolist() == [value]
+    assert published.of(frame, "dino_cls", "ShapesLabelled").empty
+
+
+def test_other_columns_are_refused(tmp_path):
+    file = tmp_path / "published.csv"
+    file.write_text("model,value\nxvlm,1\n")
+    with pytest.raises(ValueError, match=r"published\.csv has the columns"):
+        published.load([file])
+
+
+def test_the_main_benchmark_is_whole():
+    [part] = plans.load("main_benchmark")
+    runs = sum(len(grid.cells()) for grid in part.grids("xvlm_itr", [], {"chita": 1.0, "chita_pp": 0.1}, 2))
+    assert runs == 3 + 8 * 3 * 3  # dense once a seed; eight pruners, three sparsities, three seeds
+
+
+def test_dense_is_planned_without_the_options_of_a_pruner():
+    [part] = plans.parse("parts: [{exp: [e], pruner: [ecoflap], sparsity: [0.5], seed: [0], "
+                          "overrides: [recipe.epochs=0, pruner/solve=sparsegpt]}]")  # fmt: skip
+    dense, sparse = part.grids("e", ["benchmark=mini"], {}, 1)
+    assert dense.pruners == ("dense",)
+    assert dense.overrides == ("+exp=e", "recipe.epochs=0", "benchmark=mini")
+    assert "pruner/solve=sparsegpt" in sparse.overrides
+
+
+def test_a_chosen_ridge_goes_to_its_pruner_alone():
+    [part] = plans.parse("parts: [{exp: [e], pruner: [omp, chita], sparsity: [0.5], seed: [0], ridge: chosen}]")
+    _, together, chita = part.grids("e", [], {"chita": 10.0}, 1)
+    assert (together.pruners, chita.pruners) == (("omp",), ("chita",))
+    assert "pruner.ridge=10" in chita.overrides
+    assert not [word for word in together.overrides if "ridge" in word]
+
+
+def test_alone_means_one_mask_a_pass():
+    [part] = plans.parse("parts: [{exp: [e], pruner: [omp, snip], sparsity: [0.5, 0.9], seed: [0], dense: false, "
+                          "alone: true}]")  # fmt: skip
+    grids = list(part.grids("e", [], {}, 1))
+    assert [(g.pruners, g.sparsities) for g in grids] == [
+        (("omp",), (0.5,)), (("omp",), (0.9,)), (("snip",), (0.5,)), (("snip",), (0.9,)),
+    ]  # fmt: skip
+
+
+def test_a_grid_is_crossed():
+    [part] = plans.parse("parts: [{exp: [e], pruner: [chita], sparsity: [0.5], seed: [0], dense: false, "
+                          "grid: {a: [1, 2], b: [3]}}]")  # fmt: skip
+    assert [grid.overrides[1:] for grid in part.grids("e", [], {}, 1)] == [("a=1", "b=3"), ("a=2", "b=3")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runs: []", "one key, parts"),
+        ("parts: [{exp: [e], pruners: [omp]}]", "did you mean pruner"),
+        ("parts: [{exp: [e], pruner: [], sparsity: [0.5], seed: [0]}]", "at least one pruner"),
+        ("parts: [{exp: [e], pruner: [omp], sparsity: [0.5], seed: [0], ridge: 1}]", "'default' or 'chosen'"),
+        ("parts: [{exp: [e]}]", "pruner"),
+    ],
+)
+def test_a_sweep_that_is_not_whole_is_refused(text, said):
+    with pytest.raises(UserError, match=said):
+        plans.parse(text)
+
+
+def test_an_unknown_experiment_is_named():
+    with pytest.raises(UserError, match="did you mean table10_ridge"):
+        plans.load("table10_ridges")
+
+
+def test_the_command_line_narrows():
+    request = experiment.Request.parse(
+        ["x", "seed=1", "sparsity=0.9,0.5", "dry=true", "benchmark=paper", "paths.out=o"]
+    )
+    part = request.narrowed(plans.load("table04_baselines")[0])
+    assert (part.seed, part.sparsity) == ((1,), (0.9, 0.5))
+    assert (request.dry, request.benchmark, request.out) == (True, "paper", "o")
+    assert request.words == ("benchmark=paper", "paths.out=o")
+
+
+def test_the_best_ridge_is_that_of_the_best_average():
+    choice = ridge.best("chita", {1e-5: 0.4, 0.1: 65.0, 1.0: None, 10.0: 65.0}, ["r"])
+    assert choice.ridge == 10.0  # of equals the larger
+    assert choice.average_r1 == {"1e-05": 0.4, "0.1": 65.0, "10": 65.0}
+
+
+def test_no_ridge_without_a_result():
+    with pytest.raises(UserError, match="no ridge led to a result"):
+        ridge.best("chita", {0.1: None}, ["r"])
+
+
+def test_a_stored_choice_comes_back_and_a_broken_one_is_named(tmp_path):
+    choice = ridge.Choice("chita", 0.1, {"0.1": 65.0}, ("a", "b"))
+    ridge._write(tmp_path / "c.json", choice)
+    assert ridge.read(tmp_path / "c.json") == choice
+    (tmp_path / "c.json").write_text(json.dumps({"pruner": "chita"}))
+    with pytest.raises(UserError, match="delete it and choose again"):
+        ridge.read(tmp_path / "c.json")
+
+
+def test_only_chita_has_a_ridge():
+    with pytest.raises(UserError, match="a ridge belongs to chita and chita_pp"):
+        ridge.choose("omp", ["+exp=xvlm_itr"])

@@ -1,0 +1,196 @@
+"""`commands.export`: checkpoints and folders that load again, the card, and the report."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vlp_bench
+from tests.models.conftest import SMALL
+from tests.results.test_row import ORIGIN, row
+from vlp_bench.commands import export
+from vlp_bench.commands.console import console, stderr
+from vlp_bench.commands.prune_once import mask_hash
+from vlp_bench.models.checkpoints import load_model, save_model
+from vlp_bench.models.pretrained import from_pretrained, save_pretrained
+from vlp_bench.models.xvlm import XVLM
+from vlp_bench.pruning import packed
+from vlp_bench.results.store import Store
+
+HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, a mask of it at 90 %, and the folder of a run that was fine-tuned under the mask."""
+    folder = tmp_path_factory.mktemp("export")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = XVLM(SMALL).eval()
+    weights = save_model(folder / "model.safetensors", model)
+    solution = vlp_bench.prune(model, "omp", 0.9)
+    solution.save(folder / "masks" / "mask.safetensors")
+    tuned = load_model(weights)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.25)
+    solution.install(tuned)
+    state = {f"model.{name}": tensor for name, tensor in tuned.state_dict().items()}
+    known = {"mask": mask_hash(solution), "config": {"model": {"weights": str(weights)}}, "commit": "abc123"}
+    origin = ORIGIN | known
+    results = [
+        row(metric=name, value=value, rows=2, provenance=origin)
+        for name, value in (("txt_r1", 61.5), ("img_r1", 50.25))
+    ]
+    Store(folder / "runs").append("run", results)
+    torch.save({"state_dict": state | {"loss.scale": torch.ones(1)}}, folder / "runs" / "run" / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sparse(folder):
+    """The pruned model, not fine-tuned."""
+    model = load_model(folder / "model.safetensors")
+    vlp_bench.Solution.load(folder / "masks" / "mask.safetensors").install(model)
+    return model.state_dict()
+
+
+def said(*words):
+    with console.capture() as captured:
+        export.main([str(word) for word in words])
+    return captured.get()
+
+
+def refused(*words):
+    with stderr.capture() as captured, pytest.raises(SystemExit) as exit_:
+        export.main([str(word) for word in words])
+    assert exit_.value.code == 2
+    return captured.get()
+
+
+def written(folder, out, form, source="masks/mask.safetensors"):
+    said("write", folder / source, out, "--as", form, "--weights", folder / "model.safetensors")
+    return out
+
+
+def same(found, wanted):
+    assert found.keys() == wanted.keys()
+    assert all(tensor.equal(wanted[name]) for name, tensor in found.items())
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from vlp_bench.commands.export import parser\n"
+        "try: parser().parse_args(['--help'])\n"
+        f"except SystemExit: sys.exit(', '.join({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+    assert "export report SOURCE" in done.stdout
+
+
+def test_dense_checkpoint_with_exact_zeros(folder, sparse, tmp_path):
+    same(load_model(written(folder, tmp_path / "d.safetensors", "dense")).state_dict(), sparse)
+
+
+def test_packed_checkpoint_bit_for_bit(folder, sparse, tmp_path):
+    path = written(folder, tmp_path / "p.safetensors", "packed")
+    state, about = packed.read(path)
+    assert all(tensor.equal(sparse[name]) for name, tensor in state.items())
+    assert about["pruning"]["method"] == "omp"
+    dense = written(folder, tmp_path / "d.safetensors", "dense")
+    assert path.stat().st_size < 0.9 * dense.stat().st_size  # much of this small model can't be pruned
+
+
+def test_folder_and_its_card(folder, sparse, tmp_path):
+    out = written(folder, tmp_path / "hf", "huggingface")
+    assert {file.name for file in out.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    same(from_pretrained(out).state_dict(), sparse)
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["XVLM"]
+    card = (out / "README.md").read_text()
+    for words in ("**omp**", "90.00 %", "| fusion |", "was pruned and not fine-tuned", '"weights":'):
+        assert words in card
+
+
+def test_a_run_brings_its_metrics_and_provenance(folder, tmp_path):
+    out = written(folder, tmp_path / "hf", "huggingface", "runs/run")
+    tuned = torch.load(folder / "runs" / "run" / "best.ckpt", weights_only=True)["state_dict"]
+    model = from_pretrained(out)
+    assert all(tensor.equal(tuned[f"model.{name}"]) for name, tensor in model.state_dict().items())
+    card = (out / "README.md").read_text()
+    for words in ("| test/txt_r1 | 61.50 |", "| test/img_r1 | 50.25 |", '"commit": "abc123"', "model-index:"):
+        assert words in card
+
+
+def test_a_model_of_transformers(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(image_size=16, patch_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                       num_attention_heads=2, num_labels=3)  # fmt: skip
+    save_pretrained(ViTForImageClassification(config), tmp_path / "dense")
+    model = from_pretrained(tmp_path / "dense")
+    assert isinstance(model, ViTForImageClassification)
+    solution = vlp_bench.prune(model, "omp", 0.75)
+    solution.install(model)
+    save_pretrained(model, tmp_path / "sparse", "# A card\n")
+    again = from_pretrained(tmp_path / "sparse")
+    images = torch.randn(2, 3, 16, 16)
+    assert again(images).logits.equal(model(images).logits)
+    assert (tmp_path / "sparse" / "README.md").read_text() == "# A card\n"
+
+
+def test_a_folder_of_another_model_is_copied_with_zeros(tmp_path):
+    """GPT-2's file has the names of its parameters, so a mask file can be applied to it as it lies."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    dense = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2)).eval()
+    save_pretrained(dense, tmp_path / "dense")
+    mask = vlp_bench.prune(dense, "omp", 0.75).save(tmp_path / "mask.safetensors")
+    weights = tmp_path / "dense" / "model.safetensors"
+    said("write", mask, tmp_path / "sparse", "--as", "huggingface", "--weights", weights)
+    vlp_bench.Solution.load(mask).install(dense)
+    same(from_pretrained(tmp_path / "sparse").state_dict(), dense.state_dict())
+    assert (tmp_path / "sparse" / "generation_config.json").is_file()
+
+
+def test_report(folder, tmp_path):
+    words = ("--tokens", "1,4", "--rounds", 1, "--device", "cpu", "--json", tmp_path / "r.json")
+    text = said("report", folder / "masks/mask.safetensors", "--weights", folder / "model.safetensors", *words)
+    for part in ("90.00 % zero", "bit mask + values", "CSR int64", "2:4 (not this mask)", "4-byte values", "Smaller:"):
+        assert part in text
+    assert sum("at 1 token:" in line or "at 4 tokens:" in line for line in text.splitlines()) == 2
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert len(found["sizes"]) == 6
+    assert len(found["times"]) == 2 * 2
+
+
+def test_what_cannot_be_exported_is_refused_in_a_line(folder, tmp_path):
+    mask, weights = folder / "masks/mask.safetensors", folder / "model.safetensors"
+    (tmp_path / "empty").mkdir()
+    for words, message in (
+        (("write", tmp_path / "empty", tmp_path / "x", "--as", "dense"), "holds no best.ckpt or no rows.jsonl"),
+        (("write", mask, tmp_path / "x", "--as", "dense"), "shapes"),  # the shipped checkpoint is a larger one
+        (("write", tmp_path / "no.safetensors", tmp_path / "x", "--as", "dense"), "no mask file at"),
+        (("report", mask, "--weights", weights, "--tokens", "many"), "--tokens many: whole numbers"),
+        (("report", mask, "--weights", weights, "--device", "abacus"), "--device abacus: use cpu"),
+    ):
+        line = refused(*words)
+        assert message in line
+        assert len(line.strip().splitlines()) == 1
+
+
+def test_a_folder_whose_parts_do_not_belong_together_is_refused(folder, tmp_path):
+    out = written(folder, tmp_path / "hf", "huggingface")
+    content = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(content | {"vision_width": 99}))
+    with pytest.raises(ValueError, match=r"config.json says something else than model.safetensors"):
+        from_pretrained(out)
+    (out / "config.json").write_text(json.dumps({"architectures": ["AutoTokenizer"]}))
+    with pytest.raises(ValueError, match="transformers has no model AutoTokenizer"):
+        from_pretrained(out)
+    with pytest.raises(ValueError, match=r"holds no config.json"):
+        from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Linear is no model of vlp_bench or transformers"):
+        save_pretrained(torch.nn.Linear(2, 2), tmp_path / "x")

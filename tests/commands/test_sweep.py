@@ -1,0 +1,216 @@
+"""Sweeps: every cell in a process of its own, nothing computed twice, failures tried again and told."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks.endurance.kill_anywhere import SLOW
+from tests.support.sweeps import forked
+from vlp_bench.commands import slurm
+from vlp_bench.commands.errors import UserError
+from vlp_bench.commands.expand import cells_of, expand
+from vlp_bench.commands.group import Plan
+from vlp_bench.commands.launch import _as_array
+from vlp_bench.commands.lock import alone
+from vlp_bench.commands.states import State
+from vlp_bench.commands.sweep import Cell, Sweep, _slots
+from vlp_bench.results.store import Store
+
+QUICK = ("recipe.epochs=0", "sparsity=0.5")
+
+
+def test_words_expand_as_hydra_expands_them():
+    assert expand(["+exp=a", "seed=0,1", "pruner=omp,lamp"]) == [
+        ["+exp=a", "seed=0", "pruner=omp"], ["+exp=a", "seed=0", "pruner=lamp"],
+        ["+exp=a", "seed=1", "pruner=omp"], ["+exp=a", "seed=1", "pruner=lamp"],
+    ]  # fmt: skip
+    assert expand(["seed=range(2)"]) == [["seed=0"], ["seed=1"]]
+    assert expand(["task.betas=[0.9,0.98]"]) == [["task.betas=[0.9,0.98]"]]
+
+
+def test_dense_is_one_cell_at_every_sparsity(tiny):
+    assert len(cells_of([*tiny, "pruner=dense,omp", "sparsity=0.5,0.75"])) == 3
+
+
+def test_a_sweep_computes_what_is_missing_and_tells_what_fails(tiny, capsys):
+    cells = cells_of([*tiny, *QUICK, "pruner=omp,lamp", "seed=0"])
+    [other] = cells_of([*tiny, *QUICK, "pruner=omp", "task.k_test=0"])
+    sweep = Sweep([*cells, other], n_parallel=2, start=forked)
+    sweep.perform()
+    assert [cell.state() for cell in cells] == [State.DONE, State.DONE]
+    assert other.state() == State.FAILED
+    assert list(sweep.failures) == [other.name]
+    assert "k_test must be at least 1" in sweep.failures[other.name]
+    rows = len(list(Store(cells[0].specification.out / "runs").rows()))
+    again = Sweep(cells, start=forked)
+    again.perform()
+    assert "2 stored already, 0 to compute" in capsys.readouterr().out
+    assert len(list(Store(cells[0].specification.out / "runs").rows())) == rows
+
+
+class Ended:
+    """A process that has ended with a code."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        return self.returncode
+
+
+@pytest.fixture
+def cell(tiny):
+    [found] = cells_of([*tiny, *QUICK, "pruner=omp"])
+    found.folder.mkdir(parents=True)
+    (found.folder / "run.log").write_text("something\nthe last line\n\n")
+    return found
+
+
+@pytest.mark.parametrize("code, tries", [(-9, 2), (1, 2), (2, 1), (3, 1), (0, 2)])
+def test_what_was_killed_is_tried_once_more_and_a_mistake_is_not(cell, code, tries):
+    started = []
+    sweep = Sweep([cell], start=lambda cell, env: (started.append(env), Ended(code))[1])
+    sweep.perform()
+    assert len(started) == tries
+    reason = sweep.failures[cell.name]
+    assert {-9: "signal 9", 0: "without a result"}.get(code, f"exit code {code}: the last line") in reason
+    assert cell.state() == State.FAILED
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(cell):
+    with alone(cell.folder):
+        assert cell.state() == State.RUNNING
+        sweep = Sweep([cell], start=lambda *_: pytest.fail("it was started"))
+        sweep.perform()
+    assert sweep.elsewhere == [cell.name]
+    assert not sweep.failures
+
+
+def test_settings_that_cannot_be_are_refused(cell, monkeypatch):
+    for wrong in ({"n_parallel": 0}, {"retries": -1}):
+        with pytest.raises(UserError, match=r"at least|or more"):
+            Sweep([cell], **wrong)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="do not start it with torchrun"):
+        Sweep([cell])
+
+
+def test_jobs_get_gpus_of_their_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,8")
+    assert _slots([Plan(2, 1, True)], None) == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,7"}]
+    with pytest.raises(UserError, match=r"3 runs at a time of 2 GPU.* more than the 5"):
+        _slots([Plan(2, 1, True)], 3)
+    assert len(_slots([Plan(2, 1, False)], 3)) == 3
+
+
+def test_the_array_script_gives_every_task_its_words(tiny, tmp_path):
+    cells = cells_of([*tiny, *QUICK, "pruner=omp,lamp", "task.betas=[0.9, 0.98]"])
+    resources = {"partition": "gpu", "minutes": 60, "cpus": 4, "memory_gb": 8, "at_a_time": 2}
+    file = slurm.emit(cells, resources)
+    assert file is not None
+    text = file.read_text()
+    for line in ("--array=0-1%2", "--requeue", "--signal=B:USR1@120", "--partition=gpu", "--ntasks-per-node=1"):
+        assert f"#SBATCH {line}\n" in text
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = os.environ | {"SLURM_ARRAY_TASK_ID": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(file)], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [sys.executable, "-m", "vlp_bench", *cells[1].words]
+
+
+def test_the_array_script_requeues_a_task_that_is_cut_short(tiny, tmp_path):
+    [cell] = cells_of([*tiny, *QUICK, "pruner=omp"])
+    resources = {"partition": None, "minutes": 60, "cpus": 4, "memory_gb": 8, "at_a_time": 2}
+    file = slurm.emit([cell], resources)
+    assert file is not None
+    (tmp_path / "srun").write_text(f"#!/bin/bash\ntouch {tmp_path}/begun\nexec sleep 5\n")
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/asked\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    own = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    task = subprocess.Popen(["bash", str(file)], env=os.environ | own, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    task.send_signal(signal.SIGUSR1)
+    assert task.wait() == 0
+    os.killpg(task.pid, signal.SIGKILL)
+    assert (tmp_path / "asked").read_text() == "requeue 7_0\n"
+
+
+def test_submitit_is_an_extra_and_says_so(cell, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"vlp_bench\[slurm\]"):
+        slurm.submit([cell], {})
+
+
+def test_emit_sbatch_is_a_word_for_the_launcher():
+    assert _as_array(["-m", "seed=0,1", "--emit-sbatch"]) == ["-m", "seed=0,1", "hydra/launcher=sbatch"]
+    assert _as_array(["seed=0", "--emit-sbatch"]) == ["-m", "seed=0", "hydra/launcher=sbatch"]
+
+
+@pytest.mark.slow
+def test_a_multirun_is_one_fresh_process_for_each_run(tiny):
+    words = [*tiny, *QUICK, "pruner=omp,dense", "seed=0", "hydra.launcher.n_parallel=2"]
+    command = [sys.executable, "-m", "vlp_bench", "-m", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs: 0 stored already" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "2 runs: 2 stored already, 0 to compute" in again.stdout
+    wrong = subprocess.run([*command, "sparsity=2"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "0 <= sparsity < 1" in wrong.stderr
+
+
+def _computed(cells: list[Cell]) -> dict[str, int]:
+    """How many results each cell has stored."""
+    stored = {
+        cell.name: [row.provenance["time"] for row in Store(cell.folder.parent).rows(cell.name)] for cell in cells
+    }
+    return {name: len(set(times)) for name, times in stored.items()}
+
+
+@pytest.mark.slow
+def test_a_sweep_of_36_cells_killed_three_times_computes_nothing_twice(tiny):
+    """Killed with all its processes at random moments; two cells at a time."""
+    for module in SLOW:
+        import_module(module)
+    words = [
+        *tiny,
+        "recipe.epochs=1",
+        "data.source.train=8",
+        "pruner=lamp,multiflow,omp,snip",
+        "sparsity=0.63,0.75,0.9",
+        "seed=0,1,2",
+    ]
+    cells, chance = cells_of(words), random.Random(0)
+    assert len(cells) == 36
+    finished: dict[str, int] = {}
+    for share in (0.2, 0.5, 0.8, None):
+        child = os.fork()
+        if not child:
+            os.setsid()
+            Sweep(cells, n_parallel=2, start=forked).perform()
+            os._exit(0)
+        while share is not None and sum(_computed(cells).values()) < share * len(cells):
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the sweep has ended by itself"
+            time.sleep(0.2)
+        if share is not None:
+            time.sleep(chance.random())
+            os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        now = _computed(cells)
+        assert all(now[name] == count for name, count in finished.items() if count), (
+            "a finished cell was computed again"
+        )
+        finished = now
+    assert set(finished.values()) == {1}
+    assert all(cell.state() == State.DONE for cell in cells)
+    assert Path(cells[0].specification.out / "statistics").is_dir()

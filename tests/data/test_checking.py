@@ -1,0 +1,206 @@
+"""What `data check` finds, on a copy of the embedded world with known faults; and its command line."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlp_bench.commands import data
+from vlp_bench.data import checking
+from vlp_bench.data.files import FilesRetrieval
+from vlp_bench.data.minicopy import write
+from vlp_bench.data.sources import ShapesRetrieval
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("copy") / "data", images=8).root
+
+
+@pytest.fixture
+def root(pristine: Path, tmp_path: Path) -> Path:
+    for part in ("finetune", "pretrain", "images", "bert-base-uncased"):
+        shutil.copytree(pristine / part, tmp_path / part)
+    return tmp_path
+
+
+def source(root: Path) -> FilesRetrieval:
+    return FilesRetrieval(
+        train=f"{root}/finetune/itr/coco_train.json",
+        val=f"{root}/finetune/itr/coco_val.json",
+        test=f"{root}/finetune/itr/coco_test.json",
+        images=f"{root}/images/coco",
+        general=f"{root}/pretrain/cc3m_pretrain.json",
+        general_images=f"{root}/images/cc3m",
+        regions=f"{root}/pretrain/vg_regions.json",
+        regions_images=str(root),
+        vocab=f"{root}/bert-base-uncased/vocab.txt",
+    )
+
+
+def reports(root: Path) -> dict[str, checking.Report]:
+    found = {}
+    for name, read in checking.splits_of(source(root)).items():
+        report, split = checking.check(name, read)
+        if split is not None:
+            checking.look(report, split, checking.chosen(report, None))
+        found[name] = report
+    return found
+
+
+def test_a_whole_copy_needs_no_mending(root: Path) -> None:
+    found = reports(root)
+    assert list(found) == ["train", "val", "test", "general", "regions"]
+    assert [r.problems for r in found.values()] == [[]] * 5
+    assert checking.leaks(found) == ([], [])
+    assert found["train"].counts == {"records": 8, "captions": 40, "images": 8, "opened": 8, "broken": 0}
+    assert found["regions"].counts["regions"] >= 8
+
+
+def test_missing_and_broken_images_are_named(root: Path) -> None:
+    (root / "images/coco/train2014/COCO_train2014_000000000002.jpg").unlink()
+    (root / "images/cc3m/00000/000000005.jpg").write_bytes(b"\xff\xd8\xff")
+    found = reports(root)
+    (missing,) = found["train"].problems
+    assert missing.startswith("1 images are missing or broken: there is no image")
+    assert "COCO_train2014_000000000002.jpg" in missing
+    (broken,) = found["general"].problems
+    assert "000000005.jpg" in broken
+    assert found["val"].problems == []
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(root: Path) -> None:
+    (root / "finetune/itr/coco_val.json").write_text('[{"image": "a.jpg", "caption": " "}]')
+    found = reports(root)
+    assert "record 0: needs 'caption'" in found["val"].problems[0]
+    assert found["test"].counts["opened"] == 2
+
+
+def test_boxes_outside_are_noted(root: Path) -> None:
+    file = root / "pretrain/vg_regions.json"
+    records = json.loads(file.read_text())
+    records[0]["elems"].append({"caption": "far", "bb": [40, 40, 20, 20]})
+    file.write_text(json.dumps(records))
+    (note,) = reports(root)["regions"].notes
+    assert "left out 1 regions that are not inside their image" in note
+
+
+def test_captions_given_twice_are_noted(root: Path) -> None:
+    file = root / "finetune/itr/coco_test.json"
+    records = json.loads(file.read_text())
+    records[0]["caption"].append(records[0]["caption"][0])
+    file.write_text(json.dumps(records))
+    assert "1 captions are given twice to the same image" in reports(root)["test"].notes[0]
+
+
+def test_leaks_are_found_by_path_by_name_and_by_pixels(root: Path) -> None:
+    folder = root / "images/coco"
+    train = [folder / f"train2014/COCO_train2014_{n:012d}.jpg" for n in (1, 2)]
+    test = json.loads((root / "finetune/itr/coco_test.json").read_text())
+    test.append({"image": "train2014/COCO_train2014_000000000001.jpg", "caption": ["x"]})
+    (folder / "other").mkdir()
+    shutil.copy(train[0], folder / "other/COCO_train2014_000000000003.jpg")
+    test.append({"image": "other/COCO_train2014_000000000003.jpg", "caption": ["x"]})
+    shutil.copy(train[1], folder / "other/renamed.jpg")
+    test.append({"image": "other/renamed.jpg", "caption": ["x"]})
+    (root / "finetune/itr/coco_test.json").write_text(json.dumps(test))
+    ((leak,), notes) = checking.leaks(reports(root))
+    assert leak.startswith("3 images of train are in test too")
+    assert "(the same name)" in leak
+    assert "renamed.jpg (the same pixels)" in leak
+    assert notes == []
+
+
+def test_one_set_used_twice_is_a_note() -> None:
+    both = {name: checking.Report(name, images={"a": "", "b": ""}) for name in ("val", "test")}
+    assert checking.leaks(both) == ([], ["val and test show the same 2 images"])
+
+
+def test_the_embedded_world_can_be_checked() -> None:
+    world = ShapesRetrieval(train=4, val=3, test=3, general=3, regions=3)
+    report, split = checking.check("train", checking.splits_of(world)["train"])
+    assert split is not None
+    assert report.counts["captions"] == 20
+    assert len(checking.chosen(report, 2)) == 2
+    assert checking.chosen(report, 2) == checking.chosen(report, 2)
+
+
+# --- the command ---
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["data", *map(str, words)])
+    try:
+        data.main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_the_command_checks_an_experiment(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["check", "+exp=xvlm_itr", "benchmark=paper", f"paths.data={root}"]
+    words.append(f"paths.vocab={root}/bert-base-uncased/vocab.txt")
+    assert command(monkeypatch, *words, "--all") == 0
+    assert "nothing to mend" in capsys.readouterr().out
+    (root / "images/coco/train2014/COCO_train2014_000000000002.jpg").unlink()
+    assert command(monkeypatch, *words) == 2
+    said = capsys.readouterr().out
+    assert "COCO_train2014_000000000002.jpg" in said
+    assert "1 to mend" in said
+    shutil.rmtree(root / "pretrain")
+    assert command(monkeypatch, *words) == 2
+    assert "files or folders are not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "file, images, says",
+    [
+        ("karpathy/dataset_coco.json", "images/coco", "8 records, 40 captions"),
+        ("visual_genome/region_descriptions.json", "images/vg", "regions, 8 images"),
+        ("visual_genome/question_answers.json", "images/vg", "8 records, 8 answers"),
+        ("nlvr2/dev.json", "images/nlvr2", "2 records, 4 images"),
+        ("img2dataset/webdataset", "", "8 records, 8 captions"),
+    ],
+)
+def test_the_command_recognises_files(
+    pristine: Path,
+    file: str,
+    images: str,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(monkeypatch, "check", f"{pristine}/{file}", f"images={pristine}/{images}") == 0
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["chekc"], "write check or mini-copy"),
+        (["check"], r"takes \+exp=NAME or annotation files"),
+        (["check", "a.json", "--sample=0"], "must be a whole number from 1"),
+        (["check", "a.json", "sample=3"], "knows images=DIR"),
+        (["check", "+exp=xvlm_itr", "format=coco"], "set data.source.format=coco"),
+        (["mini-copy"], "takes one folder"),
+        (["mini-copy", "{tmp}/new", "images=3"], "at least 8 images"),
+        (["mini-copy", "{tmp}"], "is not an empty folder"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mine").write_text("")
+    assert command(monkeypatch, *(word.format(tmp=tmp_path) for word in words)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert re.search(says, said)

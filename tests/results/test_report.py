@@ -1,0 +1,319 @@
+"""Reports: from stored rows, masks, curves and examples to a page whose every figure shows something."""
+
+import csv
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.results.test_row import ORIGIN, row
+from vlp_bench.data.records import CaptionedImage
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.results import examples
+from vlp_bench.results.report import gallery, material, page, tables
+from vlp_bench.results.store import Store
+
+VALUES = {("omp", 0.5): 60.0, ("lamp", 0.5): 70.0, ("omp", 0.9): 20.0, ("lamp", 0.9): 10.0, ("dense", 0.0): 80.0}
+NONE = pd.DataFrame(columns=["pruner", "sparsity", "metric", "value", "table"])
+PUBLISHED = pd.DataFrame({"pruner": ["omp"], "sparsity": [0.5], "metric": ["txt_r1"], "value": [63.5], "table": ["4"]})
+
+
+def origin(seed, pruner="omp", **changes):
+    config = {"seed": seed, "recipe": {"epochs": 2}, "pruner": {"name": pruner}, "data": {"seed": seed}, **changes}
+    return ORIGIN | {"config": config, "hardware": {"machine": "x86_64", "gpus": []}}
+
+
+def fill(root, benchmark="mini"):
+    """Two pruners, two sparsities, three seeds, dense; SNIP failed. OMP misses half of what others find."""
+    store = Store(root / "runs")
+    for (pruner, sparsity), value in VALUES.items():
+        for seed in (0, 1, 2):
+            run = f"{pruner}-{sparsity:g}-{seed}"
+            common = {"run": run, "pruner": pruner, "sparsity": sparsity, "seed": seed, "setting": f"s{seed}",
+                      "benchmark": benchmark, "provenance": origin(seed, pruner), "rows": 3}  # fmt: skip
+            numbers = {"txt_r1": value + seed, "img_r1": value - seed}
+            lines = [row(metric=m, value=v, **common) for m, v in numbers.items()]
+            store.append(run, [*lines, row(metric="seconds", value=1.0 + seed, split="mask", **common)])
+            curves = root / "runs" / run / "curves" / "version_0"
+            curves.mkdir(parents=True)
+            (curves / "metrics.csv").write_text(f"step,train/loss,val/txt_r1\n1,{9 - seed},\n2,5,\n2,,{value}\n")
+            ranks = torch.arange(20) % (4 if pruner == "omp" else 2)
+            examples.write(root / "runs" / run, {"txt_rank": ranks, "img_rank": ranks, "text_image": torch.arange(20),
+                                                 "txt_first": torch.arange(20)})  # fmt: skip
+    lost = {"pruner": "snip", "sparsity": 0.5, "seed": 0, "setting": "s0", "benchmark": benchmark}
+    store.append("lost", [row(run="lost", metric="r_mean", value=math.nan, status="ERR", message="no number",
+                              provenance=origin(0, "snip"), **lost)])  # fmt: skip
+    return store
+
+
+def mask(pruner, sparsity, every):
+    layers = {f"{m}.{i}.weight": torch.arange(64) % every == 0 for m in ("vision", "text") for i in (0, 1)}
+    report = {
+        "layers": {
+            name: {"kept": int(kept.sum()), "total": 64, "modality": name.split(".")[0], "block": name[:-7]}
+            for name, kept in layers.items()
+        }
+    }
+    return material.mask_of(Solution(layers, {}, report), pruner, sparsity, ())
+
+
+MASKS = [mask("omp", 0.5, 2), mask("lamp", 0.5, 4)]
+WEIGHTS = {name: np.linspace(0.01, 1, 64) for name in MASKS[0].blocks}
+
+
+def study_of(root, **kwargs):
+    fill(root, **kwargs)
+    [study] = material.studies(Store(root / "runs"))
+    return replace(study, masks=MASKS)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The files of a report on the embedded world."""
+    root = tmp_path_factory.mktemp("mini")
+    picture = gallery.Exhibit(gallery.data_uri(Image.new("RGB", (8, 8), "red")), "a <b> & c", "x", "y")
+    shown = [page.Gallery("dense", "omp at 50 %", [picture]), page.Gallery("omp at 50 %", "dense", [])]
+    chapter = page.chapter(study_of(root), PUBLISHED, baseline="omp", weights=WEIGHTS, galleries=shown)
+    content = page.files("A title", [chapter], "omp")
+    page.write(root / "report", content)
+    return root / "report"
+
+
+class Reader(HTMLParser):
+    """What a page holds: figures with the marks and texts in them, addresses, ids, open tags."""
+
+    VOID = ("meta", "br", "img", "link", "input", "hr")
+    MARKS = ("path", "use", "image", "rect", "polygon", "line")
+
+    def __init__(self):
+        super().__init__()
+        self.figures, self.addresses, self.ids, self.open, self.tags = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        self.addresses += [v for k, v in attrs if k in ("href", "xlink:href", "src") and v]
+        if tag == "figure":
+            self.figures.append({"id": given["id"], "marks": 0, "text": "", "box": None})
+        elif self.figures and "figure" in self.open:
+            self.figures[-1]["marks"] += tag in self.MARKS
+            if tag == "svg":
+                self.figures[-1]["box"] = [float(x) for x in given["viewbox"].split()]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closed out of turn at {self.getpos()}"
+
+    def handle_data(self, data):
+        if "text" in self.open and self.figures:
+            self.figures[-1]["text"] += data + "\n"
+
+
+@pytest.fixture(scope="module")
+def read(written):
+    reader = Reader()
+    reader.feed((written / "index.html").read_text(encoding="utf-8"))
+    return reader
+
+
+def test_every_tag_is_closed_and_every_id_is_one(read):
+    assert read.open == []
+    assert len(read.ids) == len(set(read.ids))
+
+
+def test_the_page_needs_nothing_but_itself(read, written):
+    inside = set(read.ids)
+    for address in read.addresses:
+        assert address.startswith("data:image/") or address.removeprefix("#") in inside, address[:80]
+    assert "script" not in read.tags
+    assert "@import" not in (written / "index.html").read_text(encoding="utf-8")
+
+
+def test_no_figure_is_empty(read):
+    kinds = [figure["id"][9:] for figure in read.figures]
+    assert kinds == ["c", "kseconds", "m500h", "m500o", "w", "t500", "t900"]
+    for figure in read.figures:
+        assert figure["marks"] >= 8, figure["id"]
+        assert len(figure["text"].split()) >= 5, figure["id"]
+        assert figure["box"][2] > 100, figure["id"]
+        assert figure["box"][3] > 100, figure["id"]
+
+
+def test_figures_name_what_they_show(read):
+    text = {figure["id"][9:]: figure["text"] for figure in read.figures}
+    assert {"sparsity (%)", "text R@1 (%)", "image R@1 (%)", "omp", "lamp", "dense"} <= set(text["c"].split("\n"))
+    assert "vision · vision.0" in text["m500h"]
+    assert {"50", "75"} <= set(text["m500h"].split())  # removed by OMP and by LAMP, in per cent
+    assert "50" in text["m500o"].split()  # every fourth of every second: half of the union
+    assert "OMP at 50 %" in text["w"]
+    assert "train/loss" in text["t500"]
+
+
+def test_text_follows_light_and_dark(written):
+    html = (written / "index.html").read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+    assert "currentColor" in html
+    assert "#010203" not in html
+
+
+def test_captions_are_escaped(written):
+    html = (written / "index.html").read_text(encoding="utf-8")
+    assert "a &lt;b&gt; &amp; c" in html
+    assert "a <b>" not in html
+
+
+def test_published_numbers_never_stand_in_a_table_of_the_embedded_world(written):
+    html = (written / "index.html").read_text(encoding="utf-8")
+    ours = re.findall(r'<table class="metric">.*?</table>', html, re.DOTALL)
+    theirs = re.findall(r'<table class="published">.*?</table>', html, re.DOTALL)
+    assert len(ours) == 2
+    assert not [t for t in ours if "63.50" in t or "difference" in t]
+    assert len(theirs) == 1
+    assert "63.50" in theirs[0]
+    assert "not to be compared" in html
+
+
+def test_numbers_on_the_papers_benchmark_stand_beside_the_published(tmp_path):
+    chapter = page.chapter(study_of(tmp_path, benchmark="paper"), PUBLISHED, baseline="omp")
+    first = chapter.tables[0]
+    omp = next(line for line in first.lines if line.pruner == "omp")
+    assert (omp.cells[0].mean, omp.cells[0].published, omp.cells[0].difference) == (61.0, 63.5, -2.5)
+    html = page.html("t", [chapter], "omp")
+    assert "-2.50" in html
+    assert 'class="published"' not in html
+    assert "| omp | <u>61.00 ± 1.00</u> | 63.50 | -2.50 |" in tables.markdown(first)
+    assert r"\underline{61.00 $\pm$ 1.00} [63.50]" in tables.latex(first, "c")
+
+
+def test_best_is_bold_second_underlined_and_failures_are_counted(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    assert "| lamp | **71.00 ± 1.00** | <u>11.00 ± 1.00</u> |" in text
+    assert "| dense | 81.00 ± 1.00 | 81.00 ± 1.00 |" in text  # never marked: nothing was removed
+    assert "| snip | ERR (1) | – |" in text
+    assert "1 runs failed (ERR)" in text
+
+
+def test_the_latex_tables_are_booktabs(written):
+    text = (written / "tables.tex").read_text(encoding="utf-8")
+    for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{71.00 $\pm$ 1.00}", r"50 \%"):
+        assert word in text, word
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert "±" not in text
+
+
+def test_the_csv_holds_every_cell(written):
+    with open(written / "results.csv", encoding="utf-8") as file:
+        found = {(r["pruner"], r["sparsity"], r["metric"]): r for r in csv.DictReader(file)}
+    assert float(found["omp", "0.5", "txt_r1"]["mean"]) == 61.0
+    assert found["snip", "0.5", "txt_r1"]["failed"] == "1"
+
+
+def test_differences_and_tests_inside_a_seed_are_told(written):
+    text = (written / "report.md").read_text(encoding="utf-8")
+    assert "Difference to omp" in text
+    assert "| lamp | 50 % | text R@1 (%) | +10.00 |" in text
+    inside = next(line for line in text.splitlines() if line.startswith("| lamp | 50 % | 0 | text"))
+    # of twenty examples LAMP has ten right, OMP five of those
+    assert inside.split(" | ")[4:] == ["+25.00", inside.split(" | ")[5], "5", "0", "0.062", inside.split(" | ")[9]]
+
+
+def test_two_recipes_are_two_studies(tmp_path):
+    store = Store(tmp_path)
+    for run, epochs in (("a", 1), ("b", 2)):
+        store.append(run, [row(run=run, provenance=origin(0, recipe={"epochs": epochs}))])
+    assert sorted(len(study.origin) for study in material.studies(store)) == [1, 1]
+
+
+def test_seeds_and_places_do_not_part_a_study(tmp_path):
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        given = origin(seed, paths={"out": str(seed)}, trainer={"devices": seed})
+        store.append(f"r{seed}", [row(run=f"r{seed}", seed=seed, provenance=given)])
+    [study] = material.studies(store)
+    assert study.seeds == [0, 1]
+
+
+def test_variants_of_a_pruner_are_told_apart(tmp_path):
+    store = Store(tmp_path)
+    for run, ridge in (("a", 0.1), ("b", 10)):
+        given = origin(0, recipe={"epochs": 1}) | {}
+        given["config"]["pruner"] = {"name": "chita", "ridge": ridge, "solve": {"ridge": ridge}}
+        store.append(run, [row(run=run, pruner="chita", provenance=given)])
+    [study] = material.studies(store)
+    assert study.pruners == ["chita (ridge=0.1)", "chita (ridge=10)"]
+
+
+def test_runs_outside_a_report_name_nothing_in_it(tmp_path):
+    store = Store(tmp_path)
+    for run, ridge in (("a", 0.1), ("b", 10)):
+        given = origin(0)
+        given["config"]["pruner"] = {"name": "chita", "ridge": ridge}
+        store.append(run, [row(run=run, pruner="chita", provenance=given)])
+    [study] = material.studies(store, runs={"b"})
+    assert (study.pruners, list(study.origin)) == (["chita"], ["b"])
+
+
+def test_the_pruning_seed_is_that_of_the_calibration(tmp_path):
+    store = Store(tmp_path)
+    for seed in (0, 3):
+        given = origin(0, data={"calibration": {"seed": seed}})
+        store.append(f"r{seed}", [row(run=f"r{seed}", provenance=given)])
+    [study] = material.studies(store)
+    assert sorted(study.frame["pruning_seed"]) == [0, 3]
+
+
+def test_examples_that_only_one_run_has_right():
+    first = {"txt_rank": np.array([0, 0, 0, 5])}
+    second = {"txt_rank": np.array([0, 2, 9, 0])}
+    assert gallery.apart(first, second, 5).tolist() == [2, 1]  # the worst miss first
+    assert gallery.apart(second, first, 5).tolist() == [3]
+
+
+def test_exhibits_show_what_each_run_said():
+    class Pictures:
+        def open(self, key):
+            return Image.new("RGB", (300, 200), "blue")
+
+    records = [CaptionedImage("a", ("one", "two"), "0"), CaptionedImage("b", ("three",), "1")]
+    common = {"text_image": np.array([0, 0, 1])}
+    first = common | {"txt_rank": np.array([0, 0]), "txt_first": np.array([1, 2])}
+    second = common | {"txt_rank": np.array([0, 1]), "txt_first": np.array([0, 0])}
+    [exhibit] = gallery.exhibits(records, Pictures(), first, second, count=3)
+    assert (exhibit.right, exhibit.first, exhibit.second) == ("three", "three", "one")
+    assert exhibit.picture.startswith("data:image/png;base64,")
+    with pytest.raises(ValueError, match="the data set has 1"):
+        gallery.exhibits(records[:1], Pictures(), first, second, count=3)
+
+
+def test_a_report_on_nothing_is_refused(tmp_path):
+    from vlp_bench.commands.errors import UserError
+    from vlp_bench.commands.report import Request, report
+
+    with pytest.raises(UserError, match="no stored run"):
+        report(Request(out=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("examples=few", "a whole number"), ("out", "key=value"), ("a=b", "a key of")]
+)
+def test_a_mistyped_request_is_explained(word, said):
+    from vlp_bench.commands.errors import UserError
+    from vlp_bench.commands.report import Request
+
+    with pytest.raises(UserError, match=said):
+        Request.parse([word])

@@ -1,0 +1,181 @@
+"""Statistics: values worked out by hand or known from tables."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.results.test_row import ORIGIN, row
+from vlp_bench.results import statistics
+from vlp_bench.results.store import Store
+
+
+@pytest.fixture
+def frame(tmp_path):
+    """At 0.9: OMP 60, 62, 64 and LAMP 61, 64, 67 over three seeds; SNIP failed twice and has 50 once; dense 80."""
+    store = Store(tmp_path)
+
+    def add(pruner, seed, value, sparsity=0.9, **columns):
+        run = f"{pruner}{seed}"
+        line = row(run=run, value=value, pruner=pruner, sparsity=sparsity, seed=seed, setting=f"s{seed}",
+                   provenance=ORIGIN, **columns)  # fmt: skip
+        store.append(run, [line])
+
+    for seed, (omp, lamp) in enumerate(((60.0, 61.0), (62.0, 64.0), (64.0, 67.0))):
+        add("omp", seed, omp)
+        add("lamp", seed, lamp)
+        add("dense", seed, 80.0, sparsity=0.0)
+    add("snip", 0, 50.0)
+    for seed in (1, 2):
+        add("snip", seed, math.nan, metric="r_mean", status="ERR", message="lost")
+    return store.query()
+
+
+def only(table, **equal):
+    for column, value in equal.items():
+        table = table[table[column] == value]
+    [found] = table.to_dict("records")
+    return found
+
+
+def test_mean_deviation_and_t_interval_of_three_seeds(frame):
+    found = only(statistics.summary(frame, ["txt_r1"]), pruner="omp")
+    assert (found["mean"], found["std"], found["seeds"], found["failed"]) == (62.0, 2.0, 3, 0)
+    half = 4.302652729911275 * 2 / math.sqrt(3)  # t of 0.975 with two degrees of freedom
+    assert found["low"] == pytest.approx(62 - half)
+    assert found["high"] == pytest.approx(62 + half)
+
+
+def test_failed_runs_are_counted_and_stay_out_of_the_mean(frame):
+    found = only(statistics.summary(frame, ["txt_r1"]), pruner="snip")
+    assert (found["mean"], found["seeds"], found["failed"]) == (50.0, 1, 2)
+    assert math.isnan(found["std"])
+    assert math.isnan(found["low"])
+
+
+def test_a_pruner_that_always_failed_has_a_line_without_a_mean(frame):
+    lost = frame.assign(status=frame["status"].where(frame["pruner"] != "snip", "ERR"))
+    found = only(statistics.summary(lost, ["txt_r1"]), pruner="snip")
+    assert math.isnan(found["mean"])
+    assert (found["seeds"], found["failed"]) == (0, 3)
+
+
+def test_differences_are_paired_by_seed(frame):
+    found = only(statistics.differences(frame, "omp", ["txt_r1"]), pruner="lamp")
+    assert (found["mean"], found["std"], found["seeds"]) == (2.0, 1.0, 3)  # of 1, 2 and 3
+    # t = 2 / (1 / sqrt 3) = 3.4641 with two degrees of freedom
+    assert found["p"] == pytest.approx(0.0741799, abs=1e-6)
+
+
+def test_dense_is_the_baseline_of_every_sparsity(frame):
+    found = only(statistics.differences(frame, "dense", ["txt_r1"]), pruner="omp")
+    assert (found["mean"], found["sparsity"]) == (-18.0, 0.9)
+
+
+def test_a_missing_baseline_is_named(frame):
+    with pytest.raises(ValueError, match=r"baseline 'wanda'; there are dense, lamp, omp, snip"):
+        statistics.differences(frame, "wanda", ["txt_r1"])
+
+
+def test_crossed_seeds_tell_where_the_spread_comes_from(frame):
+    omp = frame[frame["pruner"] == "omp"].assign(pruning_seed=0)
+    again = omp.assign(pruning_seed=1, value=omp["value"] + 10)
+    found = only(statistics.by_seed(pd.concat([omp, again])), pruner="omp")
+    assert found["std_pruning"] == pytest.approx(math.sqrt(50))  # of 62 and 72
+    assert found["std_tuning"] == pytest.approx(2.0)  # of 65, 67 and 69
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 -> 0.04, 0.06, 0.06, 0.04 -> monotone
+    assert statistics.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_leaves_what_was_not_tested():
+    found = statistics.holm([math.nan, 0.02, 0.01])
+    assert math.isnan(found[0])
+    assert found[1:] == pytest.approx([0.02, 0.02])
+
+
+def test_mcnemar_by_hand():
+    first = np.array([True] * 8 + [False] * 2 + [True] * 5)
+    second = np.array([False] * 8 + [True] * 2 + [True] * 5)
+    found = statistics.mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (8, 2)
+    assert found.p == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # two-sided tail of ten fair coins
+    assert statistics.mcnemar(first, first).p == 1.0
+
+
+def test_mcnemar_refuses_other_than_right_and_wrong():
+    with pytest.raises(ValueError, match="float64"):
+        statistics.mcnemar(np.zeros(3), np.zeros(3))
+
+
+def test_bootstrap_covers_the_difference_and_is_reproducible():
+    rng = np.random.default_rng(0)
+    second = rng.normal(size=400)
+    first = second + rng.normal(1.0, 0.5, size=400)
+    found = statistics.paired_bootstrap(first, second, draws=2000)
+    assert found == statistics.paired_bootstrap(first, second, draws=2000)
+    assert found.low < 1.0 < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.15)  # pairing removes what they share
+
+
+def test_captions_of_one_image_are_drawn_together():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(100), 5)
+    first = np.repeat(rng.normal(size=100), 5)  # the five are copies: no more is known than with one
+    alone = statistics.paired_bootstrap(first, np.zeros(500), draws=2000)
+    together = statistics.paired_bootstrap(first, np.zeros(500), clusters=clusters, draws=2000)
+    assert (alone.units, together.units) == (500, 100)
+    widths = [found.high - found.low for found in (together, alone)]
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(5), rel=0.15)
+    assert together.difference == alone.difference
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+    found = statistics.paired_bootstrap(np.full(4, 3.0), np.full(4, 1.0))
+    assert (found.difference, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("first", "second"), [(np.ones(3), np.ones(4)), (np.ones(1), np.ones(1))])
+def test_bootstrap_refuses_what_cannot_be_paired(first, second):
+    with pytest.raises(ValueError, match="got"):
+        statistics.paired_bootstrap(first, second)
+
+
+@pytest.fixture
+def matrix():
+    """Three pruners in seven cells; c failed in the last."""
+    a = np.array([5.0, 6, 7, 8, 9, 10, 11])
+    values = {"a": a, "b": a + np.arange(1, 8), "c": np.append(a[:-1] - 1, -np.inf)}
+    return pd.DataFrame(values, index=[f"cell {i}" for i in range(7)])
+
+
+def test_average_ranks_put_a_failed_cell_last(matrix):
+    table = statistics.average_ranks(matrix)
+    assert table["pruner"].tolist() == ["b", "a", "c"]
+    assert table["rank"].tolist() == [1.0, 2.0, 3.0]
+    assert table["failed"].tolist() == [0, 0, 1]
+
+
+def test_tied_pruners_share_a_rank():
+    table = statistics.average_ranks(pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 3.0]}))
+    assert dict(zip(table["pruner"], table["rank"], strict=True)) == {"b": 1.25, "a": 1.75}
+
+
+def test_wilcoxon_over_cells(matrix):
+    table = statistics.wilcoxon(matrix, "a")
+    best = only(table, pruner="b")
+    assert (best["cells"], best["median"]) == (7, 4.0)
+    assert best["p"] == pytest.approx(2 / 2**7)  # all seven differences have one sign
+    lost = only(table, pruner="c")
+    assert lost["cells"] == 6  # the failed cell has no difference
+    assert best["p_holm"] == pytest.approx(2 * best["p"])
+
+
+def test_cells_of_a_summary(frame):
+    matrix = statistics.cells(statistics.summary(frame, ["txt_r1"]))
+    assert matrix.columns.tolist() == ["lamp", "omp", "snip"]  # dense is in no cell: nothing is removed
+    assert matrix["omp"].tolist() == [62.0]

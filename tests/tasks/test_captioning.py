@@ -1,0 +1,128 @@
+"""Captioning on a tiny world: generated, scored by every scorer, kept for the server."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from tests.tasks.worlds import captions, tiny
+from vlp_bench.data.records import CaptionedImage
+from vlp_bench.metrics.scores import Scores
+from vlp_bench.metrics.truth import Truth
+from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
+from vlp_bench.tasks.captioning import Captioning, server_id
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+]
+Train = Callable[..., Trainer]
+BECOMES = {"xvlm": XVLMCaptioner.of, "blip": BLIPCaptioner.of}
+
+
+class Length:
+    """A scorer that counts words, and notes what it does not count."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+        self.seen: dict[int, str] = {}
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def __call__(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> Scores:
+        self.seen = dict(captions)
+        lengths = [float(len(captions[n].split())) for n in range(len(images))]
+        return Scores({"words": sum(lengths) / len(lengths)}, {"words": lengths}, {"letters": "not computed: a test"})
+
+
+def task(family: str = "xvlm", **changes: Any) -> Captioning:
+    given = {"becomes": BECOMES[family], "scorers": [Truth(), Length()], "best": "words", "lr": 1e-2, "max_length": 12}
+    return Captioning(tiny(family), **given | changes)
+
+
+@pytest.mark.parametrize("family", ["xvlm", "blip"])
+def test_every_image_of_a_split_is_described_and_scored(train: Train, tmp_path: Path, family: str) -> None:
+    made, data = task(family), captions(sep=family == "blip")
+    trainer = train(made, data=data, max_epochs=1)
+    assert {"val/truth", "val/grammatical", "val/words"} <= set(trainer.callback_metrics)
+    [metrics] = trainer.test(made, data, verbose=False)
+    told = json.loads((tmp_path / "captions.json").read_text())
+    counter = made.scorers[1]
+    assert isinstance(counter, Length)
+    assert [row["caption"] for row in told] == [counter.seen[n] for n in range(7)]
+    assert metrics["test/words"] == pytest.approx(sum(len(row["caption"].split()) for row in told) / 7)
+    assert all(len(row["caption"].split()) <= 12 - 4 for row in told)
+    assert made.examples["words"].tolist() == [len(row["caption"].split()) for row in told]
+    assert made.notes == {"letters": "not computed: a test"}
+    assert counter.prepared
+    assert made.monitor == "words"
+
+
+def test_masks_are_handed_on() -> None:
+    model = tiny("blip")
+    masks = {n: torch.ones_like(model.get_parameter(n), dtype=torch.bool) for n in model.adapter.prunable(model)}
+    heirs = task("blip").heirs(masks)
+    assert all(name.startswith(("vision_model.", "text_decoder.")) for name in heirs)
+    assert "text_decoder.bert.encoder.layer.0.output.dense.weight" in heirs
+
+
+def test_training_lowers_the_loss(train: Train) -> None:
+    losses: list[float] = []
+    made = task(lr=5e-3)
+    made.on_train_batch_end = lambda outputs, batch, batch_idx: losses.append(float(outputs["loss"]))  # pyright: ignore
+    train(made, data=captions(each="image"), max_epochs=12, limit_val_batches=0)
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        (CaptionedImage("val2014/COCO_val2014_000000391895.jpg", ("a",), "x"), 391895),
+        (CaptionedImage("val/0013ea2087020901.jpg", ("a",), "17"), "17"),  # hexadecimal names are no numbers
+        (CaptionedImage("img.jpg", ("a",), "img"), "img"),
+    ],
+)
+def test_coco_s_numbers_are_those_of_its_file_names(image: CaptionedImage, expected: int | str) -> None:
+    assert server_id(image) == expected
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"scorers": []}, "scorers: at least one"),
+        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"min_length": 30}, "min_length must be 0 to max_length 12"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_pruning(given: dict, message: str) -> None:
+    calls: list[nn.Module] = []
+    with pytest.raises(ValueError, match=message):
+        task(pruner=calls.append, **given)
+    assert not calls
+
+
+def test_a_second_stage_goes_on_from_the_first_s_weights_at_its_own_image_size(train: Train, tmp_path: Path) -> None:
+    first = task(image_size=32)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "best.ckpt")
+    second = task(image_size=48, start=str(tmp_path / "best.ckpt"))
+    name = "text_decoder.bert.encoder.layer.1.output.dense.weight"
+    assert torch.equal(first.model.get_parameter(name), second.model.get_parameter(name))
+    table = second.model.vision_encoder.embeddings.position_embedding.weight
+    assert table.shape == (10, 16)
+    assert torch.equal(table[0], first.model.vision_encoder.embeddings.position_embedding.weight[0])
+
+
+def test_a_first_stage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    calls: list[nn.Module] = []
+    with pytest.raises(ValueError, match="there is no such checkpoint"):
+        task(start=str(tmp_path / "best.ckpt"), pruner=calls.append)
+    assert not calls
+    torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match="is no checkpoint of this task and model"):
+        task(start=str(tmp_path / "best.ckpt"))

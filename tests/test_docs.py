@@ -1,0 +1,98 @@
+"""The documentation: no broken link, no command or key that is not there, the page of keys up to date."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlp_bench.commands import conf
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+READ = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "experiments").glob("**/README.md"))]
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(params=READ, ids=name)
+def page(request):
+    return request.param
+
+
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith(("https://", "mailto:")):
+            assert (page.parent / target).exists(), target
+
+
+def test_commands_are_there(page):
+    for module in re.findall(r"python -m vlp_bench\.commands\.(\w+)", page.read_text(encoding="utf-8")):
+        assert importlib.util.find_spec(f"vlp_bench.commands.{module}"), module
+
+
+def test_choices_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    commands = re.findall(r"python -m vlp_bench[^`\n]*(?:\\\n[^`\n]*)*", text)
+    told = [word for command in commands for word in command.split()]
+    for word in told:
+        group, _, chosen = word.lstrip("+").partition("=")
+        known = set(conf.groups()) | {"pruner/allocate", "pruner/solve", "pruner/schedule", "pruner/sweep"}
+        if group in known and chosen.islower() and not re.search("outlier|mine", word):
+            for choice in chosen.split(","):
+                assert (conf.conf_folder() / group / f"{choice}.yaml").is_file(), word
+
+
+def test_every_page_is_in_the_navigation():
+    def pages(node):
+        if isinstance(node, str):
+            return [node]
+        return [page for item in (node.values() if isinstance(node, dict) else node) for page in pages(item)]
+
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(pages(settings["nav"])) == sorted(page.name for page in PAGES)
+
+
+def test_the_page_of_keys_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
+    keys = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(keys)
+    assert keys.PAGE.read_text(encoding="utf-8") == keys.page(), "run: python docs/keys.py"
+
+
+def test_keys_by_hand():
+    spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
+    keys = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(keys)
+    text = "# what it is\ndefaults:\n  - a\nlr: 1e-4   # peak\nsource:\n  size: [1, 2]\n"
+    assert list(keys.entries(text)) == [("lr", "1e-4", "peak"), ("source.size", "[1, 2]", "")]
+    assert keys.remark(text) == "what it is"
+
+
+def test_the_tutorial_says_what_it_runs():
+    import json
+
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    assert [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []  # outputs are made, not kept
+            compile("".join(cell["source"]), "cell", "exec")
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    import json
+
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert (tmp_path / "report" / "index.html").is_file()

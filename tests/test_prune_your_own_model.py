@@ -1,0 +1,161 @@
+"""The programs in docs/prune-your-own-model.md, run as they stand; and the layers that its table promises."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vlp_bench
+from vlp_bench.pruning.layers import PlainAdapter, find_layers
+
+DOC = Path(__file__).parents[1] / "docs" / "prune-your-own-model.md"
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", DOC.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def run(number):
+    """The names a program leaves behind, its random numbers kept to itself."""
+    space = {"__name__": "program"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(PROGRAMS[number], f"{DOC.name}, program {number + 1}", "exec"), space)
+    return space
+
+
+def zeros(model, masks):
+    """Share of the masked weights that are zero in the model."""
+    parameters = dict(model.named_parameters())
+    removed = sum(int((parameters[name] == 0).sum()) for name in masks)
+    return removed / sum(mask.numel() for mask in masks.values())
+
+
+def test_each_program_has_at_most_forty_lines():
+    assert len(PROGRAMS) == 3
+    assert all(sum(bool(line.strip()) for line in program.splitlines()) <= 40 for program in PROGRAMS)
+
+
+def test_vision_transformer(caplog):
+    with caplog.at_level(logging.WARNING):
+        found = run(0)
+    result, model = found["result"], found["model"]
+    assert len(result[0.9].masks) == 2 * 6
+    for sparsity, solution in result.items():
+        assert solution.sparsity == pytest.approx(sparsity, abs=1e-4)
+    assert zeros(model, result[0.9].masks) == pytest.approx(0.9, abs=1e-3)
+    assert model.classifier.weight.count_nonzero() == model.classifier.weight.numel()
+    assert "position_embeddings" in caplog.text
+
+
+def test_causal_language_model(caplog, capsys):
+    with caplog.at_level(logging.WARNING):
+        found = run(1)
+    result, model = found["result"], found["model"]
+    assert capsys.readouterr().out.startswith("0.5 0.5 14")
+    assert zeros(model, result.masks) == pytest.approx(0.5, abs=1e-3)
+    assert all(name.startswith("model.layers.") for name in result.masks)
+    assert "embed_tokens.weight is also an embedding" in caplog.text
+    assert len({layer["kept"] / layer["total"] for layer in result.report["layers"].values()}) > 1  # ECoFLaP's shares
+
+
+def test_padding_does_not_count():
+    """Other words under the padding change nothing, with the program's adapter; without it they do."""
+    found = run(1)
+    moved = [
+        dict(batch, input_ids=batch["input_ids"] + (batch["attention_mask"] == 0) * 7) for batch in found["batches"]
+    ]
+    norms = lambda batches, adapter: vlp_bench.Calibration(found["model"], batches, adapter).norms()  # noqa: E731
+    first, second = norms(found["batches"], found["Words"]()), norms(moved, found["Words"]())
+    assert all(torch.allclose(first[name], second[name], rtol=1e-5) for name in first)
+    plain, other = norms(found["batches"], None), norms(moved, None)
+    assert any(not torch.allclose(plain[name], other[name], rtol=1e-3) for name in plain)
+
+
+def test_vision_language_model():
+    found = run(2)
+    result, model = found["result"], found["model"]
+    rows = {row.modality: row for row in result[0.75].table() if not row.block}
+    assert {"vision", "text", "fusion"} <= set(rows)
+    assert all(rows[modality].sparsity == pytest.approx(0.75, abs=1e-3) for modality in ("vision", "text", "fusion"))
+    assert zeros(model, result[0.75].masks) == pytest.approx(0.75, abs=1e-3)
+    assert set(found["vision"].masks) == {n for n in result[0.75].masks if ".vision_model." in n}
+
+
+# What the table promises
+
+
+def test_conv1d_of_gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+    ids = [{"input_ids": torch.randint(50, (3, 8)), "labels": torch.randint(50, (3, 8))}]
+    for name in ("omp", "multiflow", "wanda", "snip", "sparsegpt"):
+        solution = vlp_bench.prune(model, name, 0.75, ids)
+        assert solution.sparsity == pytest.approx(0.75, abs=1e-3)
+        assert solution.masks["transformer.h.0.attn.c_attn.weight"].shape == (16, 48)
+        assert len(solution.masks) == 2 * 4
+
+
+class Attending(nn.Module):
+    """`nn.MultiheadAttention` with packed weights, reading one tensor or two."""
+
+    def __init__(self, cross=False):
+        super().__init__()
+        self.attention, self.head, self.cross = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 2), cross
+
+    def forward(self, x):
+        return self.head(self.attention(x, x.flip(1) if self.cross else x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize("name", ["omp", "multiflow", "wanda", "snip"])
+def test_packed_attention(name):
+    batches = [(torch.randn(4, 5, 8), torch.randint(2, (4,)))]
+    solution = vlp_bench.prune(Attending(), name, 0.5, batches)
+    assert list(solution.masks) == ["attention.in_proj_weight", "attention.out_proj.weight", "head.weight"]
+    assert solution.kept == (24 * 8 + 64 + 16) // 2
+
+
+def test_packed_attention_that_reads_two_tensors_is_refused_by_name():
+    batches = [(torch.randn(4, 5, 8), torch.randint(2, (4,)))]
+    with pytest.raises(ValueError, match=r"'attention.in_proj_weight' packs three projections that read different"):
+        vlp_bench.prune(Attending(cross=True), "multiflow", 0.5, batches)
+    assert vlp_bench.prune(Attending(cross=True), "snip", 0.5, batches).sparsity == 0.5
+
+
+def test_experts_of_a_mixture_are_refused_by_name():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=3,
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"'model.layers.0.mlp.experts.gate_up_proj' is a stack of matrices"):
+        vlp_bench.prune(model, "omp", 0.5)
+
+
+def test_other_matrices_stay_dense_and_are_named(caplog):
+    model = nn.ModuleDict({"body": nn.Linear(4, 4), "memory": nn.LSTM(4, 4), "turned": nn.Linear(4, 4)})
+    nn.utils.parametrizations.orthogonal(model["turned"])
+    model.register_parameter("position", nn.Parameter(torch.zeros(1, 6, 4)))
+    with caplog.at_level(logging.WARNING):
+        assert list(find_layers(model)) == ["body.weight"]
+    for name in ("memory.weight_ih_l0", "memory.weight_hh_l0", "turned.parametrizations.weight.original", "position"):
+        assert name in caplog.text
+    assert "body" not in caplog.text
+
+
+def test_a_matrix_that_is_named_is_pruned_or_refused_by_name():
+    class Named(PlainAdapter):
+        def prunable(self, model):
+            return ["memory.weight_ih_l0"]
+
+        def encode(self, model, batch):
+            model["memory"](batch)
+
+    model = nn.ModuleDict({"memory": nn.LSTM(4, 4)})
+    assert vlp_bench.prune(model, "omp", 0.5, adapter=Named()).sparsity == 0.5
+    with pytest.raises(ValueError, match=r"'memory.weight_ih_l0' can't be seen: LSTM reads it in a way of its own"):
+        vlp_bench.prune(model, "multiflow", 0.5, [torch.randn(3, 4)], Named())

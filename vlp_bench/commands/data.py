@@ -1,0 +1,191 @@
+"""Look at data before anything is trained on it, or write a small data set in every format.
+
+    python -m vlp_bench.commands.data check +exp=xvlm_itr benchmark=paper paths.data=DIR     what an experiment reads
+    python -m vlp_bench.commands.data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
+    python -m vlp_bench.commands.data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
+
+check reads all annotations and opens 200 images of each split (--all: every one, --sample=N: N); it prints counts,
+missing and broken images, what is left out and why, duplicates, and images that two splits share. It ends with 0 if
+nothing must be mended, else with 2.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vlp_bench.commands.console import console
+from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+
+if TYPE_CHECKING:
+    from vlp_bench.data.checking import Advance, Report
+    from vlp_bench.data.readers.formats import Split
+
+SAMPLE = 200
+
+
+def main() -> None:
+    """Perform one of the two."""
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        console.print(__doc__, markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(words)):
+        command, *rest = words
+        if command == "check":
+            _check(rest)
+        elif command == "mini-copy":
+            _mini_copy(rest)
+        else:
+            raise UserError(f"{command}: there is no such command; write check or mini-copy (--help tells more)")
+
+
+def _mini_copy(words: Sequence[str]) -> None:
+    from vlp_bench.data.minicopy import write
+
+    options, folders = _options(words, {"images": "20", "side": "48"})
+    if len(folders) != 1:
+        raise UserError("mini-copy takes one folder: python -m vlp_bench.commands.data mini-copy DIR")
+    copy = write(folders[0], *(_whole(key, options[key]) for key in ("images", "side")))
+    files = sorted({what.partition("#")[0] for what in copy.told})
+    console.print(
+        f"{len(files)} data files in {copy.root}; README.txt there says which format each has", soft_wrap=True
+    )
+
+
+def _check(words: Sequence[str]) -> None:
+    options, rest = _options(words, {"--sample": str(SAMPLE), "format": "", "images": ""})
+    most = None if "--all" in rest else _whole("--sample", options["--sample"])
+    rest = [word for word in rest if word != "--all"]
+    if any(word.lstrip("+").startswith("exp=") for word in rest):
+        own = [f"{key}={options[key]}" for key in ("format", "images") if options[key]]
+        if own:
+            raise UserError(f"{own[0]}: an experiment says itself where its data lie; set data.source.{own[0]}")
+        splits = _of_experiment(rest)
+    else:
+        splits = _of_files(rest, options["images"], options["format"])
+    if not examine(splits, most):
+        raise SystemExit(MISTAKE)
+
+
+Splits = Mapping[str, "Callable[[], Split[Any]]"]
+
+
+def examine(splits: Splits, most: int | None) -> bool:
+    """Print what is found in the splits; whether nothing must be mended. `most`: images to open of each, None for all.
+
+    Nothing is printed but by the console, whose width cuts no path.
+    """
+    from vlp_bench.data import checking
+
+    reports: dict[str, Report] = {}
+    with _bar() as bar:
+        for name, read in splits.items():
+            report, split = checking.check(name, read)
+            reports[name] = report
+            if split is not None:
+                images = checking.chosen(report, most)
+                checking.look(report, split, images, bar(name, len(images)))
+    problems, notes = checking.leaks(reports)
+    for report in reports.values():
+        counts = ", ".join(f"{n:,} {what}" for what, n in report.counts.items())
+        console.print(f"[bold]{report.name}[/]: {counts or 'not read'}", soft_wrap=True)
+        _say(report.problems, report.notes)
+    _say(problems, notes)
+    found = sum(len(report.problems) for report in reports.values()) + len(problems)
+    console.print(f"[red]{found} to mend[/]" if found else "[green]nothing to mend[/]")
+    return found == 0
+
+
+def _say(problems: Sequence[str], notes: Sequence[str]) -> None:
+    for colour, word, lines in (("red", "mend", problems), ("yellow", "note", notes)):
+        for line in lines:
+            console.print(f"  [{colour}]{word}[/]: ", end="")
+            console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar() -> "Iterator[Callable[[str, int], Advance]]":
+    """A progress bar for each split that is looked at."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+
+        def add(name: str, total: int) -> "Advance":
+            task = progress.add_task(f"images of {name}", total=total)
+            return lambda: progress.advance(task)
+
+        yield add
+
+
+def _of_experiment(words: Sequence[str]) -> Splits:
+    """Every split an experiment's data read; files that are not there are one line."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from vlp_bench.commands.conf import conf_folder
+    from vlp_bench.commands.specification import check_targets, missing_files, register
+    from vlp_bench.commands.workshop import build
+    from vlp_bench.data.checking import splits_of
+
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", list(words))
+    if missing := missing_files(config, "data"):
+        places = "; ".join(f"{key}: {place}" for key, place in missing.items())
+        raise UserError(f"{len(missing)} files or folders are not there: {places}; set paths.data=FOLDER")
+    found: dict[str, Callable[[], Split[Any]]] = {}
+    for key, prefix in (("source", ""), ("calibration_source", "calibration ")):
+        if key in config.data:
+            plain = OmegaConf.to_container(config.data[key], resolve=True)
+            assert isinstance(plain, dict)
+            check_targets({str(k): v for k, v in plain.items()})
+            splits = splits_of(build({str(k): v for k, v in plain.items()}))
+            found |= {prefix + name: read for name, read in splits.items()}
+    return found
+
+
+def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
+    if not paths:
+        raise UserError("check takes +exp=NAME or annotation files; --help tells more")
+    if wrong := [word for word in paths if "=" in word or word.startswith("-")]:
+        raise UserError(f"{wrong[0]}: with files, check knows images=DIR, format=NAME, --all and --sample=N")
+    return {path: (lambda path=path: _recognised(path, images, form)) for path in paths}
+
+
+def _recognised(path: str, images: str, form: str) -> "Split[Any]":
+    """A file read as the first kind of data its content can be; Karpathy's and tables give their training split."""
+    from pathlib import Path
+
+    from vlp_bench.data.readers import formats
+
+    given = Path(path)
+    found = [form] if form else formats.recognise(given)
+    if not found:
+        known = ", ".join(formats.TITLES)
+        raise ValueError(f"cannot tell what {path} is; is it there, and complete? Else say format=NAME: {known}")
+    errors = []
+    for allowed, read in formats.KINDS.values():
+        for name in (name for name in found if name in allowed):
+            try:
+                return read(given, images or str(given.parent), name)
+            except ValueError as error:
+                errors.append(error)
+    raise errors[0] if errors else ValueError(f"format={form}: check reads {', '.join(formats.READ)}")
+
+
+def _options(words: Sequence[str], known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Values of the known `key=value` words, and the other words."""
+    given = {key: value for key, _, value in (word.partition("=") for word in words) if key in known and value}
+    return {**known, **given}, [word for word in words if word.partition("=")[0] not in known]
+
+
+def _whole(key: str, value: str) -> int:
+    if not value.isdecimal() or not int(value):
+        raise UserError(f"{key}={value}: must be a whole number from 1")
+    return int(value)
+
+
+if __name__ == "__main__":
+    main()

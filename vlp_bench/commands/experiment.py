@@ -1,0 +1,170 @@
+"""Everything a published table needs: its runs, its dense baselines, the ridge of CHITA, and a report beside the paper.
+
+    python -m vlp_bench.commands.experiment                                  # what there is
+    python -m vlp_bench.commands.experiment table08_edges_nodes dry=true     # how many runs, how long
+    python -m vlp_bench.commands.experiment table08_edges_nodes              # the embedded world, two processes
+    python -m vlp_bench.commands.experiment table08_edges_nodes benchmark=paper paths.data=DIR paths.weights=DIR
+
+Other words go to every run (seed=0 and sparsity=0.9 narrow it). Stored runs are not computed again.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from vlp_bench.commands import plans
+from vlp_bench.commands.compare import parsed
+from vlp_bench.commands.console import console
+from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+
+if TYPE_CHECKING:
+    from vlp_bench.commands.specification import Specification
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which experiment, with what narrowed, and what else is on the command line."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    workers: int = 2
+    dry: bool = False
+    sparsity: tuple[float, ...] = ()
+    seed: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Request":
+        """The request of a command line: the name first, then key=value."""
+        name, *rest = words
+        given = {word.partition("=")[0]: word.partition("=")[2] for word in rest}
+        own = {key: parsed(key, given[key]) for key in ("workers", "sparsity", "seed") if key in given}
+        if given.get("dry", "false") not in ("true", "false"):
+            raise UserError(f"dry={given['dry']}: expected true or false")
+        others = tuple(w for w in rest if w.partition("=")[0] not in ("workers", "sparsity", "seed", "dry"))
+        return cls(name, others, dry=given.get("dry") == "true", **own)
+
+    @property
+    def benchmark(self) -> str:
+        """ "mini" unless the command line says otherwise."""
+        return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("benchmark=")), "mini")
+
+    @property
+    def out(self) -> str:
+        return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("paths.out=")), "outputs")
+
+    def narrowed(self, part: plans.Part) -> plans.Part:
+        """The part with the sparsities and seeds of the command line, where it gives some."""
+        return replace(part, sparsity=self.sparsity or part.sparsity, seed=self.seed or part.seed)
+
+
+def main() -> None:
+    """Perform the experiment of the command line, or list what there is."""
+    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
+    if not words or {"-h", "--help"} & set(words):
+        console.print(__doc__, markup=False)
+        for name in plans.names():
+            console.print(f"  {name:<22} {_first_line(name)}", markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
+        perform(Request.parse(words))
+
+
+def _first_line(name: str) -> str:
+    text = (plans.FOLDER / name / "sweep.yaml").read_text(encoding="utf-8")
+    return text.splitlines()[0].removeprefix("#").strip()
+
+
+def perform(request: Request) -> Path | None:
+    """Compute what is missing and write the report; None after a dry run.
+
+    Raises:
+        UserError: no run of it can be composed. SystemExit(2): some runs failed; the others are stored and reported.
+    """
+    from vlp_bench.commands.cells import compute, missing
+    from vlp_bench.commands.report import Request as ReportRequest
+    from vlp_bench.commands.report import report
+
+    groups = plan(request, choose=not request.dry)
+    cells = list({cell.run: cell for group in groups for cell in group}.values())
+    if not cells:
+        raise UserError(f"{request.name}: none of its experiments is in conf/exp yet")
+    todo = missing(cells)
+    console.print(_announcement(cells, todo, request.workers), soft_wrap=True)
+    if request.dry:
+        return None
+    failures: dict[str, str] = {}
+    for group in groups:
+        if rest := missing(group):
+            failures |= compute(rest, request.workers)
+    folder = Path(request.out) / "experiments" / f"{request.name}-{request.benchmark}"
+    report(
+        ReportRequest(str(cells[0].out), to=str(folder), title=_first_line(request.name)),
+        runs=frozenset(cell.run for cell in cells),
+    )
+    for name, reason in failures.items():
+        console.print(f"failed: {name}: {reason}", style="red", markup=False, soft_wrap=True)
+    if failures:
+        raise SystemExit(MISTAKE)
+    return folder
+
+
+def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]":
+    """The runs of an experiment, in groups that share a calibration pass; dense first.
+
+    Args:
+        choose: whether the ridge of CHITA may be looked for with runs; else its default stands in, as in a dry run.
+    """
+    from vlp_bench.commands.cells import specifications
+
+    groups = []
+    for part in map(request.narrowed, plans.load(request.name)):
+        words = _words(request, part)
+        for exp in part.exp:
+            if exp not in plans.there(part):
+                console.print(f"{exp} is not in conf/exp yet: its runs are left out", style="yellow")
+                continue
+            ridges = _ridges(exp, part, words, request.workers) if choose else {}
+            groups += [specifications(grid) for grid in part.grids(exp, words, ridges, request.workers)]
+    return groups
+
+
+def _words(request: Request, part: plans.Part) -> list[str]:
+    words = [word for word in request.words if not (part.alone and word.startswith("paths.out="))]
+    return [*words, f"paths.out={request.out}/{request.name}"] if part.alone else words
+
+
+def _ridges(exp: str, part: plans.Part, words: Sequence[str], workers: int) -> dict[str, float]:
+    """The chosen ridge of the part's CHITAs: retrieval stands for every task of a model, as in the paper."""
+    from vlp_bench.commands.conf import choices
+    from vlp_bench.commands.ridge import choose
+
+    wanted = [name for name in part.pruner if name in plans.RIDGE_PRUNERS and part.ridge == "chosen"]
+    proxy = f"{exp.partition('_')[0]}_itr"
+    if wanted and proxy not in choices("exp"):
+        console.print(f"{proxy} is not there to choose a ridge with: the default of the yaml stays", style="yellow")
+        return {}
+    return {name: choose(name, [f"+exp={proxy}", *words], workers).ridge for name in wanted}
+
+
+def _announcement(cells: "Sequence[Specification]", todo: "Sequence[Specification]", workers: int) -> str:
+    """How many runs there are and, if some like them are stored, how long the rest will take."""
+    from vlp_bench.results.store import Store
+
+    text = (
+        f"{len(cells)} runs: {len(cells) - len(todo)} stored already, {len(todo)} to compute with {workers} processes"
+    )
+    frame = Store(cells[0].out / "runs").query()
+    names = {(c.config["experiment"], c.config["benchmark"]["name"]) for c in cells}
+    like = frame.loc[[pair in names for pair in zip(frame["exp"], frame["benchmark"], strict=True)], :]
+    seconds = like.drop_duplicates("run")["seconds"].tolist()
+    if todo and seconds:
+        minutes = median(seconds) * len(todo) / workers / 60
+        text += f"; about {minutes:.0f} min, by the median of {len(seconds)} stored runs"
+    return text
+
+
+if __name__ == "__main__":
+    main()

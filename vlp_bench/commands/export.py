@@ -1,0 +1,186 @@
+"""A pruned model for others, and whether it is smaller and faster.
+
+    python -m vlp_bench.commands.export write SOURCE OUT --as dense|packed|huggingface [--weights FILE]
+    python -m vlp_bench.commands.export report SOURCE [--weights FILE] [--tokens 1,30,197] [--device cpu]
+
+SOURCE is a mask file, applied to --weights (the checkpoint that was pruned), or the folder of a finished run, whose
+fine-tuned weights, metrics and provenance are taken. `dense` writes every zero, `packed` stores about what the mask and
+the kept weights need and loads back bit for bit, `huggingface` is a folder with config.json, model.safetensors and a
+card. `report` counts bytes in every form of storage and measures dense and sparse layers on the device.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlp_bench.commands.errors import UserError, one_line
+from vlp_bench.commands.masks import SHIPPED
+
+if TYPE_CHECKING:
+    from vlp_bench.commands.pruned_model import Source
+
+FORMS = ("dense", "packed", "huggingface")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; nothing heavy is imported to answer --help."""
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("python -m vlp_bench.commands.export", description=__doc__, formatter_class=form)
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="write|report")
+    write = verbs.add_parser("write", help="a checkpoint or a folder")
+    report = verbs.add_parser("report", help="bytes and milliseconds, dense and sparse")
+    for verb in (write, report):
+        verb.add_argument("source", type=Path, help="a mask file, or the folder of a run (outputs/runs/NAME)")
+        verb.add_argument("--weights", default=SHIPPED, help="for a mask file: the checkpoint that was pruned")
+    write.add_argument("out", type=Path, help="a file (.safetensors), or a folder for huggingface")
+    write.add_argument("--as", dest="form", choices=FORMS, required=True)
+    report.add_argument("--tokens", default="1,30,197", help="rows of the layers' input to measure with")
+    report.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    report.add_argument("--rounds", type=int, default=5, help="measurements of each; their median counts")
+    report.add_argument("--json", type=Path, help="write the numbers to this file too")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write a model, or report on it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    with one_line(arguments):
+        {"write": _write, "report": _report}[args.verb](args)
+
+
+# write
+
+
+def _write(args: argparse.Namespace) -> None:
+    from vlp_bench.commands.console import console
+    from vlp_bench.commands.pruned_model import source
+
+    found = source(args.source, args.weights)
+    {"dense": _dense, "packed": _packed, "huggingface": _folder}[args.form](found, args.out)
+    files = sorted(args.out.iterdir()) if args.out.is_dir() else [args.out]
+    for file in files:
+        console.print(f"{file}: {file.stat().st_size:,} bytes", soft_wrap=True, markup=False)
+
+
+def _about(found: "Source") -> dict[str, Any]:
+    report = {key: value for key, value in found.solution.report.items() if key != "layers"}
+    return {"pruning": report, "metrics": found.metrics, "provenance": found.provenance}
+
+
+def _dense(found: "Source", out: Path) -> None:
+    """A model of ours with its configuration in the header, as `checkpoints` reads it; else a plain state dict."""
+    from vlp_bench.commands.pruned_model import model_of
+    from vlp_bench.models.checkpoints import save_model
+    from vlp_bench.pruning.files import write_tensors
+
+    model = model_of(found)
+    if model is not None:
+        save_model(out, model, _about(found))
+    else:
+        write_tensors(out, found.state, {"format": "pt", "vlp_bench": json.dumps(_about(found))})
+
+
+def _packed(found: "Source", out: Path) -> None:
+    from vlp_bench.pruning.packed import write
+
+    write(out, found.state, _about(found))
+
+
+def _folder(found: "Source", out: Path) -> None:
+    """Ours by its configuration; another's beside whose weights a config.json lies, with all that lies there."""
+    from vlp_bench.commands.pruned_model import model_of
+    from vlp_bench.models.places import weight_file
+    from vlp_bench.models.pretrained import CARD, CONFIG, WEIGHTS, save_pretrained
+    from vlp_bench.pruning.files import write_tensors, write_whole
+    from vlp_bench.results.card import model_card
+
+    card = model_card(found.name, found.solution, found.metrics, found.provenance)
+    if (model := model_of(found)) is not None:
+        save_pretrained(model, out, card)
+        return
+    beside = weight_file(found.weights).parent
+    if not (beside / CONFIG).is_file():
+        raise UserError(f"{found.weights} is no file of ours and no {CONFIG} lies beside it: use --as dense or packed")
+    for file in (*beside.glob("*.json"), *beside.glob("*.txt")):
+        write_whole(out / file.name, file.read_bytes())
+    write_tensors(out / WEIGHTS, found.state, {"format": "pt"})
+    write_whole(out / CARD, card.encode())
+
+
+# report
+
+
+def _report(args: argparse.Namespace) -> None:
+    import torch
+
+    from vlp_bench.commands.console import console
+    from vlp_bench.commands.pruned_model import source
+    from vlp_bench.pruning.files import write_whole
+    from vlp_bench.pruning.storage import broken_groups, sizes, times, verdict
+
+    tokens, device = _tokens(args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"--device {device}: use cpu, or cuda where there is a GPU")
+    found = source(args.source, args.weights)
+    masks = found.solution.masks
+    itemsize = max(found.state[name].element_size() for name in masks)
+    stored = sizes(masks, itemsize)
+    measured = times({name: found.state[name] for name in masks}, masks, tokens, device, args.rounds)
+    words = verdict(stored, measured)
+    console.print(f"{found.name}: {len(masks)} layers, {found.solution.total:,} weights, "
+                  f"{100 * found.solution.sparsity:.2f} % zero", soft_wrap=True, markup=False)  # fmt: skip
+    for table in _tables(stored, measured, found.solution.total, _where(device)):
+        console.print(table)
+    if broken := broken_groups(masks):
+        console.print(f"2:4 can't hold this mask: {100 * broken:.1f} % of groups of four keep more than two.")
+    for sentence in words:
+        console.print(sentence, soft_wrap=True, markup=False)
+    if args.json:
+        content = {"sizes": [vars(s) for s in stored], "times": [vars(t) for t in measured], "verdict": words}
+        write_whole(args.json, json.dumps(content | {"device": _where(device)}, indent=2).encode())
+
+
+def _tokens(text: str) -> list[int]:
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UserError(f"--tokens {text}: whole numbers of at least 1, with commas, as in 1,30,197")
+    return found
+
+
+def _where(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, float16 (CSR float32)"
+    return f"CPU, {torch.get_num_threads()} thread(s), float32"
+
+
+def _tables(stored: Any, measured: Any, total: int, where: str) -> Iterator[Any]:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(f"storage ({stored[0].bytes // total}-byte values)", box=box.SIMPLE_HEAD)
+    for name in ("bytes", "bytes a weight", "of dense"):
+        table.add_column(name, justify="right")
+    for size in stored:
+        note = "" if size.possible else " (not this mask)"
+        share = f"{100 * size.bytes / stored[0].bytes:.1f} %"
+        table.add_row(size.form + note, f"{size.bytes:,}", f"{size.bytes / total:.3f}", share)
+    yield table
+    tokens = list(dict.fromkeys(time.tokens for time in measured))
+    table = Table(f"ms for all layers ({where})", *(f"{count} tokens" for count in tokens), box=box.SIMPLE_HEAD)
+    for form in dict.fromkeys(time.form for time in measured):
+        own = {time.tokens: time.milliseconds for time in measured if time.form == form}
+        table.add_row(form, *(f"{own[count]:.3f}" if count in own else "–" for count in tokens))
+    yield table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""A page, and tables in Markdown, LaTeX and CSV, from every stored result.
+
+    python -m vlp_bench.commands.report                       # outputs/ -> outputs/report/index.html
+    python -m vlp_bench.commands.report out=FOLDER exp=xvlm_itr benchmark=mini baseline=omp to=FOLDER
+
+The page is one file: it opens without a server or network, in dark and light, on a phone and in print.
+Options: out, to, exp and benchmark (filters), baseline (omp), examples (pictures per gallery, 0 for none), weights
+(false: leave out the magnitudes of the pre-trained weights), title.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlp_bench.commands.conf import PACKAGE
+from vlp_bench.commands.console import console, stderr
+from vlp_bench.commands.errors import UserError, one_line, wants_traceback
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vlp_bench.pruning.solution import Solution
+    from vlp_bench.results.report.material import Mask, Study
+    from vlp_bench.results.report.page import Chapter, Gallery
+
+EXPERIMENTS = PACKAGE.parent / "experiments"  # of a checkout: published numbers, one folder a table
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to report on, against what, and where to."""
+
+    out: str = "outputs"
+    to: str = ""
+    exp: str = ""
+    benchmark: str = ""
+    baseline: str = "omp"
+    examples: int = 6
+    weights: bool = True
+    title: str = "What pruning costs"
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Request":
+        """The request of a command line; UserError for a word that is not key=value or has no such key."""
+        given: dict[str, Any] = {}
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals or key not in kinds:
+                raise UserError(f"{word}: expected key=value with a key of {', '.join(kinds)}")
+            given[key] = _typed(word, value, kinds[key])
+        return cls(**given)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.to) if self.to else Path(self.out) / "report"
+
+
+def _typed(word: str, value: str, kind: type) -> Any:
+    if kind is bool and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind is int and value.isdigit():
+        return int(value)
+    if kind is str:
+        return value
+    raise UserError(f"{word}: expected {'true or false' if kind is bool else 'a whole number'}")
+
+
+def main() -> None:
+    """Write the report of the command line."""
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        console.print(__doc__, markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(words)):
+        report(Request.parse([word for word in words if not word.startswith("debug=")]))
+
+
+def report(request: Request, runs: frozenset[str] | None = None) -> Path:
+    """Write the files of a report and return their folder; `runs` limits it to some runs.
+
+    Raises:
+        UserError: no stored run fits the request.
+    """
+    from vlp_bench.results.report import page
+
+    found = chapters(request, runs)
+    page.write(request.folder, contents(request, found))
+    for chapter in found:
+        console.print(f"{chapter.title}: {len(chapter.study.origin)} runs, {len(chapter.drawings)} figures")
+    console.print(f"index.html, report.md, tables.tex and results.csv in {request.folder}", soft_wrap=True)
+    return request.folder
+
+
+def chapters(request: Request, runs: frozenset[str] | None = None) -> "list[Chapter]":
+    """What there is to say about every study; what cannot be read is named on stderr or in a chapter's notes.
+
+    Raises:
+        UserError: no stored run fits the request.
+    """
+    from vlp_bench.results.report import material
+    from vlp_bench.results.store import Store
+
+    store = Store(Path(request.out) / "runs")
+    found = [study for study in material.studies(store, runs) if _wanted(study, request)]
+    if not found:
+        raise UserError(f"no stored run under {store.root} fits; run something first, or name another folder with out=")
+    for problem in store.problems:
+        stderr.print(problem, style="yellow", markup=False)
+    return [_chapter(study, request) for study in found]
+
+
+def contents(request: Request, found: "Sequence[Chapter]") -> dict[str, str]:
+    """The files of a report by name."""
+    from vlp_bench.results.report import page
+
+    return dict(page.files(request.title, found, request.baseline))
+
+
+def _wanted(study: "Study", request: Request) -> bool:
+    return request.exp in ("", study.exp) and request.benchmark in ("", study.benchmark)
+
+
+def _chapter(study: "Study", request: Request) -> "Chapter":
+    from vlp_bench.results import published
+    from vlp_bench.results.report import page
+
+    notes: list[str] = []
+    masks = sorted(_masks(study, Path(request.out) / "masks", notes), key=lambda m: (m.sparsity, m.pruner, m.seeds))
+    study = replace(study, masks=masks)
+    weights = _attempt(lambda: _weights(study), "the magnitudes", notes) if request.weights and masks else None
+    galleries = _attempt(lambda: _galleries(study, request), "the gallery", notes) if request.examples else None
+    source = str(next(iter(study.origin.values()))["config"].get("data"))
+    numbers = published.of(published.load(EXPERIMENTS.glob("*/published.csv")), study.exp, source)
+    return page.chapter(
+        study, numbers, baseline=request.baseline, weights=weights, galleries=galleries or (), notes=notes
+    )
+
+
+def _attempt(make: Any, what: str, notes: list[str]) -> Any:
+    """The part of a page that needs files which may have gone (weights, images); a note says why it is missing."""
+    try:
+        return make()
+    except (ValueError, OSError) as error:
+        notes.append(f"Without {what}: {error}")
+        return None
+
+
+def _masks(study: "Study", folder: Path, notes: list[str]) -> Iterator["Mask"]:
+    """The stored masks that runs of the study used, found by the hash their rows name."""
+    from vlp_bench.results.report.material import mask_of
+
+    users = {run: origin["mask"] for run, origin in study.origin.items() if origin["mask"]}
+    known = study.frame.drop_duplicates("run").set_index("run")[["pruner", "sparsity", "seed"]]
+    known = known.assign(mask=known.index.map(users)).dropna(subset="mask")
+    several = Counter((p, s) for p, s, _ in {*zip(known["pruner"], known["sparsity"], known["mask"], strict=True)})
+    stored = _stored_masks(folder, notes)
+    for (pruner, sparsity, name), part in known.loc[known["sparsity"] > 0].groupby(["pruner", "sparsity", "mask"]):
+        if name in stored:
+            seeds = tuple(sorted(part["seed"])) if several[pruner, sparsity] > 1 else ()
+            yield mask_of(stored[name], str(pruner), float(sparsity), seeds)
+
+
+def _stored_masks(folder: Path, notes: list[str]) -> "dict[str, Solution]":
+    """Every readable mask by its hash; the others are counted in a note."""
+    from vlp_bench.commands.prune_once import mask_hash
+    from vlp_bench.pruning.solution import Solution
+
+    found, unreadable = {}, []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            solution = Solution.load(file)
+        except ValueError as error:
+            unreadable.append(str(error))
+        else:
+            found[mask_hash(solution)] = solution
+    if unreadable:
+        notes.append(f"{len(unreadable)} mask files cannot be read and are left out: {unreadable[0]}")
+    return found
+
+
+def _weights(study: "Study") -> "dict[str, np.ndarray] | None":
+    """The pre-trained weights of the study's prunable layers."""
+    from vlp_bench.commands.workshop import build
+
+    model = build(next(iter(study.origin.values()))["config"]["model"])
+    return {name: model.get_parameter(name).detach().float().numpy() for name in study.masks[0].blocks}
+
+
+def _galleries(study: "Study", request: Request) -> "list[Gallery]":
+    """Dense against the baseline and against the best other pruner, at the middle sparsity and the first seed."""
+    from vlp_bench.results.report.gallery import exhibits
+    from vlp_bench.results.report.page import Gallery
+
+    level = study.sparsities[len(study.sparsities) // 2] if study.sparsities else 0.0
+    runs = _runs_at(study, level, study.seeds[0])
+    arrays = {pruner: a for pruner, run in runs.items() if "txt_first" in (a := study.examples(run))}
+    if "dense" not in arrays or len(arrays) < 2:
+        return []
+    records, pictures = _test_set(study, runs["dense"])
+    found = []
+    for pruner in _worth_showing(arrays, request.baseline):
+        for first, second in (("dense", pruner), (pruner, "dense")):
+            shown = exhibits(records, pictures, arrays[first], arrays[second], count=request.examples)
+            names = {"dense": "dense", pruner: f"{pruner} at {100 * level:g} %"}
+            found.append(Gallery(names[first], names[second], shown))
+    return found
+
+
+def _runs_at(study: "Study", sparsity: float, seed: int) -> dict[str, str]:
+    frame = study.frame
+    keep = frame["status"].eq("ok") & frame["seed"].eq(seed) & frame["sparsity"].isin([0.0, sparsity])
+    return dict(zip(frame.loc[keep, "pruner"], frame.loc[keep, "run"], strict=True))
+
+
+def _worth_showing(arrays: dict[str, "dict[str, np.ndarray]"], baseline: str) -> list[str]:
+    hits = {pruner: float((a["txt_rank"] == 0).mean()) for pruner, a in arrays.items() if pruner != "dense"}
+    best = max(hits, key=lambda pruner: hits[pruner])
+    return list(dict.fromkeys([best, *([baseline] if baseline in hits else [])]))
+
+
+def _test_set(study: "Study", run: str) -> tuple[Any, Any]:
+    """Records and images of the test split, if they are still those the run saw."""
+    from vlp_bench.commands.workshop import build
+
+    origin = study.origin[run]
+    data = build(origin["config"]["data"])
+    if data.fingerprint() != origin["data"]:
+        raise ValueError("the data have changed since the runs were made")
+    split = data.source.captions("test")
+    return split.records, split.images
+
+
+if __name__ == "__main__":
+    main()

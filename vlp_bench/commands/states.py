@@ -1,0 +1,53 @@
+"""How far a run is: read from its folder, so that any process can tell."""
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+from vlp_bench.commands.lock import owner
+from vlp_bench.results.store import Store
+
+FAILED_FILE = ".failed"  # what a sweep leaves in the folder of a cell whose process failed: the reason
+LOG_FILE = "run.log"
+CHECKPOINT = "last.ckpt"
+
+
+class State(StrEnum):
+    """Of a run, from the best to the worst."""
+
+    DONE = "done"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    MISSING = "missing"
+    FAILED = "failed"
+
+
+STYLES = {
+    State.DONE: "green", State.RUNNING: "cyan", State.INTERRUPTED: "yellow", State.MISSING: "dim", State.FAILED: "red",
+}  # fmt: skip
+
+
+def state_of(folder: Path, run: str) -> State:
+    """The state of the run `run` whose folder this is."""
+    store = Store(folder.parent)
+    if store.done(run, folder.name):
+        return State.DONE
+    if owner(folder) is not None:
+        return State.RUNNING
+    if (folder / FAILED_FILE).is_file() or any(row.status == "ERR" for row in store.last(run, folder.name)):
+        return State.FAILED
+    return State.INTERRUPTED if (folder / CHECKPOINT).is_file() else State.MISSING
+
+
+def reason_of(folder: Path, run: str) -> str:
+    """Why a run failed, in a line; empty if nothing is known."""
+    if (folder / FAILED_FILE).is_file():
+        return (folder / FAILED_FILE).read_text(encoding="utf-8", errors="replace").strip()
+    return "; ".join(row.message for row in Store(folder.parent).last(run, folder.name) if row.message)
+
+
+def counted(states: Iterable[State]) -> str:
+    """'12 done, 2 running, 1 failed': every state that occurs."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in State if counts[state])

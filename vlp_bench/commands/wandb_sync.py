@@ -1,0 +1,170 @@
+"""Fill a Weights & Biases project from stored results: the same numbers, tables and figures as the report.
+
+    python -m vlp_bench.commands.wandb_sync                    # offline files under outputs/wandb_sync; no account
+    python -m vlp_bench.commands.wandb_sync online=true project=vlp_bench entity=TEAM
+
+One W&B run per stored run (grouped over seeds, with its curves, test metrics and configuration), and one per study with
+its tables, the report page as a panel, and masks and report files as artifacts. Ids are those of our runs: a second
+call goes on with the same W&B runs instead of adding others. Offline files are sent later with `wandb sync FOLDER`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlp_bench.commands.console import console
+from vlp_bench.commands.errors import UserError, one_line, wants_traceback
+from vlp_bench.commands.report import Request as ReportRequest
+from vlp_bench.commands.report import chapters, contents
+
+if TYPE_CHECKING:
+    from vlp_bench.results.report.material import Study
+    from vlp_bench.results.report.page import Chapter
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which results go where."""
+
+    out: str = "outputs"
+    project: str = "vlp_bench"
+    entity: str | None = None
+    online: bool = False
+    exp: str = ""
+    baseline: str = "omp"
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Request":
+        """The request of a command line; UserError for an unknown key."""
+        given: dict[str, Any] = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+        if unknown := [key for key in given if key not in cls.__dataclass_fields__]:
+            raise UserError(f"{unknown[0]}: expected key=value with a key of {', '.join(cls.__dataclass_fields__)}")
+        if given.get("online", "false") not in ("true", "false"):
+            raise UserError(f"online={given['online']}: expected true or false")
+        return replace(cls(**given), online=given.get("online") == "true")
+
+
+def main() -> None:
+    """Send, or write offline, what is stored."""
+    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
+    if {"-h", "--help"} & set(words):
+        console.print(__doc__, markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
+        sync(Request.parse(words))
+
+
+def sync(request: Request) -> int:
+    """Write every stored run and a summary of every study; returns how many W&B runs that were.
+
+    Raises:
+        UserError: nothing is stored, or Weights & Biases cannot be reached.
+    """
+    wanted = ReportRequest(request.out, exp=request.exp, baseline=request.baseline)
+    found = chapters(wanted)
+    count = 0
+    for chapter in found:
+        for run in chapter.study.origin:
+            _send(request, settings(chapter.study, run), lambda wb, s=chapter.study, r=run: _log_run(wb, s, r))
+            count += 1
+        page = contents(wanted, [chapter])
+        _send(request, study_settings(chapter), lambda wb, c=chapter, p=page: _log_study(wb, c, p, request))
+        count += 1
+    where = f"in project {request.project}" if request.online else f"as offline files in {folder(request)}"
+    console.print(f"{count} W&B runs {where}", soft_wrap=True)
+    return count
+
+
+def folder(request: Request) -> Path:
+    """Where W&B's own files lie."""
+    return Path(request.out) / "wandb_sync"
+
+
+def settings(study: "Study", run: str) -> dict[str, Any]:
+    """What W&B calls a run: id, name, group over seeds, job type, configuration, tags."""
+    from vlp_bench.commands.tracking import labels
+
+    origin = study.origin[run]
+    row = study.frame.loc[study.frame["run"] == run, :].iloc[0]
+    tags = [study.benchmark, study.exp, str(row["pruner"])[:64]]
+    return labels(study.folders[run], origin["config"]) | {"id": run, "config": origin["config"], "tags": tags}
+
+
+def study_settings(chapter: "Chapter") -> dict[str, Any]:
+    """The run that holds a study's tables and page."""
+    study = chapter.study
+    name = f"study-{study.exp}-{study.benchmark}-{study.key}"
+    return {"id": name, "name": name, "group": "studies", "job_type": "report", "config": {"runs": list(study.origin)},
+            "tags": [study.benchmark, study.exp]}  # fmt: skip
+
+
+def _send(request: Request, given: dict[str, Any], log: Any) -> None:
+    import wandb
+    from wandb.errors import Error
+
+    folder(request).mkdir(parents=True, exist_ok=True)
+    try:
+        run = wandb.init(
+            project=request.project, entity=request.entity, dir=str(folder(request)), resume="allow",
+            mode="online" if request.online else "offline", settings=wandb.Settings(silent=True), **given,
+        )  # fmt: skip
+    except Error as error:
+        raise UserError(
+            f"Weights & Biases refuses ({error}); without online=true everything is written offline"
+        ) from error
+    try:
+        log(run)
+    finally:
+        run.finish()
+
+
+def _log_run(wb: Any, study: "Study", run: str) -> None:
+    for step, values in history(study, run):
+        wb.log(values, step=step)
+    wb.summary.update(summary(study, run))
+
+
+def history(study: "Study", run: str) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, training and validation values) of a run's curves; several lines of one step become one."""
+    curves = study.curves(run)
+    if curves.empty:
+        return
+    names = [name for name in curves.columns if name.startswith(("train/", "val/"))]
+    for step, part in curves.groupby("step"):
+        values = {name: float(seen.iloc[-1]) for name in names if len(seen := part[name].dropna())}
+        if values:
+            yield int(str(step)), values
+
+
+def summary(study: "Study", run: str) -> dict[str, Any]:
+    """'split/metric' -> number, and where the run came from."""
+    rows = study.frame.loc[study.frame["run"] == run, :].to_dict("records")
+    origin = {key: value for key, value in study.origin[run].items() if key not in ("config", "versions")}
+    numbers = {f"{r['split']}/{r['metric']}": r["value"] for r in rows if r["status"] == "ok"}
+    return numbers | {"status": rows[0]["status"], "message": rows[0]["message"], "origin": origin}
+
+
+def _log_study(wb: Any, chapter: "Chapter", page: dict[str, str], request: Request) -> None:
+    import wandb
+
+    wb.log({"cells": wandb.Table(dataframe=chapter.summary), "report": wandb.Html(page["index.html"], inject=False)})
+    for trial in chapter.trials:
+        head, *rows = trial.rows
+        wb.log({trial.title: wandb.Table(columns=list(head), data=[list(row) for row in rows])})
+    report = wandb.Artifact(f"report-{chapter.study.key}", type="report")
+    for name, text in page.items():
+        with report.new_file(name, mode="w", encoding="utf-8") as file:
+            file.write(text)
+    wb.log_artifact(report)
+    if masks := sorted((Path(request.out) / "masks").glob(f"{chapter.study.exp}-*.safetensors")):
+        stored = wandb.Artifact(f"masks-{chapter.study.key}", type="masks")
+        for file in masks:
+            stored.add_file(os.fspath(file))
+        wb.log_artifact(stored)
+
+
+if __name__ == "__main__":
+    main()

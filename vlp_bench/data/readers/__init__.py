@@ -1,0 +1,1 @@
+"""Files people have -> records, a module a family; `formats` picks the reader and names a wrong choice."""

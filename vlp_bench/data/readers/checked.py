@@ -1,0 +1,184 @@
+"""What all readers share: a file read once, records checked one by one, errors that name file, record and remedy."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+from vlp_bench.data.decoding import inside
+from vlp_bench.data.records import Box
+
+MOST_BYTES = 2**33
+"""Larger annotation files are refused; the largest of the papers' has 1.5 GB."""
+MOST_SIDE = 2**20
+"""No image is that many pixels wide or high."""
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+class BadRecord(ValueError):
+    """A record that does not say what its format must; `parsed` puts file and number before it."""
+
+
+def load(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: no such file, too large, not JSON, or JSON that holds NaN or Infinity.
+    """
+    return _decoded(path, _text(path))
+
+
+def load_lines(path: Path) -> list[Any]:
+    """The content of a file with one JSON object a line; raises as `load`."""
+    return [_decoded(path, line) for line in _text(path).splitlines() if line.strip()]
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty; raises as `load`."""
+    found = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if not found:
+        raise ValueError(f"{path} is empty; is the download complete?")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path} has more than {MOST_BYTES} bytes; no annotation file is that large")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}): is paths.data the folder it should be in?") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON or text ({error.reason}); is the download complete?") from None
+
+
+def _decoded(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); is the download complete?") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no number")
+
+
+def objects(path: Path, found: Any, what: str = "a JSON list of at least one record") -> list[Any]:
+    """`found` if it is a list with something in it; ValueError that says what the file must be otherwise."""
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path} must be {what}, got {kind(found)}")
+    return found
+
+
+def part(path: Path, found: Any, key: str) -> Any:
+    """`found[key]` of a file that is one JSON object."""
+    if not isinstance(found, dict) or key not in found:
+        keys = f" with {', '.join(map(repr, list(found)[:4]))}" if isinstance(found, dict) and found else ""
+        raise ValueError(f"{path} must be a JSON object with {key!r}, got {kind(found)}{keys}")
+    return found[key]
+
+
+def kind(found: object) -> str:
+    """What a piece of JSON is, in words."""
+    return "an empty list" if found == [] else f"a {type(found).__name__}"
+
+
+def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> Iterator[T]:
+    """Every record, parsed; what `parse` rejects gets the file and the number (from 0)."""
+    for number, record in enumerate(records):
+        try:
+            if not isinstance(record, dict):
+                raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
+            yield parse(record)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}, record {number}: {error}") from None
+
+
+def text(record: Mapping[str, Any], key: str) -> str:
+    """A string with at least one letter or digit."""
+    found = record.get(key)
+    if not worded(found):
+        raise BadRecord(f"needs {key!r}, a text with at least one word, got {brief(found)}")
+    return found
+
+
+def texts(record: Mapping[str, Any], key: str) -> list[str]:
+    """One string or a list of them, none without a letter or digit."""
+    found = record.get(key)
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if not listed or not all(map(worded, listed)):
+        raise BadRecord(f"needs {key!r}, a text or a list of texts with at least one word each, got {brief(found)}")
+    return listed
+
+
+def worded(found: object) -> TypeGuard[str]:
+    """Whether it is a text with a letter or digit, all of whose characters are characters."""
+    return isinstance(found, str) and any(map(str.isalnum, found)) and not re.search("[\ud800-\udfff]", found)
+
+
+def answers(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """One string or a list of them; an answer may be empty or punctuation, as some of VQA's are."""
+    found = record.get(key)
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    if not listed or not all(isinstance(a, str) and not re.search("[\ud800-\udfff]", a) for a in listed):
+        raise BadRecord(f"needs {key!r}, an answer or a list of answers, got {brief(found)}")
+    return tuple(listed)
+
+
+def number(record: Mapping[str, Any], key: str) -> int:
+    """A whole number that is not negative."""
+    found = record.get(key)
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 2**63:
+        raise BadRecord(f"needs {key!r}, a whole number from 0, got {brief(found)}")
+    return found
+
+
+def identity(record: Mapping[str, Any], key: str) -> int | str:
+    """A string or a whole number."""
+    found = record.get(key)
+    if not isinstance(found, str | int) or isinstance(found, bool) or found == "" or len(str(found)) > 200:
+        raise BadRecord(f"{key!r} must be a string or a whole number, got {brief(found)}")
+    return found
+
+
+def image(record: Mapping[str, Any], key: str = "image") -> str:
+    """A path that stays below the image folder."""
+    found = record.get(key)
+    if not isinstance(found, str):
+        raise BadRecord(f"needs {key!r}, the path of the image, got {brief(found)}")
+    inside(found)
+    return found
+
+
+def box(found: Any, key: str = "bb") -> Box:
+    """x, y, width, height in pixels, finite."""
+    if not isinstance(found, list) or len(found) != 4 or not all(map(_measure, found)):
+        raise BadRecord(f"needs {key!r}, [x, y, width, height] in pixels, got {brief(found)}")
+    x, y, w, h = map(float, found)
+    return x, y, w, h
+
+
+def _measure(found: object) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) <= MOST_SIDE
+
+
+def frame(width: Any, height: Any) -> tuple[int, int]:
+    """The size of an image in pixels."""
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MOST_SIDE for n in (width, height)):
+        raise BadRecord(f"'width' and 'height' must be pixels above 0, got [{brief(width)}, {brief(height)}]")
+    return width, height
+
+
+def fits(box: Box, frame: tuple[int, int]) -> bool:
+    """Whether a box lies wholly inside an image of `frame` pixels and has an area."""
+    x, y, w, h = box
+    return min(x, y) >= 0 and min(w, h) > 0 and x + w <= frame[0] and y + h <= frame[1]
+
+
+def brief(found: object) -> str:
+    """At most 80 characters of a value."""
+    shown = repr(found)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

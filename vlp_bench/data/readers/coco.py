@@ -1,0 +1,152 @@
+"""COCO's families of files: Karpathy's splits, COCO captions, NoCaps, VQAv2 and OK-VQA."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlp_bench.data.annotations import distinct, gathered
+from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.checked import BadRecord, Record
+from vlp_bench.data.records import CaptionedImage, Question
+
+KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+"""Our splits -> the names Karpathy's files use; all work on COCO trains on both."""
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+
+
+def read_karpathy(path: str | Path, split: str) -> list[CaptionedImage]:
+    """One split ("train", "val" or "test") of `dataset_{coco,flickr30k,flickr8k}.json`.
+
+    Images are found at filepath/filename, where there is a filepath; their identity is `cocoid`, or else `imgid`.
+
+    Raises:
+        ValueError: no such file, another format, a wrong record, or a split without images.
+    """
+    path = Path(path)
+    wanted = KARPATHY.get(split)
+    if wanted is None:
+        raise ValueError(f"Karpathy's files have the splits {', '.join(KARPATHY)}, got {split!r}")
+    records = checked.objects(path, checked.part(path, checked.load(path), "images"), "a list of images")
+    chosen = [image for s, image in checked.parsed(path, records, _karpathy) if s in wanted]
+    if not chosen:
+        raise ValueError(f"{path} has no image of the split {split!r}; is it the whole file?")
+    return gathered(path, chosen)
+
+
+def _karpathy(record: Record) -> tuple[str, tuple[str, str, list[str]]]:
+    sentences = record.get("sentences")
+    if not isinstance(sentences, list) or not sentences or not all(isinstance(s, dict) for s in sentences):
+        raise BadRecord("needs 'sentences', a list of objects with 'raw'")
+    if not isinstance(record.get("filepath", ""), str):
+        raise BadRecord(f"'filepath' must be the folder of the image, got {checked.brief(record['filepath'])}")
+    place = {"filename": "/".join(filter(None, (record.get("filepath"), checked.image(record, "filename"))))}
+    identity = checked.identity(record, "cocoid" if "cocoid" in record else "imgid")
+    captions = [checked.text(sentence, "raw") for sentence in sentences]
+    return str(record.get("split")), (str(identity), checked.image(place, "filename"), captions)
+
+
+def read_coco(path: str | Path) -> list[CaptionedImage]:
+    """`captions_{train,val}2014.json`, and every file of its form. Images are in the order of the file.
+
+    COCO's own names say which folder an image lies in (`COCO_val2014_...` in val2014); others are taken as they are.
+
+    Raises:
+        ValueError: no such file, another format, a wrong record, or an image without a caption.
+    """
+    path = Path(path)
+    content = checked.load(path)
+    images = dict(checked.parsed(path, checked.objects(path, checked.part(path, content, "images")), _coco_image))
+    told: dict[str, list[str]] = {identity: [] for identity in images}
+    annotations = checked.objects(path, checked.part(path, content, "annotations"))
+    for identity, caption in checked.parsed(path, annotations, _coco_caption):
+        if identity not in told:
+            raise ValueError(f"{path}: a caption is of image_id {identity}, which is not among 'images'")
+        told[identity].append(caption)
+    silent = [identity for identity, captions in told.items() if not captions]
+    if silent:
+        raise ValueError(f"{path}: {len(silent)} images have no caption, the first is id {silent[0]}")
+    return [replace(images[i], captions=tuple(captions)) for i, captions in told.items()]
+
+
+def _coco_image(record: Record) -> tuple[str, CaptionedImage]:
+    identity = str(checked.identity(record, "id"))
+    domain = record.get("domain", "")
+    if domain and domain not in DOMAINS:
+        raise BadRecord(f"'domain' must be {', '.join(DOMAINS)}, got {checked.brief(domain)}")
+    name = checked.image(record, "file_name")
+    found = re.fullmatch(r"COCO_([a-z]+\d{4})_\d{12}\.jpg", name)
+    return identity, CaptionedImage(f"{found[1]}/{name}" if found else name, (), identity, domain)
+
+
+def _coco_caption(record: Record) -> tuple[str, str]:
+    return str(checked.identity(record, "image_id")), checked.text(record, "caption")
+
+
+def read_nocaps(path: str | Path) -> list[CaptionedImage]:
+    """`nocaps_val_4500_captions.json`: COCO's form, with the domain of every image."""
+    path = Path(path)
+    found = read_coco(path)
+    if not all(image.domain for image in found):
+        raise ValueError(f"{path}: every image of NoCaps has a 'domain' ({', '.join(DOMAINS)}); one here has none")
+    return found
+
+
+def read_vqa(path: str | Path, answers: str | Path | None = None) -> list[Question]:
+    """VQAv2's and OK-VQA's official questions with their answers; test questions have none.
+
+    Args:
+        path: `..._questions.json`; its `data_subtype` (train2014, val2014, test2015, test-dev2015) names the images.
+        answers: `..._annotations.json`; without it, the file of that name beside the questions, where there is one.
+
+    Raises:
+        ValueError: no such file, another format, a wrong record, an id used twice, or a question without its answers.
+    """
+    path = Path(path)
+    content = checked.load(path)
+    asked = checked.objects(path, checked.part(path, content, "questions"))
+    folder = _image_folder(path, content)
+    found = distinct(path, checked.parsed(path, asked, lambda record: _vqa_question(record, folder)))
+    beside = Path(answers) if answers is not None else _annotations(path)
+    if answers is None and (beside == path or not beside.is_file()):
+        return found
+    return _answered(path, found, beside)
+
+
+def _image_folder(path: Path, content: Mapping[str, Any]) -> str:
+    found = content.get("data_subtype")
+    if not isinstance(found, str) or not re.fullmatch(r"[a-z-]+\d{4}", found):
+        raise ValueError(f"{path}: 'data_subtype' names the images' folder, e.g. train2014; got {checked.brief(found)}")
+    return found.replace("test-dev", "test")
+
+
+def _annotations(path: Path) -> Path:
+    """v2_OpenEnded_mscoco_val2014_questions.json -> v2_mscoco_val2014_annotations.json."""
+    return path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
+
+
+def _vqa_question(record: Record, folder: str) -> Question:
+    number = checked.number(record, "image_id")
+    image = f"{folder}/COCO_{folder}_{number:012d}.jpg"
+    return Question(image, checked.text(record, "question"), (), checked.identity(record, "question_id"))
+
+
+def _answered(path: Path, questions: list[Question], answers: Path) -> list[Question]:
+    annotations = checked.objects(answers, checked.part(answers, checked.load(answers), "annotations"))
+    known = dict(checked.parsed(answers, annotations, _vqa_answers))
+    missing = [q.question_id for q in questions if q.question_id not in known]
+    if missing:
+        raise ValueError(f"{answers} has no answers to {len(missing)} of {path.name}, the first is {missing[0]}")
+    return [replace(q, **known[q.question_id]) for q in questions]
+
+
+def _vqa_answers(record: Record) -> tuple[int | str, dict[str, Any]]:
+    listed = record.get("answers")
+    if not isinstance(listed, list) or not listed or not all(isinstance(a, dict) for a in listed):
+        raise BadRecord("needs 'answers', a list of objects with 'answer'")
+    types = {key: record.get(key, "") for key in ("question_type", "answer_type")}
+    if not all(isinstance(t, str) for t in types.values()):
+        raise BadRecord("'question_type' and 'answer_type' must be texts")
+    given = tuple(checked.answers(a, "answer")[0] for a in listed)
+    return checked.identity(record, "question_id"), {"answers": given, **types}

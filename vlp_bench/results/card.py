@@ -1,0 +1,64 @@
+"""The card of a pruned model: how it was pruned, how sparse it is, what it scores, and where all that comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlp_bench.pruning.solution import Solution
+
+
+def model_card(
+    name: str,
+    solution: Solution,
+    metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        name: of the model.
+        solution: its masks and their report.
+        metrics: by name; percentages as in result rows. None: it was not fine-tuned.
+        provenance: of a result row (commit, versions, hardware, data, weights, command or configuration).
+    """
+    return "\n".join(
+        [*_front(name, solution, metrics), "", *_body(name, solution, metrics or {}, provenance or {}), ""]
+    )
+
+
+def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None) -> Iterator[str]:
+    method = str(solution.report.get("method", "unknown"))
+    yield "---"
+    yield "library_name: vlp_bench"
+    yield f"tags: [pruning, sparse, {json.dumps(method)}]"
+    yield f"pruning: {json.dumps({'method': method, 'sparsity': round(solution.sparsity, 6), 'kept': solution.kept})}"
+    if metrics:
+        results = [{"type": key, "value": round(value, 4)} for key, value in metrics.items()]
+        yield f"model-index: {json.dumps([{'name': name, 'results': [{'metrics': results}]}])}"
+    yield "---"
+
+
+def _body(name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> Iterator[str]:
+    report = solution.report
+    yield f"# {name}"
+    yield ""
+    yield (
+        f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights are exactly zero, removed by "
+        f"**{report.get('method', 'unknown')}** with vlp_bench. Zeros don't make dense matrix products faster; "
+        "`python -m vlp_bench.commands.export report` measures what they save on your machine."
+    )
+    yield from ("", "## Sparsity", "", "| modality | weights | kept | sparsity |", "|---|---:|---:|---:|")
+    rows = [row for row in solution.table() if not row.block] if report.get("layers") else []
+    for row in rows:
+        yield f"| {row.modality or 'all'} | {row.total:,} | {row.kept:,} | {100 * row.sparsity:.2f} % |"
+    yield from ("", "## Metrics", "")
+    if metrics:
+        yield from ("| metric | value |", "|---|---:|")
+        yield from (f"| {key} | {value:.2f} |" for key, value in metrics.items())
+    else:
+        yield "None: the model was pruned and not fine-tuned."
+    yield from ("", "## Provenance", "")
+    known = {"settings": report.get("settings"), "hashes": report.get("hashes")} | dict(provenance)
+    yield from ("```json", json.dumps(known, indent=2, default=str), "```")

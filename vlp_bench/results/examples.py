@@ -1,0 +1,70 @@
+"""What a run did with each test example: one small file beside its rows, for tests between runs and for galleries.
+
+`examples.npz` holds plain arrays by name, read without pickle. The first axis counts examples. Two forms are known:
+
+* `<query>_rank`: rank of the best right answer, from 0. The metric `<query>_r<k>` of an example is 100 below k.
+* `<metric>`: the example's own value; the metric is its mean (VQA's accuracy of a question, CIDEr of an image).
+
+Everything else is for galleries (`txt_first`: the text put first for an image; `text_image`: the image of a text).
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from torch import Tensor
+
+FILE = "examples.npz"
+Arrays = dict[str, np.ndarray]
+
+
+def write(folder: Path, examples: Mapping[str, Tensor | np.ndarray]) -> Path | None:
+    """Write the file of a run, whole or not at all; None, and no file, where the task kept no examples."""
+    if not examples:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(values) for name, values in examples.items()}
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.", suffix=".npz")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / FILE)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return folder / FILE
+
+
+def read(folder: Path) -> Arrays:
+    """The arrays of a run; empty if it stored none.
+
+    Raises:
+        ValueError: the file is broken or holds objects; the message names it.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return {}
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (ValueError, OSError, BadZipFile, EOFError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); compute the run again with force=true") from error
+
+
+def values(arrays: Arrays, metric: str) -> np.ndarray | None:
+    """(examples,) float64 whose mean is the metric in percent (or in its own unit); None if it cannot be had."""
+    found = re.fullmatch(r"(.+)_r(\d+)", metric)
+    if found and f"{found[1]}_rank" in arrays:
+        return 100.0 * (arrays[f"{found[1]}_rank"] < int(found[2]))
+    return arrays[metric].astype(np.float64) if metric in arrays else None
+
+
+def clusters(arrays: Arrays, metric: str) -> np.ndarray | None:
+    """(examples,) the image each example belongs to where several share one (image retrieval: five texts an image)."""
+    return arrays.get("text_image") if metric.startswith("img_r") else arrays.get("cluster")

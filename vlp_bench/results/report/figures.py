@@ -1,0 +1,190 @@
+"""Figures as SVG for a page: text stays text, and takes the page's colour in light and dark."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlp_bench.results.report.material import LABELS, Mask, Study, block_name
+from vlp_bench.results.store import matching
+
+INK = "#010203"  # stands for the colour of the page's text
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")
+MARKERS = "osD^vP*X<>"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
+    "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.facecolor": "none", "figure.facecolor": "none",
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
+}  # fmt: skip
+
+
+@contextmanager
+def _canvas(name: str, size: tuple[float, float]) -> Iterator[tuple[Figure, list[str]]]:
+    """A figure and the list its SVG is put into at the end; size in inches."""
+    out: list[str] = []
+    settings: Any = STYLE | {"svg.hashsalt": name}
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, out
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    out.append(_clean(buffer.getvalue(), name))
+
+
+def _clean(svg: str, name: str) -> str:
+    """The svg element alone: no prologue, no metadata, as wide as the page up to its own size, the page's ink."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    width = re.search(r'<svg [^>]*width="([\d.]+)pt"', svg)
+    assert width is not None, "matplotlib gives the width in points"
+    for _ in ("width", "height"):
+        svg = re.sub(r'(<svg [^>]*?)\s+(?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" style="max-width: {1.5 * float(width[1]):.0f}px" ', 1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    return svg.replace(INK, "currentColor").strip()
+
+
+def colours(pruners: Sequence[str]) -> dict[str, str]:
+    """One colour for each pruner; dense has the colour of the text."""
+    others = [name for name in pruners if name != "dense"]
+    return {"dense": INK} | {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
+
+
+def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str]) -> str:
+    """Metric against sparsity with t-intervals: `statistics.summary` of one study."""
+    with _canvas(name, (3.6 * len(metrics), 3.4)) as (figure, out):
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            _curve_panel(axes, matching(table, metric=metric), pruners)
+            axes.set_ylabel(LABELS.get(metric, metric))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return out[0]
+
+
+def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None:
+    for number, (pruner, colour) in enumerate(colours(pruners).items()):
+        line = matching(table, pruner=pruner).dropna(subset="mean").sort_values("sparsity")
+        if line.empty:
+            continue
+        if pruner == "dense":
+            first = line.iloc[0]
+            axes.axhline(first["mean"], color=colour, linestyle="--", linewidth=1, label="dense")
+            if pd.notna(first["low"]):
+                axes.axhspan(first["low"], first["high"], color=colour, alpha=0.12, linewidth=0)
+        else:
+            spread = np.nan_to_num([line["mean"] - line["low"], line["high"] - line["mean"]])
+            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=pruner, capsize=3,
+                          marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)  # fmt: skip
+    axes.set_xlabel("sparsity (%)")
+    axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
+    axes.grid(alpha=0.25)
+
+
+def heat_map(name: str, masks: Sequence[Mask]) -> str:
+    """Share of the weights removed by block (rows, with their modality) and pruner (columns); masks of one sparsity."""
+    places = [(row.modality, row.block) for row in masks[0].table if row.block]
+    removed = [{(row.modality, row.block): 100 * row.sparsity for row in mask.table} for mask in masks]
+    values = np.array([[column.get(place, np.nan) for column in removed] for place in places])
+    rows = [block_name(*place) for place in places]
+    return _matrix(name, values, rows, [mask.name for mask in masks], "removed (%)", "{:.0f}")
+
+
+def overlap(name: str, masks: Sequence[Mask]) -> str:
+    """Intersection over union of the kept weights of every two masks of one sparsity."""
+    names = [mask.name for mask in masks]
+    values = np.array([[100 * _iou(a, b) for b in masks] for a in masks])
+    return _matrix(name, values, names, names, "shared (%)", "{:.0f}")
+
+
+def _iou(first: Mask, second: Mask) -> float:
+    if set(first.bits) != set(second.bits):
+        return float("nan")
+    both = sum(int(np.bitwise_count(bits & second.bits[name]).sum()) for name, bits in first.bits.items())
+    either = sum(int(np.bitwise_count(bits | second.bits[name]).sum()) for name, bits in first.bits.items())
+    return both / either if either else 1.0
+
+
+def _matrix(name: str, values: np.ndarray, rows: list[str], columns: list[str], label: str, form: str) -> str:
+    height, width = 1.2 + 0.24 * len(rows), 2.8 + 0.55 * len(columns)
+    with _canvas(name, (width, height)) as (figure, out):
+        axes = figure.subplots()
+        image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+        for i, j in np.ndindex(values.shape):
+            if np.isfinite(values[i, j]):
+                ink = "white" if values[i, j] < 60 else "black"
+                axes.text(j, i, form.format(values[i, j]), ha="center", va="center", color=ink, fontsize=7)
+        figure.colorbar(image, ax=axes, label=label)
+    return out[0]
+
+
+def magnitudes(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> str:
+    """|w| by block before pruning: 5, 25, 50, 75 and 95 % quantiles; a line for every threshold (log scale)."""
+    rows = list(quantiles)
+    with _canvas(name, (6.4, 1.2 + 0.24 * len(rows))) as (figure, out):
+        axes = figure.subplots()
+        for y, block in enumerate(rows):
+            low, q1, median, q3, high = quantiles[block]
+            axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1)
+            axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
+            axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
+        for colour, (label, value) in zip(COLOURS[1:], thresholds.items()):
+            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=label)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.set_xlabel("|w|")
+        if thresholds:
+            figure.legend(loc="outside lower center", ncols=3)
+    return out[0]
+
+
+def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: str, label: str) -> str:
+    """The metric against what a mask cost (`quantity`, of the split mask); sizes by sparsity."""
+    stored = matching(study.frame, split="mask", metric=quantity, status="ok")
+    spent = stored.groupby(["pruner", "sparsity"]).agg(spent=("value", "median")).reset_index()
+    points = matching(table, metric=metric).merge(spent).dropna(subset="mean")
+    points = points.loc[points["spent"] > 0, :]
+    with _canvas(name, (5.6, 3.6)) as (figure, out):
+        axes = figure.subplots()
+        for number, (pruner, colour) in enumerate(colours(study.pruners).items()):
+            own = matching(points, pruner=pruner)
+            if pruner != "dense" and not own.empty:
+                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour, label=pruner,
+                             marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel(LABELS.get(metric, metric))
+        axes.grid(alpha=0.25)
+        if axes.has_data():
+            figure.legend(loc="outside right upper")
+    return out[0]
+
+
+def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
+    """Training loss and the metrics of validation by step, a line a pruner; None where no run left curves."""
+    runs = study.frame.loc[study.frame["seed"].eq(seed) & study.frame["sparsity"].isin([0.0, sparsity]), :]
+    frames = {str(p): study.curves(str(r)) for p, r in dict(zip(runs["pruner"], runs["run"])).items()}
+    columns = [c for c in ("train/loss", *(f"val/{m}" for m in study.metrics)) if any(c in f for f in frames.values())]
+    if not columns:
+        return None
+    with _canvas(name, (3.3 * len(columns), 3.2)) as (figure, out):
+        for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+            for pruner, colour in colours(study.pruners).items():
+                if column in (frame := frames.get(pruner, pd.DataFrame())):
+                    line = frame.dropna(subset=column)
+                    axes.plot(line["step"], line[column], color=colour, label=pruner, marker=".", linewidth=1)
+            axes.set_title(column)
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.25)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels) or 1))
+    return out[0]

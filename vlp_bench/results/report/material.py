@@ -1,0 +1,190 @@
+"""What a report is written from: stored rows sorted into studies, the masks and curves of their runs, nothing computed.
+
+A *study* is what may stand in one table: one experiment on one benchmark with one recipe, one data set and one set of
+weights. Only pruner, sparsity and seeds differ inside it. Two recipes are two studies, however alike their names.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlp_bench.pruning.solution import Solution, TableRow
+from vlp_bench.results import examples
+from vlp_bench.results.row import Row
+from vlp_bench.results.store import Store, matching
+
+INCIDENTAL = (  # what may differ inside a study: the first four are told apart, the others decide no number
+    "pruner", "sparsity", "seed", "pruning_seed", "paths", "force", "scores", "debug", "logger", "metrics", "precision",
+    "compile", "recompute", "trainer",
+)  # fmt: skip
+PREFERRED = ("txt_r1", "img_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
+LABELS = {
+    "txt_r1": "text R@1 (%)", "img_r1": "image R@1 (%)", "cider": "CIDEr", "bleu4": "BLEU-4", "meteor": "METEOR",
+    "spice": "SPICE", "truth": "true captions (%)", "accuracy": "accuracy (%)", "r_mean": "mean recall (%)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One stored mask: where its weights were removed, and its bits, eight in a byte, by layer."""
+
+    pruner: str
+    sparsity: float
+    seeds: tuple[int, ...]  # of the runs that used it
+    table: tuple[TableRow, ...]
+    blocks: Mapping[str, str] = field(repr=False)  # layer -> "modality · block", in the order of the model
+    bits: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The pruner, with its seed where other seeds have another mask."""
+        return self.pruner if len(self.seeds) != 1 else f"{self.pruner}, seed {self.seeds[0]}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that may be compared. `origin` holds a run's provenance, `folders` where it lies; `frame` its numbers."""
+
+    exp: str
+    benchmark: str
+    key: str
+    frame: pd.DataFrame = field(repr=False)
+    origin: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    folders: Mapping[str, Path] = field(repr=False)
+    masks: Sequence[Mask] = field(default=(), repr=False)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics shown: the papers' where there are some, else up to four of the test's."""
+        there = list(dict.fromkeys(self.frame.loc[self.frame["split"] == "test", "metric"]))
+        return [m for m in PREFERRED if m in there] or sorted(m for m in there if not m.startswith("itc_"))[:4]
+
+    @property
+    def pruners(self) -> list[str]:
+        """Dense first, then by name."""
+        return sorted(set(self.frame["pruner"]), key=lambda name: (name != "dense", name))
+
+    @property
+    def sparsities(self) -> list[float]:
+        return sorted(set(self.frame.loc[self.frame["sparsity"] > 0, "sparsity"]))
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(set(self.frame["seed"]))
+
+    def hardware(self) -> list[str]:
+        """Every kind of hardware the runs used: differences across them are not the pruner's alone."""
+        kinds = {(" + ".join(o["hardware"]["gpus"]) if o["hardware"].get("gpus") else
+                  f"{o['hardware'].get('machine', '?')} CPU") for o in self.origin.values()}  # fmt: skip
+        return sorted(kinds)
+
+    def curves(self, run: str) -> pd.DataFrame:
+        """The last curves of a run as its CSV logger wrote them; empty where there are none."""
+        versions = (self.folders[run] / "curves").glob("version_*/metrics.csv")
+        files = sorted(versions, key=lambda file: int(file.parent.name.removeprefix("version_")))
+        return pd.read_csv(files[-1]) if files and files[-1].stat().st_size else pd.DataFrame()
+
+    def examples(self, run: str) -> examples.Arrays:
+        """What the run did with each test example; empty where the task kept nothing."""
+        return examples.read(self.folders[run])
+
+
+def mask_of(solution: Solution, pruner: str, sparsity: float, seeds: tuple[int, ...]) -> Mask:
+    """A stored solution as a report needs it."""
+    layers = solution.report["layers"]
+    blocks = {name: block_name(layer["modality"], layer["block"]) for name, layer in layers.items()}
+    bits = {name: np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in solution.masks.items()}
+    return Mask(pruner, sparsity, seeds, tuple(solution.table()), blocks, bits)
+
+
+def block_name(modality: str, block: str) -> str:
+    """Modality and the last two words of the block's dotted name."""
+    return f"{modality} · {'.'.join(block.split('.')[-2:])}"
+
+
+def studies(store: Store, runs: Collection[str] | None = None) -> list[Study]:
+    """All studies of a store, in the order of their names; of some of its runs alone, where `runs` names them."""
+    first = {row.run: (folder, row) for folder, row in _first_rows(store) if runs is None or row.run in runs}
+    frame = matching(store.query(), run=list(first))
+    keys = {run: _key(row) for run, (_, row) in first.items()}
+    labels = _labels({run: (row.pruner, _options(row), keys[run]) for run, (_, row) in first.items()})
+    seeds = {run: _pruning_seed(row) for run, (_, row) in first.items()}
+    frame = frame.assign(
+        pruner=[labels[run] for run in frame["run"]],
+        key=[keys[run] for run in frame["run"]],
+        pruning_seed=[seeds[run] for run in frame["run"]],
+    )
+    found = []
+    for exp, benchmark, key in sorted({*zip(frame["exp"], frame["benchmark"], frame["key"], strict=True)}):
+        part = matching(frame, exp=exp, benchmark=benchmark, key=key)
+        runs = list(dict.fromkeys(part["run"]))
+        origin = {run: first[run][1].provenance for run in runs}
+        folders = {run: first[run][0] for run in runs}
+        found.append(Study(exp, benchmark, key, part.reset_index(drop=True), origin, folders))
+    return found
+
+
+def _first_rows(store: Store) -> Iterator[tuple[Path, Row]]:
+    """Folder and newest first row of every run."""
+    for folder in sorted(path.parent for path in store.root.glob("*/rows.jsonl")):
+        rows = list(store.rows(folder.name))
+        if rows:
+            newest = max(row.provenance["time"] for row in rows)
+            yield folder, next(row for row in rows if row.provenance["time"] == newest)
+
+
+def _key(row: Row) -> str:
+    """What the runs of a study share: everything that decides a number but pruner, sparsity and seeds."""
+    config = {key: value for key, value in row.provenance["config"].items() if key not in INCIDENTAL}
+    weights, version = row.provenance["weights"], row.provenance["versions"].get("vlp_bench")
+    if isinstance(config.get("model"), dict):  # where the file lies is not what it holds
+        config["model"] = {key: value for key, value in config["model"].items() if key != "weights"}
+    return _digest([_without_seeds(config), weights, version])
+
+
+def _without_seeds(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_seeds(value) for key, value in content.items() if key != "seed"}
+    return [_without_seeds(item) for item in content] if isinstance(content, list) else content
+
+
+def _pruning_seed(row: Row) -> int:
+    """The seed of the calibration data; 0, as published, where the configuration says nothing."""
+    calibration = (row.provenance["config"].get("data") or {}).get("calibration") or {}
+    return int(calibration.get("seed") or 0)
+
+
+def _options(row: Row) -> dict[str, str]:
+    """The pruner's options, flat, without seeds and names."""
+    return dict(_flat(_without_seeds(row.provenance["config"].get("pruner") or {})))
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key != "name":
+                yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), str(content)
+
+
+def _labels(runs: Mapping[str, tuple[str, dict[str, str], str]]) -> dict[str, str]:
+    """Run -> its pruner's name, with the options that set it apart from others of that name in the same study."""
+    labels = {}
+    for run, (name, options, key) in runs.items():
+        others = [o for n, o, k in runs.values() if (n, k) == (name, key)]
+        names = sorted(set().union(*others))
+        apart = [n for n in names if "." not in n and len({o.get(n) for o in others}) > 1]
+        apart = apart or [n for n in names if len({o.get(n) for o in others}) > 1]
+        labels[run] = f"{name} ({', '.join(f'{n}={options.get(n)}' for n in apart)})" if apart else name
+    return labels
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]

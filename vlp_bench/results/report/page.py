@@ -1,0 +1,188 @@
+"""From studies to what is read: a self-contained page, and its tables as Markdown, LaTeX and CSV."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from vlp_bench.results.report import figures, scores, tables, trials
+from vlp_bench.results.report.gallery import Exhibit
+from vlp_bench.results.report.material import Mask, Study
+from vlp_bench.results.statistics import summary
+
+PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its title and what to know before reading it."""
+
+    name: str
+    title: str
+    note: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples that `first` answers rightly and `second` does not."""
+
+    first: str
+    second: str
+    exhibits: Sequence[Exhibit]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Everything the page says about one study."""
+
+    study: Study
+    summary: pd.DataFrame = field(repr=False)
+    tables: Sequence[tables.MetricTable]
+    trials: Sequence[trials.Trial]
+    drawings: Sequence[Drawing]
+    galleries: Sequence[Gallery] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.study.exp}, benchmark={self.study.benchmark}"
+
+    @property
+    def anchor(self) -> str:
+        return f"{self.study.exp}-{self.study.benchmark}-{self.study.key}"
+
+
+def chapter(
+    study: Study,
+    published: pd.DataFrame,
+    *,
+    baseline: str,
+    weights: scores.Weights | None = None,
+    galleries: Sequence[Gallery] = (),
+    notes: Sequence[str] = (),
+) -> Chapter:
+    """The chapter of a study.
+
+    Args:
+        published: of `results.published.of`.
+        baseline: what others are compared with where it was run; else that is dense.
+        weights: the pre-trained ones, if at hand.
+    """
+    table = summary(study.frame, study.metrics)
+    beside = study.benchmark == PAPERS
+    metric_tables = [
+        tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside) for m in study.metrics
+    ]
+    drawings = list(_drawings(study, table, weights))
+    tested = trials.all_trials(study, table, baseline if baseline in study.pruners else "dense")
+    said = [*_notes(study, table), *notes]
+    return Chapter(study, table, metric_tables, tested, drawings, galleries, said)
+
+
+def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
+    failed = int(study.frame.loc[study.frame["status"] == "ERR", "run"].nunique())
+    if failed:
+        yield f"{failed} runs failed (ERR). They count in the tables and enter no mean."
+    if len(hardware := study.hardware()) > 1:
+        yield f"The runs used different hardware: {', '.join(hardware)}."
+    if "dense" not in study.pruners:
+        yield "There is no dense run with this recipe yet."
+    single = sorted(set(table.loc[table["seeds"] == 1, "pruner"]))
+    if single:
+        yield f"One seed only, hence no deviation or interval in at least one place: {', '.join(single)}."
+
+
+def _drawings(study: Study, table: pd.DataFrame, weights: scores.Weights | None) -> Iterator[Drawing]:
+    name = f"f{study.key}"
+    if bool(np.any(table["seeds"] > 0)) and study.sparsities:
+        svg = figures.curves(f"{name}c", table, study.pruners, study.metrics)
+        yield Drawing(f"{name}c", "Against sparsity", "Mean over seeds with 95 % t-intervals; dense as a band.", svg)
+    yield from _cost(study, table, f"{name}k")
+    for level, masks in _by_sparsity(study.masks).items():
+        yield from _mask_drawings(f"{name}m{round(1000 * level)}", level, masks)
+    if weights is not None and study.masks:
+        yield _magnitudes(f"{name}w", study.masks, weights)
+    for level in study.sparsities:
+        if svg := figures.training(f"{name}t{round(1000 * level)}", study, level, study.seeds[0]):
+            note = f"Seed {study.seeds[0]}; as logged in the run's curves."
+            yield Drawing(f"{name}t{round(1000 * level)}", f"Training at {100 * level:g} %", note, svg)
+
+
+COSTS = {
+    "seconds": ("Pruning time and quality", "seconds to prune",
+                "As stored with the mask. In a comparison all pruners share one calibration pass: whichever asks first "
+                "for a statistic pays for it. Marks shrink with sparsity."),
+    "peak_gb": ("Pruning memory and quality", "peak memory (GB)", "While pruning. Marks shrink with sparsity."),
+}  # fmt: skip
+
+
+def _cost(study: Study, table: pd.DataFrame, name: str) -> Iterator[Drawing]:
+    stored = study.frame.loc[study.frame["split"].eq("mask") & study.frame["sparsity"].gt(0), "metric"]
+    for quantity, (title, label, note) in COSTS.items():
+        if quantity in set(stored) and bool(np.any(table["seeds"] > 0)):
+            svg = figures.cost(f"{name}{quantity}", study, table, study.metrics[0], quantity, label)
+            yield Drawing(f"{name}{quantity}", title, note, svg)
+
+
+def _by_sparsity(masks: Sequence[Mask]) -> dict[float, list[Mask]]:
+    levels = sorted({mask.sparsity for mask in masks})
+    return {level: [mask for mask in masks if mask.sparsity == level] for level in levels}
+
+
+def _mask_drawings(name: str, level: float, masks: Sequence[Mask]) -> Iterator[Drawing]:
+    percent = f"{100 * level:g} %"
+    yield Drawing(f"{name}h", f"Where {percent} was removed", "Share of the weights removed in each block.",
+                  figures.heat_map(f"{name}h", masks))  # fmt: skip
+    if len(masks) > 1:
+        note = (f"Intersection over union of the kept weights. Two random masks would share "
+                f"{100 * (1 - level) / (1 + level):.0f} %.")  # fmt: skip
+        yield Drawing(f"{name}o", f"Mask overlap at {percent}", note, figures.overlap(f"{name}o", masks))
+
+
+def _magnitudes(name: str, masks: Sequence[Mask], weights: scores.Weights) -> Drawing:
+    lines = {f"OMP at {100 * m.sparsity:g} %": scores.threshold(weights, m) for m in masks if m.pruner == "omp"}
+    note = ("|w| of the pre-trained model, the score of OMP: 5 to 95 % (thin), 25 to 75 % (thick), median. "
+            "Scores that need gradients or activations are not stored by runs.")  # fmt: skip
+    svg = figures.magnitudes(name, scores.quantiles(weights, masks[0].blocks), lines)
+    return Drawing(name, "Magnitudes by block", note, svg)
+
+
+# Files
+
+
+def html(title: str, chapters: Sequence[Chapter], baseline: str) -> str:
+    """The page: one file, no script, no address outside itself."""
+    loader = PackageLoader("vlp_bench.results.report", "")
+    environment = Environment(
+        loader=loader, autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    template = environment.get_template("page.html.j2")
+    return template.render(title=title, chapters=chapters, baseline=baseline, tables=tables)
+
+
+def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str, str]:
+    """Every file of the report by its name: index.html, report.md, tables.tex, results.csv."""
+    md = [f"# {title}"]
+    tex = ["% needs \\usepackage{booktabs}"]
+    for part in chapters:
+        md += [f"## {part.title}", *(f"* {note}" for note in part.notes), *map(tables.markdown, part.tables)]
+        md += [f"**{trial.title}**\n\n{trial.note}\n\n{trial.markdown}" for trial in part.trials]
+        tex += [tables.latex(t, f"{part.title}: {t.label}, mean ± std over seeds") for t in part.tables]
+    rows = pd.concat([c.summary for c in chapters]) if chapters else pd.DataFrame()
+    csv = rows.to_csv(index=False)
+    return {"index.html": html(title, chapters, baseline), "report.md": "\n\n".join(md) + "\n",
+            "tables.tex": "\n".join(tex), "results.csv": csv}  # fmt: skip
+
+
+def write(folder: Path, content: Mapping[str, str]) -> None:
+    """Write every file, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in content.items():
+        part = folder / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)

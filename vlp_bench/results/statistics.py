@@ -1,0 +1,226 @@
+"""How sure a comparison of pruners can be with few seeds: spread, paired differences, tests inside a seed, ranks.
+
+A frame here is that of `Store.query()`: a row per number. A *cell* is an experiment at one sparsity with one metric. A
+run that failed (status ERR) has no value: it never enters a mean, and it is counted wherever a mean is shown. scipy and
+pandas do the arithmetic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vlp_bench.results.store import matching
+
+CELL = ["exp", "benchmark", "sparsity", "metric"]
+KEYS = ["exp", "benchmark", "pruner", "sparsity", "metric"]
+
+
+# Over seeds
+
+
+def summary(frame: pd.DataFrame, metrics: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
+    """Mean, std (ddof 1), t-interval (low, high) and seeds of every pruner in every cell, with its failed runs.
+
+    A single seed has neither deviation nor interval (NaN). Three seeds have an interval 2.5 standard deviations wide to
+    each side: it is as wide as it is honest.
+    """
+    good = _values(frame, metrics)
+    table = good.groupby(KEYS)["value"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
+    table = table.reset_index()
+    half = half_width(table["std"].to_numpy(), table["seeds"].to_numpy(), confidence)
+    table = table.assign(low=table["mean"] - half, high=table["mean"] + half)
+    failed = matching(frame, split="test", status="ERR").groupby(KEYS[:-1]).agg(failed=("run", "nunique"))
+    missing = failed.reset_index().merge(pd.DataFrame({"metric": list(metrics)}), how="cross")
+    table = table.merge(missing, on=KEYS, how="outer").fillna({"failed": 0, "seeds": 0})
+    return table.astype({"failed": int, "seeds": int}).sort_values(KEYS, ignore_index=True)
+
+
+def half_width(std: np.ndarray, count: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Half of the t-interval of a mean of `count` values; NaN for fewer than two."""
+    n = np.where(count > 1, count, np.nan)
+    return stats.t.ppf((1 + confidence) / 2, n - 1) * std / np.sqrt(n)
+
+
+def _values(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    good = matching(frame, split="test", status="ok", metric=list(metrics))
+    return good.assign(value=good["value"].astype(float))
+
+
+def differences(
+    frame: pd.DataFrame, baseline: str, metrics: Sequence[str], *, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Per-seed differences to a baseline, paired by setting: the same data, recipe and seed, another pruner.
+
+    Returns per pruner and cell: mean and std (ddof 1) of the differences, t-interval, p of the paired t-test, the same
+    after Holm's correction over the table (`p_holm`), seeds. Dense is compared at every sparsity.
+    """
+    paired = pairs(frame, baseline, metrics)
+    table = paired.groupby(KEYS)["difference"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
+    table = table.reset_index()
+    half = half_width(table["std"].to_numpy(), table["seeds"].to_numpy(), confidence)
+    error = table["std"] / np.sqrt(table["seeds"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(table["mean"] / error), table["seeds"] - 1)
+    table = table.assign(low=table["mean"] - half, high=table["mean"] + half, p=p)
+    return table.assign(p_holm=holm(table["p"].to_numpy()))
+
+
+def pairs(frame: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of every other pruner with the baseline's value beside: columns `base`, `base_run` and `difference`."""
+    good = _values(frame, metrics)
+    base = matching(good, pruner=baseline)
+    if base.empty:
+        raise ValueError(
+            f"no test rows of the baseline {baseline!r}; there are {', '.join(sorted(set(good['pruner'])))}"
+        )
+    on = ["setting", "metric"] if bool(np.all(base["sparsity"] == 0)) else ["setting", "metric", "sparsity"]
+    base = base.assign(base=base["value"], base_run=base["run"]).loc[:, [*on, "base", "base_run"]]
+    found = good.loc[good["pruner"] != baseline, :].merge(base, on=on)
+    return found.assign(difference=found["value"] - found["base"])
+
+
+def by_seed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where the spread comes from when pruning seeds and fine-tuning seeds are crossed.
+
+    Needs a column `pruning_seed`. Returns per pruner and cell the std (ddof 1) of the means over pruning seeds
+    (`std_pruning`) and of those over fine-tuning seeds (`std_tuning`), NaN where there is one seed only.
+    """
+    good = matching(frame, split="test", status="ok")
+    parts = {
+        f"std_{name}": pd.Series(good.groupby([*KEYS, seed])["value"].mean()).groupby(KEYS).std(ddof=1)
+        for name, seed in (("pruning", "pruning_seed"), ("tuning", "seed"))
+    }
+    return pd.DataFrame(parts).reset_index()
+
+
+# Inside a seed: two runs on the same test examples
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Mean difference over examples, its percentile interval, and how many things were drawn again."""
+
+    difference: float
+    low: float
+    high: float
+    units: int
+
+
+def paired_bootstrap(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Bootstrap:
+    """Interval of mean(first - second) when examples are drawn again with replacement.
+
+    Args:
+        first, second: (n,) values of the same examples, in the unit of the metric.
+        clusters: (n,) what belongs together and is drawn together (the five captions of an image are no five
+            independent examples); None: every example by itself.
+
+    Raises:
+        ValueError: the two have other shapes, or there are fewer than two things to draw.
+    """
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"two runs on the same examples are needed, got values of {first.shape} and {second.shape}")
+    groups = np.arange(len(first)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    sums, counts = np.bincount(groups, weights=first - second), np.bincount(groups)
+    if len(sums) < 2:
+        raise ValueError(f"a bootstrap needs at least two examples or clusters, got {len(sums)}")
+    if np.ptp(sums / counts) == 0:  # the same difference everywhere: nothing to draw
+        same = float(np.mean(first - second))
+        return Bootstrap(same, same, same, len(sums))
+    found = stats.bootstrap(
+        (sums, counts.astype(float)), _ratio, paired=True, n_resamples=draws, batch=500, method="percentile",
+        confidence_level=confidence, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    interval = found.confidence_interval
+    return Bootstrap(float(np.mean(first - second)), float(interval.low), float(interval.high), len(sums))
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Examples that only one of two runs has right, and the probability of so uneven a split by chance."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
+    """The exact test (binomial) on right and wrong, (n,) bool each; p = 1 where no example tells them apart.
+
+    It takes examples as independent: for captions that share an image prefer `paired_bootstrap` with clusters.
+    """
+    if first.shape != second.shape or first.dtype != bool or second.dtype != bool:
+        raise ValueError(f"right and wrong of the same examples are needed, got {first.dtype} {first.shape}, "
+                         f"{second.dtype} {second.shape}")  # fmt: skip
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    apart = only_first + only_second
+    p = float(stats.binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
+    return McNemar(only_first, only_second, p)
+
+
+# Over cells
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`summary` as a matrix: a row per cell, a column per pruner, the mean; NaN: not run, -inf: all failed."""
+    lost = table.assign(value=table["mean"].where(table["seeds"] > 0, -np.inf))
+    return lost.loc[lost["sparsity"] > 0, :].pivot(index=CELL, columns="pruner", values="value")
+
+
+def average_ranks(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Average rank of every pruner over the cells that all have (1 is best, ties share, a failed cell is last).
+
+    Returns columns pruner, rank, cells, failed; best first. Larger is better in every metric used here.
+    """
+    whole = matrix.dropna()
+    ranks = whole.rank(axis=1, ascending=False, method="average")
+    table = pd.DataFrame({"rank": ranks.mean(), "failed": (whole == -np.inf).sum()})
+    return table.assign(cells=len(whole)).rename_axis("pruner").sort_values("rank").reset_index()
+
+
+def wilcoxon(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Signed-rank test of every pruner against a baseline over the cells both finished, with Holm's correction.
+
+    Returns columns pruner, cells, median (of the differences), p, p_holm. Cells of one model are not
+    independent of each other: read p as a summary. With fewer than six cells no p can be below 0.05.
+
+    Raises:
+        ValueError: the baseline has no cells.
+    """
+    if baseline not in matrix:
+        raise ValueError(f"no cells of the baseline {baseline!r}; there are {', '.join(map(str, matrix.columns))}")
+    rows = []
+    for pruner in matrix.columns.drop(baseline):
+        difference = (matrix[pruner] - matrix[baseline]).replace([np.inf, -np.inf], np.nan).dropna().to_numpy()
+        p = float(np.asarray(stats.wilcoxon(difference))[1]) if np.any(difference) else np.nan
+        median = float(np.median(difference)) if len(difference) else np.nan
+        rows.append({"pruner": pruner, "cells": len(difference), "median": median, "p": p})
+    table = pd.DataFrame(rows, columns=["pruner", "cells", "median", "p"])
+    return table.assign(p_holm=holm(table["p"].to_numpy())).sort_values("median", ascending=False, ignore_index=True)
+
+
+def holm(p: "pd.Series | Sequence[float] | np.ndarray") -> np.ndarray:
+    """Holm's step-down correction: the i-th smallest of m is multiplied by m - i, made monotone and cut at 1.
+
+    A NaN is no test and stays one.
+    """
+    p = np.asarray(p, dtype=float)
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sorts last
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return adjusted

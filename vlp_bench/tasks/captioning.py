@@ -1,0 +1,151 @@
+"""Captioning: prune once, learn to continue the prompt, generate with beam search, compare with what people said."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Unpack, cast
+
+import torch
+from torch import Tensor, nn
+
+from vlp_bench.batch import Batch
+from vlp_bench.data.records import CaptionedImage
+from vlp_bench.metrics.scores import CaptionScorer
+from vlp_bench.models.beam import BeamRule
+from vlp_bench.models.captioning import Captioner
+from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.gathering import Gathered, write_json
+
+
+class Pictures(Protocol):
+    """What the task asks of its data."""
+
+    @property
+    def end(self) -> int:
+        """The token that ends a caption."""
+        ...
+
+    def described(self, split: str) -> Sequence[CaptionedImage]:
+        """The images of "train", "val" or "test" with their captions; `Batch.idx` counts them."""
+        ...
+
+    def prompted(self, b: int) -> Tensor:
+        """(b, t) ids every caption starts from."""
+        ...
+
+    def words(self, ids: Tensor) -> list[str]:
+        """(b, t) generated ids -> the text after the prompt."""
+        ...
+
+
+class Captioning(FineTuning):
+    """Fine-tunes a Captioner and logs what its scorers say of generated captions.
+
+    Args:
+        model, shared: see `FineTuning`; `becomes` makes the Captioner.
+        scorers: compare captions with references; each brings metrics of its own.
+        best: the metric whose best validation epoch is tested.
+        beams, max_length, min_length: of generation; lengths in tokens, the prompt and [CLS] included.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    HEADLINES = ("truth", "cider", "cider_regex", "bleu4", "bleu4_regex")
+    MONITOR = "cider"
+    LEGEND = "times 100 (truth: captions true in every clause; _regex: words cut without Java)"
+    model: Captioner
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scorers: Sequence[CaptionScorer],
+        best: str = "cider",
+        beams: int = 3,
+        max_length: int = 20,
+        min_length: int = 5,
+        **shared: Unpack[Shared],
+    ) -> None:
+        if not scorers:
+            raise ValueError("scorers: at least one must say how good a caption is")
+        BeamRule(beams, max_length, min_length)  # refuses what cannot be, before anything is pruned
+        super().__init__(model, **shared)
+        self.scorers, self.best = list(scorers), best
+        self.lengths = {"beams": beams, "max_length": max_length, "min_length": min_length}
+        self.examples: dict[str, Tensor] = {}
+        self._gathered = Gathered[str]()
+
+    @property
+    def monitor(self) -> str:
+        return self.best
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.model.captioning_losses(batch)
+
+    # Evaluation
+
+    @property
+    def pictures(self) -> Pictures:
+        return cast(Pictures, self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.is_global_zero:
+            for scorer in self.scorers:
+                scorer.prepare()
+
+    def on_validation_epoch_start(self) -> None:
+        self._gathered = Gathered()
+
+    def on_test_epoch_start(self) -> None:
+        self._gathered = Gathered()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._describe(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._describe(batch)
+
+    def _describe(self, batch: Batch) -> None:
+        assert batch.idx is not None, "an evaluation batch says which images it holds"
+        rule = BeamRule(**self.lengths, eos=self.pictures.end, pad=self.model.pad_id)
+        prompt = self.pictures.prompted(len(batch.images)).to(self.device)
+        ids = self.model.generate(self.model.encode_image(batch.images), prompt, rule)
+        self._gathered.add(batch.idx.tolist(), self.pictures.words(ids))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        captions = self._gathered.whole()
+        metrics = self._scored(split, captions) if self.trainer.is_global_zero else {}
+        metrics = self.trainer.strategy.broadcast(metrics, src=0)  # METEOR runs on one process only
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+    def _scored(self, split: str, captions: Mapping[int, str]) -> dict[str, float]:
+        """All metrics of a split; of the test also the result file and the values of single images."""
+        images, metrics = self.pictures.described(split), {}
+        found = [scorer(captions, images) for scorer in self.scorers]
+        for scores in found:
+            metrics |= scores.values
+            self.notes |= scores.notes
+        if split == "test":
+            self.examples = {name: torch.tensor(each) for scores in found for name, each in scores.examples.items()}
+            write_captions(Path(self.trainer.default_root_dir) / "captions.json", images, captions)
+        return metrics
+
+
+def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:
+    """The result file of the COCO and NoCaps servers: `[{"image_id": ..., "caption": ...}, ...]`."""
+    rows: list[dict[str, Any]] = [
+        {"image_id": server_id(image), "caption": captions[n]} for n, image in enumerate(images)
+    ]
+    write_json(file, rows)
+
+
+def server_id(image: CaptionedImage) -> int | str:
+    """The number at the end of the file's name, as COCO's files have it; where there is none, the identity."""
+    digits = Path(image.image).stem.rpartition("_")[2]
+    return int(digits) if digits.isdigit() else image.image_id
