@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertLayer
 
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.losses import box_losses, contrastive, hard_negatives
@@ -250,7 +251,7 @@ class XVLM(nn.Module):
         return self.text_encoder.cls(picked).float()
 
 
-def first_state(layer: nn.Module, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
+def first_state(layer: BertLayer, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
     """(b, 1, d): what a fusion layer in eval mode makes of (b, t, d) at the first token, which sees all real ones."""
     attention = layer.attention
     q, k, v = (
