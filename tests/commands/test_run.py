@@ -215,4 +215,4 @@ def test_wandb_that_does_not_work_never_stops_a_run(specified, monkeypatch, caps
     found = specified("pruner=omp", "sparsity=0.5", "logger=wandb", "recipe.epochs=0")
     performed(found)
     assert Store(found.out / "runs").done(found.run)
-    assert "logger=wandb does not work" in capsys.readouterr().err
+    assert "logger=wandb stopped working" in capsys.readouterr().err

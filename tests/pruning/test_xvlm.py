@@ -56,7 +56,12 @@ def calibration():
     return Calibration(model, [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(3)])
 
 
-QUICK = {"itersnip": {"steps": 3}, "chita_pp": {"steps": 2}, "ecoflap": {"draws": 1}}
+QUICK: dict[str, dict[str, object]] = {
+    "multiflow_128": {"num_batches": None},
+    "itersnip": {"steps": 3},
+    "chita_pp": {"steps": 2},
+    "ecoflap": {"draws": 1},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if name != "dense"])

@@ -1,6 +1,6 @@
 """What the shipped model has learnt: the acceptance gate of the embedded world's checkpoint.
 
-    python -m vlp_bench.commands.gate [FILE]
+    python -m vlp_bench.commands.gate [xvlm | blip | FILE]
 
 Masked-word accuracy of each attribute on the test gallery's captions, against the same captions with shuffled images;
 recall of the dense model after the demo's fine-tuning, on a 500-image gallery with hard negatives in every attribute.
@@ -16,9 +16,11 @@ from vlp_bench.commands.errors import one_line
 
 if TYPE_CHECKING:
     from vlp_bench.data.probes import Case
+    from vlp_bench.models.blip import BLIP
     from vlp_bench.models.xvlm import XVLM
 
-SHIPPED = "pkg://vlp_bench/assets/xvlm_shapes.safetensors"
+SHIPPED = "pkg://vlp_bench/assets/{}_shapes.safetensors"
+FAMILIES = ("xvlm", "blip")
 MARGIN = 30.0
 """Points by which an attribute must beat its control, unless it reaches ENOUGH; no word of this world has a synonym."""
 ENOUGH = 80.0
@@ -31,7 +33,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser("python -m vlp_bench.commands.gate", description=__doc__, formatter_class=form)
-    p.add_argument("file", nargs="?", default=SHIPPED, help="checkpoint of the small XVLM (default: the shipped one)")
+    p.add_argument(
+        "file",
+        nargs="?",
+        default="xvlm",
+        help="checkpoint of a small XVLM or BLIP, or one of those names for the shipped one (default: xvlm)",
+    )
     p.add_argument("--cases", type=int, default=400, help="hidden words per attribute")
     p.add_argument("--words-only", action="store_true", help="leave out fine-tuning and retrieval (minutes)")
     return p
@@ -41,15 +48,17 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, and tell by the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
+    file = SHIPPED.format(args.file) if args.file in FAMILIES else args.file
     with one_line(arguments):
-        lines = list(_words(args.file, args.cases))
+        model = _model(file)
+        lines = list(_words(model, args.cases))
         if not args.words_only:
-            lines += _retrieval(args.file)
+            lines += _retrieval(file, type(model).__name__.lower())
     _show(lines)
     sys.exit(0 if all(passed for *_, passed in lines) else 1)
 
 
-def accuracies(model: "XVLM", cases: "dict[str, list[Case]]") -> dict[str, tuple[float, float]]:
+def accuracies(model: "XVLM | BLIP", cases: "dict[str, list[Case]]") -> dict[str, tuple[float, float]]:
     """Attribute -> masked-word accuracy, and that of the control with shuffled images; percent."""
     from vlp_bench.data.phrases import vocabulary
     from vlp_bench.data.probes import batches
@@ -65,15 +74,21 @@ def accuracies(model: "XVLM", cases: "dict[str, list[Case]]") -> dict[str, tuple
     return found
 
 
-def _words(file: str, most: int) -> Iterator[Line]:
-    from vlp_bench.data.probes import cases
-    from vlp_bench.data.shapes import World
+def _model(file: str) -> "XVLM | BLIP":
+    from vlp_bench.models.blip import BLIP
     from vlp_bench.models.checkpoints import load_model
     from vlp_bench.models.xvlm import XVLM
 
     model = load_model(file, attention="eager").eval()
-    if not isinstance(model, XVLM):
-        raise ValueError(f"{file} holds a {type(model).__name__}; this gate is for the small XVLM")
+    if not isinstance(model, XVLM | BLIP):
+        raise ValueError(f"{file} holds a {type(model).__name__}; this gate is for the small XVLM and BLIP")
+    return model
+
+
+def _words(model: "XVLM | BLIP", most: int) -> Iterator[Line]:
+    from vlp_bench.data.probes import cases
+    from vlp_bench.data.shapes import World
+
     hidden = cases(World(0).told_apart("itr_test", 500), most)
     for attribute, (own, control) in accuracies(model, hidden).items():
         found = f"{own:5.1f} %  control {control:5.1f} %  ({len(hidden[attribute])} words)"
@@ -81,7 +96,7 @@ def _words(file: str, most: int) -> Iterator[Line]:
         yield f"hidden word: {attribute}", found, f"control + {MARGIN:g}, or {ENOUGH:g} %", passed
 
 
-def _retrieval(file: str) -> Iterator[Line]:
+def _retrieval(file: str, family: str) -> Iterator[Line]:
     """The dense run of the demo; computed now unless its rows are stored."""
     from vlp_bench.commands.cells import specifications
     from vlp_bench.commands.compare import Grid
@@ -89,7 +104,7 @@ def _retrieval(file: str) -> Iterator[Line]:
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
 
-    overrides = ("+exp=xvlm_itr", *(() if file == SHIPPED else (f"model.weights={file}",)))
+    overrides = (f"+exp={family}_itr", *(() if file == SHIPPED.format(family) else (f"model.weights={file}",)))
     (cell,) = specifications(Grid(("dense",), (0.0,), (0,), overrides=overrides))
     run(cell)
     values = test_values(Store(cell.out / "runs").query(run=cell.run))

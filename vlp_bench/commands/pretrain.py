@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.errors import one_line
 
@@ -94,7 +94,7 @@ def pretrain(args: argparse.Namespace) -> None:
 def _course(args: argparse.Namespace) -> "Curriculum":
     from vlp_bench.data.curriculum import CAPTIONS, CONTINUED, Curriculum
 
-    changes = CAPTIONS if args.model == "blip" else CONTINUED if args.init else {}
+    changes: dict[str, Any] = CAPTIONS if args.model == "blip" else CONTINUED if args.init else {}
     return Curriculum(args.steps, args.batch_size, args.seed, **changes)
 
 
@@ -105,10 +105,15 @@ def _model(args: argparse.Namespace) -> "XVLM | BLIP":
     from vlp_bench.models.xvlm import XVLM
 
     given = load_model(args.init, attention="eager") if args.init else None
-    if args.model == "blip":
-        return given if isinstance(given, BLIP) else _blip(args, given)
+    if args.model == "blip" and isinstance(given, BLIP):
+        return given
     if given is not None and not isinstance(given, XVLM):
-        raise ValueError(f"--init {args.init} holds a {type(given).__name__}; --model xvlm goes on from an XVLM")
+        wanted = "an XVLM or a BLIP" if args.model == "blip" else "an XVLM"
+        raise ValueError(
+            f"--init {args.init} holds a {type(given).__name__}; --model {args.model} starts from {wanted}"
+        )
+    if args.model == "blip":
+        return _blip(args, given)
     return given or XVLM(_config(args), attention="eager")
 
 

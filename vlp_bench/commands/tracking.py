@@ -61,6 +61,15 @@ class CarefulWandb(WandbLogger):
     save = _careful(WandbLogger.save)
     finalize = _careful(WandbLogger.finalize)
 
+    @property
+    def experiment(self) -> Any:
+        """W&B's run; None once something went wrong. Lightning asks for it before anything is logged."""
+        return self._run()
+
+    @_careful
+    def _run(self) -> Any:
+        return WandbLogger.experiment.fget(self)  # pyright: ignore[reportOptionalCall]
+
     @_careful
     def keep(self, kind: str, file: Path) -> None:
         """Store a file as an artifact of this run; a mask that other runs use as well is the same artifact."""

@@ -251,8 +251,9 @@ class XVLM(nn.Module):
         return self.text_encoder.cls(picked).float()
 
 
-def first_state(layer: BertLayer, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
+def first_state(layer: nn.Module, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
     """(b, 1, d): what a fusion layer in eval mode makes of (b, t, d) at the first token, which sees all real ones."""
+    assert isinstance(layer, BertLayer)
     attention = layer.attention
     q, k, v = (
         part(rows).unflatten(-1, (attention.self.num_attention_heads, -1)).transpose(1, 2)
