@@ -373,11 +373,11 @@ def test_a_mapping_is_called_by_keyword():
 
 
 def test_region_batches_of_the_released_code_count_only_word_one():
-    from vlp_bench.pruning.calibration import _as_released
+    from vlp_bench.pruning.batches import as_released
 
     ids = torch.tensor([[1, 4, 1], [2, 3, 4]])
     region = Batch(torch.zeros(1, 3, 2, 2), ids, torch.ones(2, 3), idx_to_group_img=torch.zeros(2))
     general = Batch(torch.zeros(2, 3, 2, 2), ids, torch.ones(2, 3))
-    assert _as_released(region).text_atts.tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert _as_released(general) is general
+    assert as_released(region).text_atts.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert as_released(general) is general
     assert region.text_atts.sum() == 6

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlp_bench.batch import Batch
+
 
 def parts_of(batch: Any) -> list[Any]:
     """A list stands for parts that are passed on their own; a list of tensors is one batch."""
@@ -76,3 +78,10 @@ class Snapshot:
             if tensor._version != self._versions[i]:
                 tensor.copy_(before)
                 self._versions[i] = tensor._version
+
+
+def as_released(part: Any) -> Any:
+    """A region batch as the released MULTIFLOW reads it: its text ids where its padding mask should be."""
+    if isinstance(part, Batch) and part.is_region and part.text_ids is not None:
+        return dataclasses.replace(part, text_atts=(part.text_ids == 1).long())
+    return part
