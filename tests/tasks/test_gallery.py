@@ -1,6 +1,6 @@
 """Re-ranking against a loop over single pairs; what is matched once, how it is shared, what bounds it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from vlp_bench.batch import Batch
 from vlp_bench.metrics.recall import gallery_metrics
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
+from vlp_bench.tasks import gallery as galleries
 from vlp_bench.tasks.gallery import Gallery, Share, WholeGallery
 
 IMAGES, EACH = 9, 3
@@ -42,6 +43,13 @@ def batches(size: int) -> Iterator[Batch]:
         yield Batch(images[at : at + size], text_ids, atts[rows, :longest], idx_to_group_img=described)
 
 
+@pytest.fixture(params=[4, 64])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Images held at a time: fewer than the gallery's, or more."""
+    monkeypatch.setattr(galleries, "BLOCK", request.param)
+    return request.param
+
+
 @torch.inference_mode()
 def encoded(model: XVLM, size: int = 4, store: torch.device | None = None) -> WholeGallery:
     gallery = Gallery(store)
@@ -63,11 +71,12 @@ def one_by_one(model: XVLM) -> Tensor:
     for j, (ids, atts) in enumerate(zip(whole.text_ids, whole.text_atts, strict=True)):
         text = model.encode_text(ids[None, : atts.sum()], atts[None, : atts.sum()])
         for i in range(IMAGES):
-            scores[i, j] = model.match(text, atts[None, : atts.sum()], model.encode_image(whole.images[i : i + 1]))[0]
+            fused = model.fuse(text, None, model.encode_image(whole.images[i : i + 1]))
+            scores[i, j] = model.itm_head(fused[:, 0])[0, 1]
     return scores
 
 
-def test_scores_of_all_pairs_are_those_of_single_pairs(model: XVLM) -> None:
+def test_scores_of_all_pairs_are_those_of_single_pairs(model: XVLM, block: int) -> None:
     gallery = encoded(model)
     image = torch.arange(IMAGES).repeat_interleave(IMAGES * EACH)
     text = torch.arange(IMAGES * EACH).repeat(IMAGES)
@@ -101,13 +110,18 @@ class Counting:
     """A matcher that knows which pairs it was asked, by the first number of their states."""
 
     def __init__(self, scores: Tensor) -> None:
-        self.scores, self.asked, self.largest = scores, [], 0
+        self.scores, self.asked, self.largest, self.block = scores, [], 0, 0
 
-    def match(self, texts: Tensor, atts: Tensor, images: Tensor) -> Tensor:
-        pairs = list(zip(images[:, 0, 0].long().tolist(), texts[:, 0, 0].long().tolist(), strict=True))
-        self.asked += pairs
-        self.largest = max(self.largest, len(pairs))
-        return torch.stack([self.scores[i, j] for i, j in pairs])
+    def matcher(self, images: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        self.block = max(self.block, len(images))
+
+        def score(texts: Tensor, atts: Tensor, image: Tensor) -> Tensor:
+            pairs = list(zip(images[image, 0, 0].long().tolist(), texts[:, 0, 0].long().tolist(), strict=True))
+            self.asked += pairs
+            self.largest = max(self.largest, len(pairs))
+            return torch.stack([self.scores[i, j] for i, j in pairs])
+
+        return score
 
 
 def numbered(cosine: Tensor, text_image: Tensor) -> WholeGallery:
@@ -118,7 +132,7 @@ def numbered(cosine: Tensor, text_image: Tensor) -> WholeGallery:
     return WholeGallery(images, texts, torch.ones(t, 3, dtype=torch.long), torch.eye(m), cosine.T, text_image)
 
 
-def test_only_shortlists_are_matched_and_no_pair_twice() -> None:
+def test_only_shortlists_are_matched_and_no_pair_twice(block: int) -> None:
     generator = torch.Generator().manual_seed(0)
     cosine = torch.rand(10, 30, generator=generator)
     matcher = Counting(torch.rand(10, 30, generator=generator))
@@ -128,6 +142,7 @@ def test_only_shortlists_are_matched_and_no_pair_twice() -> None:
     assert len(matcher.asked) == len(set(matcher.asked))
     assert set(matcher.asked) == wanted
     assert matcher.largest == 7
+    assert matcher.block == min(block, 10)
 
 
 def test_who_is_not_on_the_shortlist_is_not_found() -> None:
@@ -137,7 +152,7 @@ def test_who_is_not_on_the_shortlist_is_not_found() -> None:
     assert reranked(numbered(cosine, torch.arange(20)), matcher, k=20)["r_mean"] == 100.0
 
 
-def test_processes_share_the_matching() -> None:
+def test_processes_share_the_matching(block: int) -> None:
     generator = torch.Generator().manual_seed(0)
     gallery = numbered(torch.rand(10, 30, generator=generator), torch.arange(30) % 10)
     scores = torch.rand(10, 30, generator=generator)

@@ -8,24 +8,17 @@ seen.
 """
 
 import argparse
-import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.errors import one_line
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
-    from torch.utils.data import DataLoader
-
-    from vlp_bench.batch import Batch
     from vlp_bench.data.curriculum import Curriculum
     from vlp_bench.models.blip import BLIP
     from vlp_bench.models.towers import XVLMConfig
     from vlp_bench.models.xvlm import XVLM
-    from vlp_bench.tasks.pretraining import Pretraining
 
 MODELS = ("xvlm", "blip")
 QUEUE = 512
@@ -74,21 +67,25 @@ def pretrain(args: argparse.Namespace) -> None:
         Diverged: a loss is no longer a number.
         ValueError: an argument is out of its range.
     """
-    import torch
-    from lightning.pytorch import seed_everything
-
+    from vlp_bench.commands.gate import accuracies
+    from vlp_bench.commands.pretrain_run import PretrainingRun
+    from vlp_bench.data.probes import cases
+    from vlp_bench.data.shapes import World
     from vlp_bench.tasks.pretraining import Pretraining
 
-    torch.set_num_threads(args.threads)
-    seed_everything(args.seed, verbose=False)
-    began, last = time.time(), args.out / "last.ckpt"
-    done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
+    run = PretrainingRun(args)
     recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
     course = _course(args)
     module = Pretraining(_model(args).train(), words_only=course.words_only, **recipe)
-    batches = _batches(course, done, args.workers)
-    _trainer(args, done).fit(module, batches, ckpt_path=last if done else None, weights_only=True)
-    _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})
+    hidden = cases(World(args.seed).told_apart("itr_val", 300), 200)
+
+    def look() -> dict[str, float]:
+        """Masked-word accuracy by attribute, and its control."""
+        found = accuracies(module.model, hidden)
+        return {f"words/{a}": own for a, (own, _) in found.items()} | {f"control/{a}": c for a, (_, c) in found.items()}
+
+    run.train(module, course, look, args.workers)
+    run.save(f"{args.model}_shapes.safetensors", module.model)
 
 
 def _course(args: argparse.Namespace) -> "Curriculum":
@@ -156,71 +153,6 @@ def _config(args: argparse.Namespace) -> "XVLMConfig":
         max_positions=48,
         itm_uniform=1.0,
     )
-
-
-def _batches(course: "Curriculum", done: int, workers: int) -> "DataLoader[Batch]":
-    from torch.utils.data import DataLoader
-
-    from vlp_bench.data.curriculum import Remaining
-
-    left, ahead = Remaining(done, len(course)), 4 if workers else None
-    return DataLoader(course, batch_size=None, sampler=left, num_workers=workers, prefetch_factor=ahead)
-
-
-def _trainer(args: argparse.Namespace, done: int = 0) -> "Trainer":
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
-
-    last = ModelCheckpoint(args.out, filename="last", every_n_train_steps=250, enable_version_counter=False)
-    return Trainer(
-        max_steps=args.steps,
-        accelerator=args.accelerator,
-        devices=1,
-        precision=args.precision,
-        gradient_clip_val=1.0,
-        logger=CSVLogger(args.out, name="curves", version=f"from_{done}"),
-        log_every_n_steps=25,
-        callbacks=[last, _probe(args)],
-        enable_model_summary=False,
-    )
-
-
-def _probe(args: argparse.Namespace) -> "Callback":
-    """Masked-word accuracy by attribute, every so many steps."""
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from vlp_bench.commands.gate import accuracies
-    from vlp_bench.data.probes import cases
-    from vlp_bench.data.shapes import World
-
-    hidden = cases(World(args.seed).told_apart("itr_val", 300), 200)
-
-    def look(trainer: "Trainer", module: "Pretraining", *_: object) -> None:
-        if trainer.global_step % args.probe_every or trainer.logger is None:
-            return
-        module.eval()
-        found = accuracies(module.model, hidden)
-        module.train()
-        flat = {f"words/{a}": own for a, (own, _) in found.items()} | {f"control/{a}": c for a, (_, c) in found.items()}
-        trainer.logger.log_metrics(flat, step=trainer.global_step)
-        trainer.logger.save()
-
-    return LambdaCallback(on_train_batch_end=look)
-
-
-def _save(args: argparse.Namespace, module: "Pretraining", timing: dict[str, int]) -> None:
-    """The weights, as float16, and what made them."""
-    import torch
-
-    from vlp_bench.commands.provenance import commit, hardware, versions
-    from vlp_bench.models.checkpoints import save_model, weights_hash
-
-    revision, dirty = commit()
-    run = {"arguments": {k: str(v) for k, v in vars(args).items()}, "commit": revision, "uncommitted_changes": dirty}
-    file = save_model(args.out / f"{args.model}_shapes.safetensors", module.model, run, dtype=torch.float16)
-    where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(file)}
-    (args.out / "pretraining.json").write_text(json.dumps(run | timing | where, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

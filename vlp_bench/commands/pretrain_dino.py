@@ -7,18 +7,10 @@ beside it, its curves (curves/) and what was run (pretraining.json). A killed ru
 """
 
 import argparse
-import json
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlp_bench.commands.errors import one_line
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
-
-    from vlp_bench.tasks.attributes import AttributePretraining
 
 NAME = "dino_shapes.safetensors"
 
@@ -57,86 +49,29 @@ def pretrain(args: argparse.Namespace) -> None:
         Diverged: the loss is no longer a number.
         ValueError: an argument is out of its range.
     """
-    import torch
-    from lightning.pytorch import seed_everything
-    from torch.utils.data import DataLoader
-
-    from vlp_bench.data.attributes import LABELS, AttributeBatches
-    from vlp_bench.data.curriculum import PATCH, Remaining
+    from vlp_bench.commands.pretrain_run import PretrainingRun
+    from vlp_bench.data.attributes import LABELS, PARTS, AttributeBatches
+    from vlp_bench.data.curriculum import PATCH
     from vlp_bench.data.drawing import SIDE
+    from vlp_bench.data.labelled import CLASSES
     from vlp_bench.models.dino import DINO, DINOConfig
-    from vlp_bench.tasks.attributes import AttributePretraining
+    from vlp_bench.tasks.attributes import AttributePretraining, attribute_recall
 
-    torch.set_num_threads(args.threads)
-    seed_everything(args.seed, verbose=False)
-    began, last = time.time(), args.out / "last.ckpt"
-    done = int(torch.load(last, weights_only=True, map_location="cpu")["global_step"]) if last.is_file() else 0
+    run = PretrainingRun(args)
     sizes = {"vision_width": args.width, "vision_layers": args.layers, "vision_heads": 4, "classes": LABELS}
     model = DINO(DINOConfig(image_size=SIDE, patch_size=PATCH, stem="conv", **sizes), attention="eager")
     module = AttributePretraining(model, steps=args.steps, lr=args.lr, warmup_steps=args.warmup_steps)
-    scenes = AttributeBatches(args.steps, args.batch_size, seed=args.seed)
-    batches = DataLoader(scenes, batch_size=None, sampler=Remaining(done, args.steps))
-    _trainer(args, done).fit(module, batches, ckpt_path=last if done else None, weights_only=True)
-    _save(args, module, {"first_step": done, "seconds": round(time.time() - began)})
-
-
-def _trainer(args: argparse.Namespace, done: int) -> "Trainer":
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
-
-    last = ModelCheckpoint(args.out, filename="last", every_n_train_steps=250, enable_version_counter=False)
-    return Trainer(
-        max_steps=args.steps,
-        accelerator=args.accelerator,
-        devices=1,
-        precision=args.precision,
-        gradient_clip_val=1.0,
-        logger=CSVLogger(args.out, name="curves", version=f"from_{done}"),
-        log_every_n_steps=25,
-        callbacks=[last, _probe(args)],
-        enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
-    )
-
-
-def _probe(args: argparse.Namespace) -> "Callback":
-    """Balanced accuracy by kind of attribute on validation scenes, every so many steps."""
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from vlp_bench.data.attributes import PARTS, AttributeBatches
-    from vlp_bench.tasks.attributes import attribute_recall
-
     held_out = AttributeBatches(4, 64, "itr_val", args.seed)
     scenes = [held_out[i] for i in range(len(held_out))]
 
-    def look(trainer: "Trainer", module: "AttributePretraining", *_: object) -> None:
-        if trainer.global_step % args.probe_every or trainer.logger is None:
-            return
-        module.eval()
-        found = attribute_recall(module.model, [(x.to(module.device), y) for x, y in scenes], PARTS)
-        module.train()
-        trainer.logger.log_metrics({f"told/{kind}": value for kind, value in found.items()}, step=trainer.global_step)
-        trainer.logger.save()
+    def look() -> dict[str, float]:
+        """Balanced accuracy by kind of attribute on validation scenes."""
+        shown = [(images.to(module.device), labels) for images, labels in scenes]
+        return {f"told/{kind}": value for kind, value in attribute_recall(model, shown, PARTS).items()}
 
-    return LambdaCallback(on_train_batch_end=look)
-
-
-def _save(args: argparse.Namespace, module: "AttributePretraining", timing: dict[str, int]) -> None:
-    """The weights, as float16, and what made them. The classifier of attributes gives way to a new one."""
-    import torch
-
-    from vlp_bench.commands.provenance import commit, hardware, versions
-    from vlp_bench.data.labelled import CLASSES
-    from vlp_bench.models.checkpoints import save_model, weights_hash
-
-    revision, dirty = commit()
-    run = {"arguments": {k: str(v) for k, v in vars(args).items()}, "commit": revision, "uncommitted_changes": dirty}
-    run["trained_on"] = "which attributes appear in a scene (supervised; not self-distilled)"
-    module.model.new_classifier(len(CLASSES))
-    file = save_model(args.out / NAME, module.model, run, dtype=torch.float16)
-    where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(file)}
-    (args.out / "pretraining.json").write_text(json.dumps(run | timing | where, indent=1) + "\n", encoding="utf-8")
+    run.train(module, AttributeBatches(args.steps, args.batch_size, seed=args.seed), look)
+    model.new_classifier(len(CLASSES))  # that of attributes gives way to a new one
+    run.save(NAME, model, {"trained_on": "which attributes appear in a scene (supervised; not self-distilled)"})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.blip_towers import BLIPConfig, blip_decoder, blip_text, blip_vision
 from vlp_bench.models.losses import draw, negative_weights, same_image, similarity
+from vlp_bench.models.matching import Score, SeenImages
 from vlp_bench.models.med import tie_med
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
 from vlp_bench.models.released import NOBODY
@@ -140,13 +141,23 @@ class BLIP(nn.Module):
         return texts[:, 0, 1:]
 
     def match(self, texts: Tensor, text_atts: Tensor | None, image_states: Tensor) -> Tensor:
-        """(b,) how well text and image go together: ITM's logit plus the cosine of both features.
+        """(b,) how well text and image go together: ITM's logit plus the cosine of both features; in eval mode.
 
         texts: (b, t, 1 + e) of `encode_text`.
         """
-        fused = self.fuse(texts[..., 0].round().long(), text_atts, image_states)
-        cosine = (self.project_text(texts) * self.project_image(image_states)).sum(-1)
-        return self.itm_head(fused[:, 0]).float()[:, 1] + cosine
+        return self.matcher(image_states)(texts, text_atts, torch.arange(len(image_states)))
+
+    def matcher(self, image_states: Tensor) -> Score:
+        """`match` for many texts of each of some images (m, 1 + n, d)."""
+        tower, features = self.text_encoder, self.project_image(image_states)
+        images = SeenImages(tower.encoder.layer, image_states)
+
+        def score(texts: Tensor, atts: Tensor | None, image: Tensor) -> Tensor:
+            ids = replace_first(texts[..., 0].round().long(), self.config.enc_id)
+            logits = self.itm_head(images.fuse(tower.embeddings(ids), atts, image)).float()
+            return logits[:, 1] + (self.project_text(texts) * features[image]).sum(-1)
+
+        return score
 
     # --- losses ---
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.bert.modeling_bert import BertLayer
 
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.losses import box_losses, contrastive, hard_negatives
+from vlp_bench.models.matching import Score, SeenImages
 from vlp_bench.models.towers import (
     ATTENTIONS,
     XVLMConfig,
@@ -143,16 +143,13 @@ class XVLM(nn.Module):
         return F.normalize(self.text_proj(states[:, 0]).float(), dim=-1)
 
     def match(self, text_states: Tensor, text_atts: Tensor | None, image_states: Tensor) -> Tensor:
-        """(b,) logit that text and image belong together: the re-ranking score of retrieval, of a model in eval mode.
+        """(b,) logit that text and image belong together: retrieval's re-ranking score, of a model in eval mode."""
+        return self.matcher(image_states)(text_states, text_atts, torch.arange(len(image_states)))
 
-        The head reads [CLS] alone, so the last layer is computed for it alone.
-        """
-        mask = key_mask(text_atts, self.attention)
-        *lower, last = self.text_encoder.bert.encoder.layer[self.config.first_fusion_layer :]
-        x = text_states
-        for layer in lower:
-            x = layer(x, mask, image_states)
-        return self._itm_logits(first_state(last, x, text_atts, image_states))[:, 1]
+    def matcher(self, image_states: Tensor) -> Score:
+        """`match` for many texts of each of some images (m, 1 + n, d)."""
+        images = SeenImages(self.text_encoder.bert.encoder.layer[self.config.first_fusion_layer :], image_states)
+        return lambda texts, atts, image: self.itm_head(images.fuse(texts, atts, image)).float()[:, 1]
 
     # --- losses ---
 
@@ -249,20 +246,6 @@ class XVLM(nn.Module):
         states = self.fuse(self.encode_text(ids, x.text_atts), x.text_atts, x.images, x.image_atts)
         picked = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))  # (b, p, d)
         return self.text_encoder.cls(picked).float()
-
-
-def first_state(layer: nn.Module, x: Tensor, atts: Tensor | None, image_states: Tensor) -> Tensor:
-    """(b, 1, d): what a fusion layer in eval mode makes of (b, t, d) at the first token, which sees all real ones."""
-    assert isinstance(layer, BertLayer)
-    attention = layer.attention
-    q, k, v = (
-        part(rows).unflatten(-1, (attention.self.num_attention_heads, -1)).transpose(1, 2)
-        for part, rows in ((attention.self.query, x[:, :1]), (attention.self.key, x), (attention.self.value, x))
-    )
-    mixed = F.scaled_dot_product_attention(q, k, v, key_mask(atts, "sdpa")).transpose(1, 2).flatten(2)
-    x = attention.output(mixed, x[:, :1])
-    x, _ = layer.crossattention(x, None, image_states)
-    return layer.feed_forward_chunk(x)
 
 
 def _need(batch: Batch, field: str) -> Tensor:

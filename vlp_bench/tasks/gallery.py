@@ -35,10 +35,13 @@ class Matcher(Protocol):
         """(t, l, d) -> (t, e) of length 1."""
         ...
 
-    def match(self, text_states: Tensor, text_atts: Tensor, image_states: Tensor) -> Tensor:
-        """(p, l, d), (p, l), (p, 1 + n, d) -> (p,): how well each text goes with its image."""
+    def matcher(self, image_states: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """(m, 1 + n, d) -> a function of texts (p, l, d), (p, l) and images (p,): how well each text goes with its."""
         ...
 
+
+BLOCK = 64
+"""Images whose keys and values are held at a time: at most 2.7 GB (BLIP at 384 px in fp32)."""
 
 Sum = Callable[[Tensor], Tensor]
 """Adds a tensor up over all processes."""
@@ -113,7 +116,7 @@ class WholeGallery:
         return self.reranked(model, k=k, pairs=pairs, share=share).metrics()
 
     def reranked(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> "Reranked":
-        """The k nearest by cosine of each query put in order by `model.match`.
+        """The k nearest by cosine of each query put in order by `model.matcher`.
 
         A pair that is on the shortlists of both its image and its text is matched once. `k` is cut to the gallery;
         `pairs` are matched at a time.
@@ -133,22 +136,24 @@ class WholeGallery:
     def match(self, model: Matcher, image: Tensor, text: Tensor, *, pairs: int, share: "Share") -> Tensor:
         """Matching scores (p,) float32 of the pairs `image` (p,), `text` (p,); each process does its share of them.
 
-        Pairs go by length of text, so that little padding is computed; memory is bounded by `pairs`, not by p.
-        Diverged if a score is not a number.
+        What the model reads of an image is computed once for all of its texts, for a block of images at a time. In a
+        block, pairs go by length of text, so that little padding is computed; memory is bounded by the block and by
+        `pairs`, not by p. Diverged if a score is not a number.
         """
         lengths = self.atts.sum(1)
-        order = (lengths[text] * len(self.images) + image).argsort()
-        scores = torch.zeros(len(order), device=self.atts.device)
-        for chunk in share.of(order.split(pairs)):
-            i, j = image[chunk], text[chunk]
-            longest = int(lengths[j].max())
-            texts = self._fetch(self.texts, j)[:, :longest]
-            scores[chunk] = model.match(texts, self.atts[j, :longest], self._fetch(self.images, i)).float()
+        scores = torch.zeros(len(image), device=self.atts.device)
+        for first in range(0, len(self.images), BLOCK):
+            mine = ((image >= first) & (image < first + BLOCK)).nonzero().squeeze(1)
+            chunks = list(share.of(mine[lengths[text[mine]].argsort()].split(pairs)))
+            if not len(mine) or not chunks:
+                continue
+            score = model.matcher(self.images[first : first + BLOCK].to(self.atts.device))
+            for chunk in chunks:
+                j = text[chunk]
+                longest = int(lengths[j].max())
+                texts = self.texts[j.to(self.texts.device)].to(self.atts.device)[:, :longest]
+                scores[chunk] = score(texts, self.atts[j, :longest], image[chunk] - first).float()
         return _numbers(share.sum(scores))
-
-    def _fetch(self, states: Tensor, rows: Tensor) -> Tensor:
-        """Rows of states, from wherever they wait to where the model is."""
-        return states[rows.to(states.device)].to(self.atts.device)
 
 
 def _first(scores: Tensor, candidates: Tensor) -> Tensor:
