@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-compare test test-slow lint gate pretrain bench clean
+.PHONY: help env demo demo-compare test test-slow lint docs gate pretrain bench clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--index-url ...']"
@@ -37,6 +37,11 @@ lint: $(READY)  ## check style, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## build the documentation into build/site; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/keys.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gate: $(READY)  ## print the acceptance gate of the shipped checkpoint: what the model has learnt, against its controls
 	$(BIN)/python -m vlp_bench.commands.gate

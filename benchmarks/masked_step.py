@@ -1,9 +1,10 @@
 """What keeping zeros costs a training step: forward, backward, clipping, AdamW, with and without `KeepPruned`.
 
-    python benchmarks/masked_step.py [--size small|narrow|paper] [--rows 4] [--rounds 7]
+    python benchmarks/masked_step.py [--size small|narrow|paper] [--rows 4] [--rounds 7] [--only bf16]
 
-Three ways of taking a step: as it is; with four batches accumulated; in two processes (DDP over gloo, one thread each)
-with two batches accumulated. On a GPU in bf16, and without the third. Goal: a ratio of at most 1.05 (CPU), 1.03 (GPU).
+Ways of taking a step: as it is; with four batches accumulated; in two processes (DDP over gloo, one thread each) with
+two batches accumulated. All clip the gradients, and all come in fp32 and in mixed precision (bf16); on a GPU in bf16
+alone, in one process. Goal: a ratio of at most 1.05 (CPU), 1.03 (GPU).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -29,6 +31,27 @@ GOAL = 1.05 if DEVICE == "cpu" else 1.03
 Spent = dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a step is taken: from how many batches, in how many processes, in which precision."""
+
+    batches: int = 1
+    processes: int = 1
+    bf16: bool = DEVICE == "cuda"
+
+    def __str__(self) -> str:
+        how = "bf16" if self.bf16 else "fp32"
+        shared = f", {self.processes} processes" if self.processes > 1 else ""
+        return f"{how}, {self.batches} batch{'es' * (self.batches > 1)}{shared}"
+
+
+WAYS = [
+    Way(batches, processes, bf16)
+    for bf16 in ((True,) if DEVICE == "cuda" else (False, True))
+    for batches, processes in ((1, 1), (4, 1), *([(2, 2)] if DEVICE == "cpu" else []))
+]
+
+
 class Loss(nn.Module):
     """The pre-training loss as a module's output, as DDP wants it."""
 
@@ -40,7 +63,9 @@ class Loss(nn.Module):
         return self.model.adapter.loss(self.model, content)
 
 
-def step(loss: nn.Module, contents: list[vlp_bench.Batch], keeper: KeepPruned | None) -> Callable[[], None]:
+def step(
+    loss: nn.Module, contents: list[vlp_bench.Batch], keeper: KeepPruned | None, *, bf16: bool
+) -> Callable[[], None]:
     """One training step on accumulated batches, with the zeros kept or dense."""
     optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
 
@@ -48,7 +73,7 @@ def step(loss: nn.Module, contents: list[vlp_bench.Batch], keeper: KeepPruned | 
         optimizer.zero_grad()
         for number, content in enumerate(contents, start=1):
             waiting: Any = getattr(loss, "no_sync", nullcontext) if number < len(contents) else nullcontext
-            with waiting(), torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=DEVICE == "cuda"):
+            with waiting(), torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=bf16):
                 (loss(content) / len(contents)).backward()
         if keeper is not None:
             keeper.mask_gradients()
@@ -58,48 +83,48 @@ def step(loss: nn.Module, contents: list[vlp_bench.Batch], keeper: KeepPruned | 
     return run
 
 
-def measure(size: str, rows: int, rounds: int, accumulated: int, wrap: Callable[[nn.Module], nn.Module]) -> Spent:
+def measure(size: str, rows: int, rounds: int, way: Way) -> Spent:
     """Seconds of dense and masked steps in turn."""
-    contents = [batch(size, rows, seed) for seed in range(accumulated)]
+
+    def wrap(loss: nn.Module) -> nn.Module:
+        several = way.processes > 1
+        return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True) if several else loss
+
+    contents = [batch(size, rows, seed) for seed in range(way.batches)]
     dense, sparse = xvlm(size).train(), xvlm(size)
     solution = vlp_bench.prune(sparse, "omp", 0.9)
     solution.install(sparse)
     keeper = KeepPruned(solution.masks).attach(sparse.train())
     steps = {
-        "dense": step(wrap(Loss(dense)), contents, None),
-        "masked": step(wrap(Loss(sparse)), contents, keeper),
+        "dense": step(wrap(Loss(dense)), contents, None, bf16=way.bf16),
+        "masked": step(wrap(Loss(sparse)), contents, keeper, bf16=way.bf16),
     }
     found = interleaved(steps, rounds)
     keeper.verify("after the last step")
     return found
 
 
-def in_a_process(rank: int, folder: str, size: str, rows: int, rounds: int) -> None:
-    """One of two processes; the first leaves its seconds in a file."""
+def in_a_process(rank: int, folder: str, size: str, rows: int, rounds: int, way: Way) -> None:
+    """One of several processes; the first leaves its seconds in a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-
-    def wrap(loss: nn.Module) -> nn.Module:
-        return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
-
-    found = measure(size, rows, rounds, 2, wrap)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=way.processes)
+    found = measure(size, rows, rounds, way)
     if rank == 0:
         torch.save(found, os.path.join(folder, "found.pt"))
     dist.destroy_process_group()
 
 
-def in_two_processes(size: str, rows: int, rounds: int) -> Spent:
-    """What one of two DDP processes measures."""
+def in_processes(size: str, rows: int, rounds: int, way: Way) -> Spent:
+    """What the first of the DDP processes measures."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(in_a_process, (folder, size, rows, rounds), nprocs=2)
+        torch.multiprocessing.spawn(in_a_process, (folder, size, rows, rounds, way), nprocs=way.processes)
         return torch.load(os.path.join(folder, "found.pt"), weights_only=True)
 
 
-def show(way: str, found: Spent) -> None:
+def show(way: Way, found: Spent) -> None:
     told = ", ".join(f"{name} {median(spent):.4f} s" for name, spent in found.items())
-    print(
-        f"  {way:32s} {told}; masked / dense = {ratio(found['masked'], found['dense']):.3f}  (goal {GOAL:.2f} or less)"
-    )
+    found_ratio = ratio(found["masked"], found["dense"])
+    print(f"  {way!s:30s} {told}; masked / dense = {found_ratio:.3f}  (goal {GOAL:.2f} or less)")
 
 
 def main() -> None:
@@ -107,13 +132,13 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--rows", type=int, default=4, help="image-caption pairs in a batch")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="ways whose name holds this: fp32, bf16, '4 batches', processes")
     args = parser.parse_args()
     given = (args.size, args.rows, args.rounds)
     print(f"XVLM {args.size}, {args.rows} pairs, {torch.get_num_threads()} thread(s), sparsity 0.9, gradients clipped")
-    show("one batch", measure(*given, 1, lambda loss: loss))
-    show("4 batches accumulated", measure(*given, 4, lambda loss: loss))
-    if DEVICE == "cpu":
-        show("2 processes, 2 batches", in_two_processes(*given))
+    for way in WAYS:
+        if args.only in str(way):
+            show(way, (in_processes if way.processes > 1 else measure)(*given, way))
 
 
 if __name__ == "__main__":

@@ -112,12 +112,16 @@ def _die() -> None:
 
 
 def differences(calm: Path, killed: Path) -> list[str]:
-    """What two output folders disagree about: rows (but time and memory), masks and tested weights. Empty: nothing."""
+    """What two output folders disagree about: rows (but time and memory), masks and tested weights. Empty: nothing.
+
+    Half-written files that are still in the second count too.
+    """
     import torch
 
+    from vlp_bench.commands.lock import LEFT
     from vlp_bench.pruning.solution import Solution
 
-    found = []
+    found = [f"{path} was left behind" for path in killed.rglob(".*") if LEFT.fullmatch(path.name)]
     for run in sorted((calm / "runs").iterdir()):
         other = killed / "runs" / run.name
         if _values(calm, run.name) != _values(killed, run.name):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -22,7 +27,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def interleaved(runs: dict[str, Callable[[], object]], rounds: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of every run in every round; odd rounds go backwards, the first `warm_up` rounds don't count."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + warm_up):
@@ -36,3 +41,16 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int, *, warm_up: 
 def ratio(over: list[float], under: list[float]) -> float:
     """Median over the rounds of one run's seconds divided by the other's in the same round."""
     return median(a / b for a, b in zip(over, under, strict=True))
+
+
+def peak() -> float:
+    """Highest resident memory of this process so far, or memory of the GPU, in bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def alone(script: str, *arguments: str) -> dict[str, Any]:
+    """What a script prints as JSON in its last line, run in a process of its own: peaks don't hide one another."""
+    done = subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""An XVLM with random weights, and batches for it: the paper's, one as wide with fewer layers, a tiny one."""
+"""An XVLM with random weights, and batches for it: the paper's, one as wide, one as deep, a tiny one."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ SIZES = {
         text_layers=4,
         fusion_layers=2,
     ),
+    "deep": XVLMConfig(image_size=64, vision_width=96, vision_heads=4, text_width=96, text_heads=4),
     "paper": XVLMConfig(),
 }
 TOKENS, MASKED = 30, 5
@@ -42,6 +43,11 @@ def xvlm(size: str) -> XVLM:
     """The model in evaluation mode, from a fixed seed."""
     torch.manual_seed(0)
     return XVLM(SIZES[size]).eval().to(DEVICE)
+
+
+def pairs(size: str, rows: int, batches: int) -> list[list[Batch]]:
+    """Batches of two parts, `rows` captions of whole images and as many of regions."""
+    return [[batch(size, rows, 2 * i), batch(size, rows, 2 * i + 1, region=True)] for i in range(batches)]
 
 
 def batch(size: str, rows: int, seed: int, *, region: bool = False) -> Batch:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from benchmarks.endurance.kill_anywhere import MEASURED
 from tests.support.forked import together
 from vlp_bench import processes
+from vlp_bench.commands.expand import cells_of
 from vlp_bench.commands.group import Plan, perform
 from vlp_bench.commands.prune_once import load_mask
 from vlp_bench.results.store import Store
@@ -76,6 +77,11 @@ def test_two_processes_train_and_measure_what_one_does(specified, dry_weights, t
     run_forked(one, 1, tmp_path / "1")
     run_forked(two, 2, tmp_path / "2")
     assert len(curve(one)) == 6
+    assert_same(one, two)
+
+
+def assert_same(one, two):
+    """Curve within 1e-5, metrics and masks bit for bit; one set of rows."""
     assert curve(two) == pytest.approx(curve(one), abs=1e-5)
     assert numbers(two) == numbers(one)
     [first], [second] = (list((run.out / "masks").iterdir()) for run in (one, two))
@@ -166,3 +172,36 @@ def test_the_command_starts_its_own_processes_and_ends_them_together(tiny, tmp_p
     assert failed.returncode == 3
     assert failed.stderr.count("error:") == 1
     assert "task.lr" in failed.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_on_the_embedded_world_computes_what_one_process_does(tmp_path):
+    """The shipped model without dropout, 10 steps of 48; two gloo processes that torchrun has started."""
+    import subprocess
+    from dataclasses import replace
+
+    from vlp_bench.models.checkpoints import build, save_model
+    from vlp_bench.models.xvlm import XVLM
+
+    shipped = build("pkg://vlp_bench/assets/xvlm_shapes.safetensors")
+    dry = XVLM(replace(shipped.config, dropout=0.0))
+    dry.load_state_dict(shipped.state_dict())
+    weights = save_model(tmp_path / "dry.safetensors", dry)
+    words = [
+        "+exp=xvlm_itr", f"model.weights={weights}", "pruner=multiflow", "sparsity=0.9", "recipe.epochs=1",
+        "trainer.log_every_n_steps=1", "data.source.train=480", "data.source.val=60", "data.source.test=60",
+        "data.calibration.num_batches=4",
+    ]  # fmt: skip
+    alone = [*words, "trainer=cpu", f"paths.out={tmp_path}/one"]
+    shared = [*words, *DDP, "data.batch_size=24", f"paths.out={tmp_path}/two"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for start, own in (([], alone), (torchrun, shared)):
+        command = [sys.executable, *start, "-m", "vlp_bench", *own]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    [one], [two] = cells_of(alone), cells_of(shared)
+    steps = curve(one.specification)
+    assert len(steps) == 10
+    assert_same(one.specification, two.specification)
+    apart = max(abs(a - b) for a, b in zip(steps, curve(two.specification), strict=True))
+    print(f"losses of {len(steps)} steps differ by {apart:.1e} at most, metrics: {numbers(two.specification)}")

@@ -18,7 +18,10 @@ def test_a_run_killed_while_it_writes_its_mask_and_its_checkpoint(words, tmp_pat
     changed = tmp_path / "killed" / "runs"
     [rows] = changed.glob("*/rows.jsonl")
     rows.write_text(rows.read_text().replace('"metric": "r_mean"', '"metric": "other"'))
-    assert any("rows" in line for line in differences(tmp_path / "calm", tmp_path / "killed"))
+    (tmp_path / "killed" / "masks" / ".m.safetensors.abcdefgh").touch()
+    found = differences(tmp_path / "calm", tmp_path / "killed")
+    assert any("rows" in line for line in found)
+    assert any("was left behind" in line for line in found)
 
 
 @pytest.mark.slow

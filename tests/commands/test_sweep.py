@@ -1,26 +1,26 @@
 """Sweeps: every cell in a process of its own, nothing computed twice, failures tried again and told."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from benchmarks.endurance.kill_anywhere import SLOW
+from benchmarks.endurance.kill_sweep import endure
+from tests.results.test_row import ORIGIN, row
 from tests.support.sweeps import forked
 from vlp_bench.commands import slurm
 from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.expand import cells_of, expand
 from vlp_bench.commands.group import Plan
 from vlp_bench.commands.launch import _as_array
-from vlp_bench.commands.lock import alone
+from vlp_bench.commands.lock import LEFT, alone
 from vlp_bench.commands.states import State
-from vlp_bench.commands.sweep import Cell, Sweep, _slots
+from vlp_bench.commands.sweep import Sweep, _slots
 from vlp_bench.results.store import Store
 
 QUICK = ("recipe.epochs=0", "sparsity=0.5")
@@ -169,48 +169,43 @@ def test_a_multirun_is_one_fresh_process_for_each_run(tiny):
     assert "0 <= sparsity < 1" in wrong.stderr
 
 
-def _computed(cells: list[Cell]) -> dict[str, int]:
-    """How many results each cell has stored."""
-    stored = {
-        cell.name: [row.provenance["time"] for row in Store(cell.folder.parent).rows(cell.name)] for cell in cells
-    }
-    return {name: len(set(times)) for name, times in stored.items()}
-
-
 @pytest.mark.slow
-def test_a_sweep_of_36_cells_killed_three_times_computes_nothing_twice(tiny):
+@pytest.mark.parametrize("seed", (0, 1))
+def test_a_sweep_of_36_cells_killed_three_times_computes_nothing_twice(tiny, seed):
     """Killed with all its processes at random moments; two cells at a time."""
     for module in SLOW:
         import_module(module)
-    words = [
-        *tiny,
-        "recipe.epochs=1",
-        "data.source.train=8",
-        "pruner=lamp,multiflow,omp,snip",
-        "sparsity=0.63,0.75,0.9",
-        "seed=0,1,2",
-    ]
-    cells, chance = cells_of(words), random.Random(0)
+    grid = ["pruner=lamp,multiflow,omp,snip", "sparsity=0.63,0.75,0.9", "seed=0,1,2"]
+    cells = cells_of([*tiny, "recipe.epochs=1", "data.source.train=8", *grid])
     assert len(cells) == 36
-    finished: dict[str, int] = {}
-    for share in (0.2, 0.5, 0.8, None):
+
+    def start():
         child = os.fork()
         if not child:
             os.setsid()
             Sweep(cells, n_parallel=2, start=forked).perform()
             os._exit(0)
-        while share is not None and sum(_computed(cells).values()) < share * len(cells):
-            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the sweep has ended by itself"
-            time.sleep(0.2)
-        if share is not None:
-            time.sleep(chance.random())
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        now = _computed(cells)
-        assert all(now[name] == count for name, count in finished.items() if count), (
-            "a finished cell was computed again"
-        )
-        finished = now
-    assert set(finished.values()) == {1}
-    assert all(cell.state() == State.DONE for cell in cells)
-    assert Path(cells[0].specification.out / "statistics").is_dir()
+        return child
+
+    assert endure(cells, start, kills=3, seed=seed, say=print) == []
+    out = cells[0].specification.out
+    assert (out / "statistics").is_dir()
+    assert [path for path in out.rglob(".*") if LEFT.fullmatch(path.name)] == []
+
+
+def test_a_cell_that_is_computed_again_is_found_out(tiny):
+    cells = cells_of([*tiny, *QUICK, "pruner=omp"])
+    store = Store(cells[0].folder.parent)
+
+    def start():
+        child = os.fork()
+        if not child:
+            times = [f"2026-01-01T00:00:0{n}+00:00" for n in range(2)]
+            for time in times:
+                store.append(cells[0].name, [row(run=cells[0].specification.run, provenance=ORIGIN | {"time": time})])
+            os._exit(0)
+        return child
+
+    name = cells[0].name
+    assert endure(cells, start, kills=0, seed=0, say=print) == [f"{name} was stored 2 times"]
+    assert endure(cells, start, kills=1, seed=0, say=print) == ["the sweep ended before it was killed"]

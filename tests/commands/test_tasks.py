@@ -61,6 +61,7 @@ def rows(tmp_path, tiny_weights, blip_weights):
         ("blip_ic", "truth"),
         ("xvlm_ic_pretrain", "truth"),
         ("blip_itr", "r_mean"),
+        ("blip_nlvr2", "accuracy"),
     ],
 )
 def test_an_experiment_runs_to_its_rows(rows, exp, metric):

@@ -1,13 +1,16 @@
 """W&B from stored rows: what is sent is what is stored, and offline files hold it."""
 
+import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from tests.results.test_report import fill
-from vlp_bench.commands import wandb_sync
+from tests.results.test_report import PUBLISHED, fill
+from vlp_bench.commands import wandb_sync, wandb_workspace
 from vlp_bench.commands.errors import UserError
-from vlp_bench.results.report import material
+from vlp_bench.results.report import material, page
 from vlp_bench.results.store import Store
 
 
@@ -65,6 +68,66 @@ def records(file):
             parts = []
 
 
+@pytest.fixture
+def chapter(study):
+    return page.chapter(study, PUBLISHED, baseline="omp")
+
+
+def keys(panels):
+    return [key for panel in panels for key in panel.keys]
+
+
+def test_a_dashboard_shows_keys_that_are_sent_and_no_others(chapter):
+    study = chapter.study
+    curves = wandb_sync._curves(study)
+    assert curves == ["train/loss", "val/txt_r1"]
+    found = {section.name: section.panels for section in wandb_workspace.sections(chapter, curves)}
+    assert list(found) == ["Test, mean over seeds", "Cost and quality", "Training", "Report"]
+    sent = wandb_sync.summary(study, "omp-0.5-1")
+    assert set(keys([*found["Test, mean over seeds"], *found["Cost and quality"]])) == {*sent} - {
+        "status", "message", "origin"
+    }  # fmt: skip
+    assert keys(found["Training"]) == curves
+    assert keys(found["Report"])[:3] == ["report", "cells", "Difference to omp"]
+    whole = json.loads(wandb_workspace.definition(chapter, curves))
+    assert whole["sections"][0]["panels"][0] == {"kind": "bar", "title": "test/txt_r1", "keys": ["test/txt_r1"]}
+
+
+def test_a_saved_workspace_needs_an_extra_and_says_so(chapter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(UserError, match=r"vlp_bench\[dashboards\]"):
+        wandb_workspace.workspace(wandb_workspace.definition(chapter, []), "team", "project")
+
+
+def test_the_definition_becomes_a_workspace_of_wandbs_package(chapter, tmp_path, monkeypatch):
+    ws = pytest.importorskip("wandb_workspaces.workspaces")
+    content = wandb_workspace.definition(chapter, ["train/loss"])
+    made = wandb_workspace.workspace(content, "team", "project")
+    wanted = [[panel["kind"] for panel in section["panels"]] for section in json.loads(content)["sections"]]
+    kinds = {"line": "LinePlot", "bar": "BarPlot", "scatter": "ScatterPlot", "media": "MediaBrowser",
+             "table": "WeavePanelSummaryTable"}  # fmt: skip
+    assert [[type(panel).__name__ for panel in section.panels] for section in made.sections] == [
+        [kinds[kind] for kind in section] for section in wanted
+    ]
+    spec = made._to_model().model_dump_json()  # what would be sent
+    assert all(word in spec for word in ("train/loss", "test/txt_r1", "mask/seconds", "report"))
+    saved = []
+    monkeypatch.setattr(ws.Workspace, "save", lambda self: saved.append(self))
+    monkeypatch.setattr(ws.Workspace, "url", property(lambda self: "https://wandb.ai/team/project?nw=1"))
+    monkeypatch.setattr(ws.Workspace, "from_url", classmethod(lambda cls, url: saved[0]))
+    for _ in range(2):
+        wandb_workspace.save(content, "team", "project", tmp_path / "w.json")
+    assert saved[0] is saved[1]  # the second call changed the first's
+    assert json.loads((tmp_path / "w.json").read_text())["url"].startswith("https://")
+
+
+def test_trouble_with_the_workspace_stops_nothing(chapter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    run = SimpleNamespace(entity="team", project="p")
+    wandb_sync._save_workspace(run, chapter, "{}", wandb_sync.Request(out=str(tmp_path), online=True))
+    assert "no workspace was saved" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_offline_files_hold_runs_tables_and_artifacts(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb_sync, "settings", lambda study, run: {"id": run, "name": run, "group": f"g{run[:-2]}"})
@@ -85,3 +148,4 @@ def test_offline_files_hold_runs_tables_and_artifacts(tmp_path, monkeypatch):
     assert "report-" in text
     assert "table-file" in text
     assert "html-file" in text
+    assert "workspace.json" in text  # among the files of the report's artifact

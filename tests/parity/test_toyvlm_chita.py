@@ -1,5 +1,7 @@
 """CHITA and CHITA++ against the masks and weights that the released program recorded, of the whole run."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -29,14 +31,23 @@ def flat(tensors, order):
     return np.concatenate([tensors[str(name)].numpy().ravel() for name in order])
 
 
+def rounds_as_recorded():
+    """Whether float32 products have the bits here that they had where the arrays were recorded: kernels differ."""
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal((6, 3000), dtype=np.float32))
+    return zlib.crc32((x @ x.T).tobytes()) == 0x8584ED80
+
+
 @pytest.mark.parametrize("memory_gb", [8.0, 0.0005])
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("compat", ["official", "corrected"])
 def test_masks_and_weights(recorded, order, run, memory_gb, compat):
     """The line search never fails here, and nothing is exactly zero: both modes give the recorded answer.
 
-    CHITA++ at 63 %: its last stage's threshold falls between weights 3e-6 apart, less than the released float32
-    program's rounding: one pair may change places. Weights 1e-5 apart in length are that rounding too.
+    The released program rounds the products of its exact solver to float32, which moves single small weights by up to
+    1e-3 of their size, and sums them up in the order of the weights' sizes. Official mode does the same, so every
+    weight is within 1e-4 (most have the same bits) where the processor multiplies as the recording one did. Corrected
+    mode solves in float64: 2e-5 apart in length, and in CHITA++ at 63 %, whose last threshold falls between weights
+    3e-6 apart, one pair changes places.
     """
     model, batches = toyvlm.load()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -44,6 +55,7 @@ def test_masks_and_weights(recorded, order, run, memory_gb, compat):
     found = vlp_bench.prune(
         model, name, [*SPARSITIES.values()], batches, options={"compat": compat, "memory_gb": memory_gb, **options}
     )
+    exact = compat == "official" and rounds_as_recorded()
     for key, sparsity in SPARSITIES.items():
         solution = found[sparsity]
         mask = flat(solution.masks, order)
@@ -52,9 +64,9 @@ def test_masks_and_weights(recorded, order, run, memory_gb, compat):
         assert solution.kept == kept
         differ = int((np.unpackbits(recorded[f"{run}/{key}/mask"], count=total) != mask).sum())
         rounded = abs(kept - int((1 - sparsity) * total))  # the released code truncates the budget at every stage
-        assert differ <= rounded + (2 if (name, key) == ("chita_pp", "s63") else 0)
+        assert differ <= rounded + (2 if not exact and (name, key) == ("chita_pp", "s63") else 0)
         if key != "s63" and not rounded:
             w, expected = flat(solution.weights, order)[mask], recorded[f"{run}/{key}/w"]
-            assert np.linalg.norm(w - expected) <= 2e-5 * np.linalg.norm(expected)
-            assert np.abs(w - expected).max() <= 1e-4 * np.abs(expected).max()
+            assert np.linalg.norm(w - expected) <= (2e-6 if exact else 2e-5) * np.linalg.norm(expected)
+            assert np.all(np.abs(w - expected) <= 1e-4 * (np.abs(expected) if exact else np.abs(expected).max()))
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())

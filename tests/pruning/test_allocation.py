@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.pruning.toys import TwoModalities, sequential
-from vlp_bench.pruning.allocation import Competition, Everything, Uniform, by_ratio, kept_of
+from vlp_bench.pruning.allocation import Competition, Everything, Uniform, by_ratio, evaluate, kept_of
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.scores import magnitude
 
@@ -82,3 +82,21 @@ def test_unknown_settings(setting):
 def test_uniform_refuses_unknown_compat():
     with pytest.raises(ValueError, match="unknown compat"):
         Uniform(compat="old")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_was_removed_comes_last_whatever_its_score(dtype):
+    calibration = Calibration(sequential())
+    layer = calibration.layers["0.weight"]
+    scores = torch.randn(10, 6).to(dtype)
+    scores[0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e30, -1e30])
+    scores[1] = scores[0]
+    alive = torch.ones(6, 10, dtype=torch.bool).t()  # as a mask of a transposed layer
+    alive[1:3] = False
+    calibration.alive["0.weight"] = alive
+    given = scores.clone()
+    found = evaluate(lambda layer, calibration: scores, layer, calibration, "corrected")
+    assert found.dtype == dtype
+    assert found.equal(given.masked_fill(~alive, -torch.inf))
+    assert scores.equal(given)
+    assert evaluate(lambda layer, calibration: scores, layer, calibration, "official").equal(given)

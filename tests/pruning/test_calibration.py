@@ -6,7 +6,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.batch import Batch
-from vlp_bench.pruning import inputs
+from vlp_bench.pruning import gradients, inputs
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.inputs import sum_of_squares
@@ -20,6 +20,27 @@ def test_sum_of_squares_by_hand():
     x = torch.tensor([[[1.0, 2.0], [float("nan"), 3.0]], [[0.0, 1.0], [2.0, 2.0]]])
     mask = torch.tensor([[True, False], [True, True]])
     assert sum_of_squares(x, mask).tolist() == [5.0, 9.0]
+
+
+@pytest.mark.parametrize("rows", [1, 9, 10, 288, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_sums_in_pieces_are_those_of_the_whole(monkeypatch, rows, dtype):
+    monkeypatch.setattr(inputs, "CACHED", 64)  # 9 rows at a time, 288 before float64
+    x = torch.randn(rows, 7).to(dtype)
+    torch.testing.assert_close(sum_of_squares(x), x.double().square().sum(0), rtol=1e-6, atol=0)
+
+
+def test_sizes_in_pieces_are_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr(gradients, "CACHED", 16)
+    model = sequential()
+    layers = Calibration(model).layers
+    sizes = {name: {"gradient": 1.0, "magnitude": 1.0, "squared": 1.0} for name in layers}
+    own = {name: torch.randn(layer.weight.shape) for name, layer in layers.items()}
+    gradients.add_sizes(layers, own, sizes)
+    for name, g in own.items():
+        flowing = (g * layers[name].weight.detach()).double()
+        expected = [g.double().abs().sum(), flowing.abs().sum(), flowing.square().sum()]
+        assert list(sizes[name].values()) == pytest.approx([1 + float(size) for size in expected], rel=1e-6)
 
 
 def test_norms_of_a_plain_model():

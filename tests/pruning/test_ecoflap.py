@@ -8,7 +8,7 @@ from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning import sensitivity
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.ecoflap import BlockGradient, BlockSensitivity
-from vlp_bench.pruning.replay import Replay
+from vlp_bench.pruning.replay import Replay, blocks_of
 from vlp_bench.pruning.sensitivity import losses_around
 from vlp_bench.pruning.shares import apportion, share_out
 
@@ -66,14 +66,107 @@ def naive(calibration, epsilon, draws, seed=0):
     return found
 
 
-def test_the_same_losses_in_at_most_six_tenths_of_the_block_calls(stack):
+@pytest.mark.parametrize("keep_in", ["disk", "memory"])
+def test_the_same_losses_in_at_most_six_tenths_of_the_block_calls(stack, keep_in):
     calibration = Calibration(stack, labelled(4), BlocksOnly())
     expected = naive(calibration, 1e-2, 4)
     naive_calls = sum(block.calls for block in stack.blocks)
     for block in stack.blocks:
         block.calls = 0
-    assert losses_around(calibration, epsilon=1e-2, draws=4) == expected
+    assert losses_around(calibration, epsilon=1e-2, draws=4, keep_in=keep_in) == expected
     assert sum(block.calls for block in stack.blocks) <= 0.6 * naive_calls
+
+
+class Towers(Stack):
+    """Two stacks that meet in a third; the second stack is run twice, before and after the third."""
+
+    def __init__(self):
+        super().__init__(6)
+
+    def part(self, x, first):
+        return self.blocks[first + 1](self.blocks[first](x))
+
+    def forward(self, x):
+        a, b = self.part(x, 0), self.part(x * 2, 2)
+        fused = self.part(a + b, 4)
+        return self.head(fused + self.part(x * 3, 2) + self.part(fused - b, 4))
+
+
+def test_only_what_a_change_reaches_is_run_again():
+    torch.manual_seed(0)
+    model = Towers()
+    calibration = Calibration(model, labelled(1), BlocksOnly())
+    replay = Replay(model, calibration.layers.values())
+    x, _ = labelled(1)[0]
+    with replay.recording():
+        model(x)
+    for block in model.blocks:
+        block.calls = 0
+    for number, expected in enumerate([[1, 1, 0, 0, 2, 2], [0, 1, 0, 0, 2, 2], [0, 0, 2, 2, 2, 2], [0, 0, 0, 2, 2, 2]]):
+        layer = calibration.layers[f"blocks.{number}.up.weight"]
+        before = layer.weight.detach().clone()
+        with torch.no_grad():
+            layer.weight.add_(0.1)
+            whole = model(x)
+            counted = [block.calls for block in model.blocks]
+            with replay.replaying(layer):
+                assert model(x).equal(whole)
+            layer.weight.copy_(before)
+        assert [block.calls - n for block, n in zip(model.blocks, counted, strict=True)] == expected
+        for block in model.blocks:
+            block.calls = 0
+
+
+class Bag:
+    """What a block can't be asked about."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+class Opaque(Block):
+    def forward(self, bag):
+        return super().forward(bag.x)
+
+
+class Wraps(Stack):
+    """Passes its states on in an object of its own."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.blocks = nn.ModuleList(Opaque() for _ in range(4))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(Bag(x))
+        return self.head(x)
+
+
+def test_arguments_of_unknown_kind_are_not_taken_for_the_same():
+    torch.manual_seed(0)
+    model = Wraps()
+    calibration = Calibration(model, labelled(2), BlocksOnly())
+    expected = naive(calibration, 1e-2, 2)
+    for block in model.blocks:
+        block.calls = 0
+    assert losses_around(calibration, epsilon=1e-2, draws=2) == expected
+    # per batch once to record; for each of its 8 matrices, blocks before the matrix's own are given again on both sides
+    assert [block.calls for block in model.blocks] == [2 * (1 + 2 * 2 * (i + 1)) for i in range(4)]
+
+
+def test_outputs_on_disk_go_again(tmp_path, monkeypatch, stack):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    there = []
+
+    class Looks(BlocksOnly):
+        def loss(self, model, batch):
+            there.append(len(list(tmp_path.glob("*/*"))))
+            return super().loss(model, batch)
+
+    losses_around(Calibration(stack, labelled(1), Looks()), epsilon=1e-2, draws=1)
+    assert there[0] == 0
+    assert set(there[1:]) == {10}  # one file for each block
+    assert not list(tmp_path.iterdir())
 
 
 class Notes(Block):
@@ -173,12 +266,24 @@ def test_the_expected_slope_is_the_gradients_length():
         assert found[name] == pytest.approx(expected, rel=0.15)
 
 
+def test_a_block_is_the_module_its_place_is_named_after(stack):
+    layers = Calibration(stack, adapter=BlocksOnly()).layers
+    assert blocks_of(stack, [layers["blocks.3.up.weight"]]) == [stack.blocks[3]]
+    assert set(blocks_of(stack, layers.values())) == set(stack.blocks)
+
+
 def test_a_tied_weight_moves_both_readers():
     model = Tied()
-    replay = Replay(model, Calibration(model).layers)
-    with replay.recording():
-        model(labelled()[0][0])
-    assert replay.cuts["encoder.weight"] == 0
+    layers = Calibration(model).layers
+    replay = Replay(model, layers.values())
+    x = labelled()[0][0]
+    with torch.no_grad(), replay.recording():
+        model(x)
+    with torch.no_grad():
+        model.encoder.weight.add_(0.1)
+        expected = model(x)
+        with replay.replaying(layers["encoder.weight"]):
+            assert model(x).equal(expected)
 
 
 def test_losses_are_measured_once_for_all_sparsities(monkeypatch):
@@ -265,6 +370,7 @@ def test_shares_add_up(scores, kept):
         ({"granularity": "row"}, "unknown granularity 'row': use one of layer, block, model"),
         ({"max_sparsity": 1.5}, "max_sparsity must be above 0 and at most 1, got 1.5"),
         ({"epsilon": 0.0}, "epsilon must be positive, got 0.0"),
+        ({"allocate.keep_in": "tape"}, "unknown keep_in 'tape': use one of memory, disk"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"max_sparsity": 0.4}, "max_sparsity is 0.4, below the sparsity of 0.5"),
     ],

@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 
+from vlp_bench.pruning.ranking import Counter, Sample, locate
 from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
 
 
@@ -29,7 +30,7 @@ def test_ties_go_to_the_first_layers_or_to_nobody():
     assert kept_per_layer(scores, [4], ties="none") == [{"0": 1, "1": 0}]
 
 
-@pytest.mark.parametrize("kind", ["normal", "positive", "equal", "negative", "coarse", "wide", "one bin"])
+@pytest.mark.parametrize("kind", ["normal", "positive", "equal", "negative", "coarse", "wide", "one bin", "two"])
 def test_equals_one_stable_sort(kind):
     generator = torch.Generator().manual_seed(3)
     scores = [torch.randn(size, generator=generator) for size in [(7, 11), (1, 1), (300, 20), (5,)]]
@@ -41,6 +42,7 @@ def test_equals_one_stable_sort(kind):
         "coarse": lambda s: (s * 3).round(),
         "wide": lambda s: s.sign() * 10 ** (s * 12),
         "one bin": lambda s: 1 + s.abs() * 1e-4,
+        "two": lambda s: (s > 1) * 2.0 + (s > 2.5) * s,
     }
     scores = [
         changes[kind](s) + 0.0 for s in scores
@@ -51,8 +53,26 @@ def test_equals_one_stable_sort(kind):
         assert list(found.values()) == by_sorting(scores, kept)
 
 
+def test_ties_are_counted_not_collected():
+    scores = torch.cat([torch.zeros(4000), torch.full((500,), 2.0), torch.tensor([1.0, 3.0])])
+    for rank, key, above, equal in ((501, 2.0, 1, 500), (502, 1.0, 501, 1), (503, 0.0, 502, 4000)):
+        place = locate(thunks(scores), [rank], Sample(torch.tensor([0.0, 2.0]).view(torch.int32), 4502))[rank]
+        assert (float(place.score), place.above, place.equal) == (key, [above], [equal])
+    counter = Counter(0, int(torch.tensor(2.0).view(torch.int32)))
+    counter.add(scores.view(torch.int32))
+    assert counter.counted().keys.tolist() == torch.tensor([1.0]).view(torch.int32).tolist()
+
+
+def test_a_misleading_sample_costs_a_pass_not_the_answer():
+    scores, asked = torch.arange(1000.0), []
+    given = {"a": lambda: asked.append(1) or scores}
+    sample = Sample(torch.full((400,), 7.5).view(torch.int32), 1000)
+    assert float(locate(given, [500], sample)[500].score) == 500
+    assert len(asked) > 1
+
+
 def test_chunks_of_a_layer_add_up(monkeypatch):
-    monkeypatch.setattr("vlp_bench.pruning.thresholds.CHUNK", {"cpu": 7})
+    monkeypatch.setattr("vlp_bench.pruning.ranking.CHUNK", {"cpu": 7})
     scores = [torch.randn(40, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
     (found,) = kept_per_layer(thunks(*scores), [33])
     assert list(found.values()) == by_sorting(scores, 33)

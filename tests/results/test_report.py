@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from tests.results.test_row import ORIGIN, row
-from vlp_bench.data.records import CaptionedImage
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results import examples
 from vlp_bench.results.report import gallery, material, page, tables
@@ -64,7 +63,8 @@ def mask(pruner, sparsity, every):
 
 
 MASKS = [mask("omp", 0.5, 2), mask("lamp", 0.5, 4)]
-WEIGHTS = {name: np.linspace(0.01, 1, 64) for name in MASKS[0].blocks}
+WEIGHTS = {name: np.linspace(0.01, 1, 64) * np.where(np.arange(64) % 2, 0.005, 1) for name in MASKS[0].blocks}
+SCORES = {"|w|": WEIGHTS, "lamp": {name: values**2 for name, values in WEIGHTS.items()}}
 
 
 def study_of(root, **kwargs):
@@ -77,9 +77,9 @@ def study_of(root, **kwargs):
 def written(tmp_path_factory):
     """The files of a report on the embedded world."""
     root = tmp_path_factory.mktemp("mini")
-    picture = gallery.Exhibit(gallery.data_uri(Image.new("RGB", (8, 8), "red")), "a <b> & c", "x", "y")
-    shown = [page.Gallery("dense", "omp at 50 %", [picture]), page.Gallery("omp at 50 %", "dense", [])]
-    chapter = page.chapter(study_of(root), PUBLISHED, baseline="omp", weights=WEIGHTS, galleries=shown)
+    picture = gallery.Exhibit(gallery.data_uri(Image.new("RGB", (8, 8), "red")), "a <b> & c", "x", "y", "what is it?")
+    shown = [page.Gallery("dense", "omp at 50 %", [picture]), page.Gallery("omp", "dense", [], graded=False)]
+    chapter = page.chapter(study_of(root), PUBLISHED, baseline="omp", scores=SCORES, galleries=shown)
     content = page.files("A title", [chapter], "omp")
     page.write(root / "report", content)
     return root / "report"
@@ -145,7 +145,7 @@ def test_the_page_needs_nothing_but_itself(read, written):
 
 def test_no_figure_is_empty(read):
     kinds = [figure["id"][9:] for figure in read.figures]
-    assert kinds == ["c", "kseconds", "m500h", "m500o", "w", "t500", "t900"]
+    assert kinds == ["c", "kseconds", "m500h", "m500o", "w0", "w1", "t500", "t900"]
     for figure in read.figures:
         assert figure["marks"] >= 8, figure["id"]
         assert len(figure["text"].split()) >= 5, figure["id"]
@@ -159,7 +159,10 @@ def test_figures_name_what_they_show(read):
     assert "vision · vision.0" in text["m500h"]
     assert {"50", "75"} <= set(text["m500h"].split())  # removed by OMP and by LAMP, in per cent
     assert "50" in text["m500o"].split()  # every fourth of every second: half of the union
-    assert "OMP at 50 %" in text["w"]
+    assert "omp at 50 %" in text["w0"]
+    assert "|w|" in text["w0"]
+    assert "score of lamp" in text["w1"]
+    assert "at 50 %" not in text["w1"]  # it keeps every fourth, which no threshold says
     assert "train/loss" in text["t500"]
 
 
@@ -175,6 +178,13 @@ def test_captions_are_escaped(written):
     html = (written / "index.html").read_text(encoding="utf-8")
     assert "a &lt;b&gt; &amp; c" in html
     assert "a <b>" not in html
+
+
+def test_galleries_say_who_is_right_what_was_asked_and_where_nothing_is_wrong(written):
+    html = (written / "index.html").read_text(encoding="utf-8")
+    assert "<h3>dense right, omp at 50 % wrong</h3>" in html
+    assert "<dt>question</dt><dd>what is it?</dd>" in html
+    assert "<h3>omp better, dense worse</h3>" in html
 
 
 def test_published_numbers_never_stand_in_a_table_of_the_embedded_world(written):
@@ -275,29 +285,6 @@ def test_the_pruning_seed_is_that_of_the_calibration(tmp_path):
         store.append(f"r{seed}", [row(run=f"r{seed}", provenance=given)])
     [study] = material.studies(store)
     assert sorted(study.frame["pruning_seed"]) == [0, 3]
-
-
-def test_examples_that_only_one_run_has_right():
-    first = {"txt_rank": np.array([0, 0, 0, 5])}
-    second = {"txt_rank": np.array([0, 2, 9, 0])}
-    assert gallery.apart(first, second, 5).tolist() == [2, 1]  # the worst miss first
-    assert gallery.apart(second, first, 5).tolist() == [3]
-
-
-def test_exhibits_show_what_each_run_said():
-    class Pictures:
-        def open(self, key):
-            return Image.new("RGB", (300, 200), "blue")
-
-    records = [CaptionedImage("a", ("one", "two"), "0"), CaptionedImage("b", ("three",), "1")]
-    common = {"text_image": np.array([0, 0, 1])}
-    first = common | {"txt_rank": np.array([0, 0]), "txt_first": np.array([1, 2])}
-    second = common | {"txt_rank": np.array([0, 1]), "txt_first": np.array([0, 0])}
-    [exhibit] = gallery.exhibits(records, Pictures(), first, second, count=3)
-    assert (exhibit.right, exhibit.first, exhibit.second) == ("three", "three", "one")
-    assert exhibit.picture.startswith("data:image/png;base64,")
-    with pytest.raises(ValueError, match="the data set has 1"):
-        gallery.exhibits(records[:1], Pictures(), first, second, count=3)
 
 
 def test_a_report_on_nothing_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,21 @@ def test_a_first_stage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match="is no checkpoint of this task and model"):
         task(start=str(tmp_path / "best.ckpt"))
+
+
+def test_domains_are_scored_by_themselves_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, data = task(), captions()
+    described = data.described
+    kinds = ["in-domain", "out-domain", "in-domain", "", "out-domain", "in-domain", "in-domain"]
+
+    def with_domains(split: str) -> list[CaptionedImage]:
+        return [replace(i, domain=kind) for i, kind in zip(described(split), kinds, strict=split == "test")]
+
+    monkeypatch.setattr(data, "described", with_domains)
+    trainer = train(made, data=data, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    [metrics] = trainer.test(made, data, verbose=False)
+    words = made.examples["words"]
+    for domain in ("in-domain", "out-domain"):
+        own = [float(words[n]) for n, kind in enumerate(kinds) if kind == domain]
+        assert metrics[f"test/{domain}/words"] == pytest.approx(sum(own) / len(own))
+    assert metrics["test/words"] == pytest.approx(float(words.mean()))

@@ -71,6 +71,12 @@ def test_accuracy_by_hand() -> None:
     assert accuracy.metrics() == pytest.approx({"accuracy": 100 / 3, "top5": 200 / 3})
 
 
+def test_among_two_classes_the_five_likeliest_say_nothing() -> None:
+    accuracy = Accuracy()
+    accuracy.add(torch.tensor([[1.0, 2], [2, 1]]), torch.tensor([1, 1]))
+    assert accuracy.metrics() == {"accuracy": 50.0}
+
+
 def test_equal_scores_are_no_knowledge() -> None:
     accuracy = Accuracy()
     accuracy.add(torch.zeros(4, 48), torch.tensor([0, 1, 2, 47]))
@@ -193,3 +199,12 @@ def test_templates() -> None:
     assert len(TEMPLATES) == 11
     with pytest.raises(ValueError, match=r"one \{\} for the class"):
         Prompts("a photo", world_tokenizer())
+
+
+def test_what_was_said_of_each_image_is_kept():
+    told = Accuracy()
+    told.add(torch.tensor([[0.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), torch.tensor([1, 2]))
+    told.add(torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([2]))
+    found = told.examples()
+    assert found["predicted"].tolist() == [1, 0, 2]
+    assert found["accuracy"].tolist() == [100.0, 0.0, 100.0]

@@ -171,3 +171,12 @@ def test_processes_share_the_matching(block: int) -> None:
 def test_an_empty_gallery_is_refused() -> None:
     with pytest.raises(ValueError, match="no image with a caption"):
         Gallery().whole()
+
+
+def test_of_several_embeddings_of_an_image_the_nearest_counts() -> None:
+    images = torch.eye(3)[torch.tensor([[0, 1], [2, 2]])]  # two images of two embeddings each
+    texts = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    gallery = WholeGallery(
+        torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), torch.ones(2, 1), images, texts, torch.tensor([0, 1])
+    )
+    assert torch.equal(gallery.similarity(), torch.tensor([[0.8, 0.0], [0.0, 1.0]]))

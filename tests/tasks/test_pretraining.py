@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from vlp_bench.commands import gate, pretrain
-from vlp_bench.data.curriculum import Curriculum
+from vlp_bench.commands.pretrain_run import PretrainingRun
+from vlp_bench.data.curriculum import Curriculum, Remaining
 from vlp_bench.data.phrases import vocabulary
 from vlp_bench.data.probes import batches, cases
 from vlp_bench.data.shapes import World
@@ -96,15 +98,12 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(tmp_path):
 def _stop_at(step: int, out) -> None:
     """What a killed run leaves: its checkpoint after `step` of 6 steps."""
     args = pretrain.parser().parse_args(["--out", str(out), "--steps", "6", "--precision", "32-true", *TINY])
-    from lightning.pytorch import seed_everything
-
-    seed_everything(args.seed, verbose=False)
-    trainer = pretrain._trainer(args)
+    trainer = PretrainingRun(args).trainer(dict)
     trainer.fit_loop.epoch_loop.max_steps = step
     recipe = {"steps": args.steps, "lr": args.lr, "warmup_steps": args.warmup_steps, "seed": args.seed}
     course = Curriculum(args.steps, args.batch_size, args.seed)
     module = Pretraining(XVLM(pretrain._config(args), attention="eager"), words_only=course.words_only, **recipe)
-    trainer.fit(module, pretrain._batches(course, 0, 0))
+    trainer.fit(module, DataLoader(course, batch_size=None, sampler=Remaining(0, args.steps)))
     trainer.save_checkpoint(out / "last.ckpt")
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from vlp_bench.commands.checkpointing import read_checkpoint
 from vlp_bench.commands.errors import UserError
+from vlp_bench.commands.progress import Progress
 from vlp_bench.commands.recipe import Recipe, make_trainer
 from vlp_bench.commands.specification import Specification
 from vlp_bench.commands.workshop import build
@@ -53,7 +54,7 @@ def finetune(
         _forget(folder)
     watching = [Bar()] if bar else []
     keeping = [KeepPruned(task.heirs(solution.masks), prefix="model.")] if solution.kept < solution.total else []
-    callbacks = [*keeping, *watching, *watchers, best, last]
+    callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
     with _quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
         try:

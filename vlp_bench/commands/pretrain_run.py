@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from vlp_bench.commands.provenance import commit, hardware, versions
 from vlp_bench.data.curriculum import Remaining
 from vlp_bench.models.checkpoints import save_model, weights_hash
+from vlp_bench.models.families import Model
 
 
 class PretrainingRun:
@@ -48,9 +48,10 @@ class PretrainingRun:
         left, ahead = Remaining(self.done, self.args.steps), 4 if workers else None
         loader = DataLoader(batches, batch_size=None, sampler=left, num_workers=workers, prefetch_factor=ahead)
         checkpoint = self.last if self.done else None
-        self._trainer(look).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        self.trainer(look).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
 
-    def _trainer(self, look: Callable[[], Mapping[str, float]]) -> Trainer:
+    def trainer(self, look: Callable[[], Mapping[str, float]]) -> Trainer:
+        """Saves its state every 250 steps, clips at 1 and writes the curves."""
         args = self.args
         last = ModelCheckpoint(args.out, filename="last", every_n_train_steps=250, enable_version_counter=False)
 
@@ -76,7 +77,7 @@ class PretrainingRun:
             enable_progress_bar=sys.stderr.isatty(),
         )
 
-    def save(self, name: str, model: nn.Module, about: Mapping[str, str] | None = None) -> None:
+    def save(self, name: str, model: Model, about: Mapping[str, str] | None = None) -> None:
         """The weights in `name`, as float16, and in pretraining.json what made them."""
         revision, dirty = commit()
         arguments = {key: str(value) for key, value in vars(self.args).items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlp_bench import processes
 from vlp_bench.commands.console import stderr
+from vlp_bench.commands.lock import join
 from vlp_bench.commands.masks import scores_file
 from vlp_bench.commands.memory import peak
 from vlp_bench.commands.specification import Specification, digest, version
@@ -100,7 +101,13 @@ def calibration(
 def archive(
     specification: Specification, data: TaskData, num_batches: int | None = None, seed: int = 0
 ) -> Archive | None:
-    """Where the statistics lie of a model on calibration batches, whatever the pruner; None where all is made again."""
+    """Where the statistics lie of a model on calibration batches, whatever the pruner; None where all is made again.
+
+    From here on this process counts as one that writes statistics and masks.
+    """
+    if processes.is_main():
+        out = specification.out
+        join(out, [out / "masks", *(out / "statistics").glob("*")])
     config = specification.config
     essence = {
         "model": config["model"] | {"weights": specification.weights},

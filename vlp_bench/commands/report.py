@@ -5,7 +5,7 @@
 
 The page is one file: it opens without a server or network, in dark and light, on a phone and in print.
 Options: out, to, exp and benchmark (filters), baseline (omp), examples (pictures per gallery, 0 for none), weights
-(false: leave out the magnitudes of the pre-trained weights), title.
+(false: leave out magnitudes and scores of the pre-trained weights), title.
 """
 
 import sys
@@ -18,13 +18,17 @@ from typing import TYPE_CHECKING, Any
 from vlp_bench.commands.conf import PACKAGE
 from vlp_bench.commands.console import console, stderr
 from vlp_bench.commands.errors import UserError, one_line, wants_traceback
+from vlp_bench.commands.galleries import galleries
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import nn
 
     from vlp_bench.pruning.solution import Solution
     from vlp_bench.results.report.material import Mask, Study
-    from vlp_bench.results.report.page import Chapter, Gallery
+    from vlp_bench.results.report.page import Chapter
+    from vlp_bench.results.report.scores import Weights
+
+    Stored = dict[str, tuple[Solution, Path]]  # by hash
 
 EXPERIMENTS = PACKAGE.parent / "experiments"  # of a checkout: published numbers, one folder a table
 
@@ -129,15 +133,18 @@ def _chapter(study: "Study", request: Request) -> "Chapter":
     from vlp_bench.results.report import page
 
     notes: list[str] = []
-    masks = sorted(_masks(study, Path(request.out) / "masks", notes), key=lambda m: (m.sparsity, m.pruner, m.seeds))
+    stored = _stored_masks(Path(request.out) / "masks", notes)
+    masks = sorted(_masks(study, stored), key=lambda m: (m.sparsity, m.pruner, m.seeds))
     study = replace(study, masks=masks)
-    weights = _attempt(lambda: _weights(study), "the magnitudes", notes) if request.weights and masks else None
-    galleries = _attempt(lambda: _galleries(study, request), "the gallery", notes) if request.examples else None
+    model = _attempt(lambda: _model(study), "the scores", notes) if request.weights and masks else None
+    count = request.examples
+    shown = _attempt(lambda: galleries(study, request.baseline, count), "the gallery", notes) if count else None
     source = str(next(iter(study.origin.values()))["config"].get("data"))
     numbers = published.of(published.load(EXPERIMENTS.glob("*/published.csv")), study.exp, source)
     return page.chapter(
-        study, numbers, baseline=request.baseline, weights=weights, galleries=galleries or (), notes=notes
-    )
+        study, numbers, baseline=request.baseline, scores=_scores(study, stored, model, notes),
+        galleries=shown or (), notes=notes,
+    )  # fmt: skip
 
 
 def _attempt(make: Any, what: str, notes: list[str]) -> Any:
@@ -149,7 +156,7 @@ def _attempt(make: Any, what: str, notes: list[str]) -> Any:
         return None
 
 
-def _masks(study: "Study", folder: Path, notes: list[str]) -> Iterator["Mask"]:
+def _masks(study: "Study", stored: "Stored") -> Iterator["Mask"]:
     """The stored masks that runs of the study used, found by the hash their rows name."""
     from vlp_bench.results.report.material import mask_of
 
@@ -157,15 +164,14 @@ def _masks(study: "Study", folder: Path, notes: list[str]) -> Iterator["Mask"]:
     known = study.frame.drop_duplicates("run").set_index("run")[["pruner", "sparsity", "seed"]]
     known = known.assign(mask=known.index.map(users)).dropna(subset="mask")
     several = Counter((p, s) for p, s, _ in {*zip(known["pruner"], known["sparsity"], known["mask"], strict=True)})
-    stored = _stored_masks(folder, notes)
     for (pruner, sparsity, name), part in known.loc[known["sparsity"] > 0].groupby(["pruner", "sparsity", "mask"]):
         if name in stored:
             seeds = tuple(sorted(part["seed"])) if several[pruner, sparsity] > 1 else ()
-            yield mask_of(stored[name], str(pruner), float(sparsity), seeds)
+            yield mask_of(stored[name][0], str(pruner), float(sparsity), seeds)
 
 
-def _stored_masks(folder: Path, notes: list[str]) -> "dict[str, Solution]":
-    """Every readable mask by its hash; the others are counted in a note."""
+def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
+    """Every readable mask and its file by the mask's hash; the others are counted in a note."""
     from vlp_bench.commands.prune_once import mask_hash
     from vlp_bench.pruning.solution import Solution
 
@@ -176,62 +182,36 @@ def _stored_masks(folder: Path, notes: list[str]) -> "dict[str, Solution]":
         except ValueError as error:
             unreadable.append(str(error))
         else:
-            found[mask_hash(solution)] = solution
+            found[mask_hash(solution)] = solution, file
     if unreadable:
         notes.append(f"{len(unreadable)} mask files cannot be read and are left out: {unreadable[0]}")
     return found
 
 
-def _weights(study: "Study") -> "dict[str, np.ndarray] | None":
-    """The pre-trained weights of the study's prunable layers."""
+def _model(study: "Study") -> "nn.Module":
+    """The pre-trained model of the study, in evaluation mode."""
     from vlp_bench.commands.workshop import build
 
-    model = build(next(iter(study.origin.values()))["config"]["model"])
-    return {name: model.get_parameter(name).detach().float().numpy() for name in study.masks[0].blocks}
+    return build(next(iter(study.origin.values()))["config"]["model"]).eval()
 
 
-def _galleries(study: "Study", request: Request) -> "list[Gallery]":
-    """Dense against the baseline and against the best other pruner, at the middle sparsity and the first seed."""
-    from vlp_bench.results.report.gallery import exhibits
-    from vlp_bench.results.report.page import Gallery
+def _scores(study: "Study", stored: "Stored", model: "nn.Module | None", notes: list[str]) -> "dict[str, Weights]":
+    """By name: |w| of the pre-trained weights, and the scores of each pruner whose runs have stored what they need."""
+    from vlp_bench.commands.masks import scores_file
+    from vlp_bench.results.report import scores
 
-    level = study.sparsities[len(study.sparsities) // 2] if study.sparsities else 0.0
-    runs = _runs_at(study, level, study.seeds[0])
-    arrays = {pruner: a for pruner, run in runs.items() if "txt_first" in (a := study.examples(run))}
-    if "dense" not in arrays or len(arrays) < 2:
-        return []
-    records, pictures = _test_set(study, runs["dense"])
-    found = []
-    for pruner in _worth_showing(arrays, request.baseline):
-        for first, second in (("dense", pruner), (pruner, "dense")):
-            shown = exhibits(records, pictures, arrays[first], arrays[second], count=request.examples)
-            names = {"dense": "dense", pruner: f"{pruner} at {100 * level:g} %"}
-            found.append(Gallery(names[first], names[second], shown))
+    if model is None:
+        return {}
+    found: dict[str, Weights] = {
+        "|w|": {n: model.get_parameter(n).detach().float().numpy() for n in study.masks[0].blocks}
+    }
+    used = {origin["mask"]: pruner for pruner, run in study.runs() if (origin := study.origin[run])["mask"]}
+    for name, pruner in used.items():
+        solution, file = stored.get(name, (None, Path()))
+        if pruner not in found and solution is not None and scores_file(file).is_file():
+            own = _attempt(lambda s=solution, f=file: scores.own(s, scores_file(f), model), f"{pruner}'s scores", notes)
+            found |= {} if own is None else {pruner: own}
     return found
-
-
-def _runs_at(study: "Study", sparsity: float, seed: int) -> dict[str, str]:
-    frame = study.frame
-    keep = frame["status"].eq("ok") & frame["seed"].eq(seed) & frame["sparsity"].isin([0.0, sparsity])
-    return dict(zip(frame.loc[keep, "pruner"], frame.loc[keep, "run"], strict=True))
-
-
-def _worth_showing(arrays: dict[str, "dict[str, np.ndarray]"], baseline: str) -> list[str]:
-    hits = {pruner: float((a["txt_rank"] == 0).mean()) for pruner, a in arrays.items() if pruner != "dense"}
-    best = max(hits, key=lambda pruner: hits[pruner])
-    return list(dict.fromkeys([best, *([baseline] if baseline in hits else [])]))
-
-
-def _test_set(study: "Study", run: str) -> tuple[Any, Any]:
-    """Records and images of the test split, if they are still those the run saw."""
-    from vlp_bench.commands.workshop import build
-
-    origin = study.origin[run]
-    data = build(origin["config"]["data"])
-    if data.fingerprint() != origin["data"]:
-        raise ValueError("the data have changed since the runs were made")
-    split = data.source.captions("test")
-    return split.records, split.images
 
 
 if __name__ == "__main__":

@@ -121,10 +121,9 @@ def read(file: Path) -> Choice:
 
 
 def _write(file: Path, choice: Choice) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    from vlp_bench.pruning.files import write_whole
+
+    write_whole(file, f"{json.dumps(asdict(choice), indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

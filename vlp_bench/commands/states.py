@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
-from vlp_bench.commands.lock import owner
+from vlp_bench.commands.lock import PROGRESS, owner
 from vlp_bench.results.store import Store
 
 FAILED_FILE = ".failed"  # what a sweep leaves in the folder of a cell whose process failed: the reason
@@ -45,6 +45,21 @@ def reason_of(folder: Path, run: str) -> str:
     if (folder / FAILED_FILE).is_file():
         return (folder / FAILED_FILE).read_text(encoding="utf-8", errors="replace").strip()
     return "; ".join(row.message for row in Store(folder.parent).last(run, folder.name) if row.message)
+
+
+def progress_of(folder: Path) -> str:
+    """How far the process is that is at work there: "epoch 2 of 10, step 130 of 640"; empty before it trains."""
+    try:
+        return (folder / PROGRESS).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def more_of(folder: Path, run: str, state: State) -> str:
+    """What a table says beside the state: how far it is, or why it failed."""
+    if state == State.RUNNING:
+        return progress_of(folder)
+    return reason_of(folder, run) if state == State.FAILED else ""
 
 
 def counted(states: Iterable[State]) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from vlp_bench.commands.console import console
 from vlp_bench.commands.errors import FAILED, UserError, one_line, wants_traceback
-from vlp_bench.commands.states import STYLES, State, counted, reason_of, state_of
+from vlp_bench.commands.states import STYLES, State, counted, more_of, state_of
 from vlp_bench.results.store import Store
 
 UNFINISHED = 4
@@ -54,12 +54,11 @@ def show(runs: Sequence[Run]) -> int:
     """Print a table and what is unreadable; the exit code that sums it up."""
     states = {folder: state_of(folder, run) for folder, run in runs}
     table = Table(title=f"{len(states)} runs: {counted(states.values())}")
-    for name in ("run", "state", "reason"):
+    for name in ("run", "state", "how far, or why not"):
         table.add_column(name, overflow="fold")
     for folder, run in runs:
         state = states[folder]
-        reason = reason_of(folder, run) if state == State.FAILED else ""
-        table.add_row(folder.name, f"[{STYLES[state]}]{state}[/]", escape(reason))
+        table.add_row(folder.name, f"[{STYLES[state]}]{state}[/]", escape(more_of(folder, run, state)))
     console.print(table)
     for problem in _problems([folder for folder, _ in runs]):
         console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)

@@ -21,10 +21,10 @@ from vlp_bench.commands.checkpointing import write_whole
 from vlp_bench.commands.console import console
 from vlp_bench.commands.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, UserError
 from vlp_bench.commands.group import Plan
-from vlp_bench.commands.lock import owner
+from vlp_bench.commands.lock import PROGRESS, owner
 from vlp_bench.commands.spawn import RANKS, die_with_parent, end, inherited
 from vlp_bench.commands.specification import Specification
-from vlp_bench.commands.states import FAILED_FILE, LOG_FILE, STYLES, State, counted, reason_of, state_of
+from vlp_bench.commands.states import FAILED_FILE, LOG_FILE, STYLES, State, counted, more_of, progress_of, state_of
 
 HOPELESS = (MISTAKE, DIVERGED)  # exit codes that another try would only repeat
 
@@ -74,7 +74,8 @@ Start = Callable[[Cell, dict[str, str]], subprocess.Popen[bytes]]
 def fresh_process(cell: Cell, env: dict[str, str]) -> subprocess.Popen[bytes]:
     """The run of a cell, its words in `run.log`; it ends when this process ends."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    (cell.folder / FAILED_FILE).unlink(missing_ok=True)
+    for name in (FAILED_FILE, PROGRESS):
+        (cell.folder / name).unlink(missing_ok=True)
     with open(cell.folder / LOG_FILE, "ab") as log:
         return subprocess.Popen(
             cell.command(),
@@ -172,10 +173,11 @@ class Sweep:
 
     def _table(self, waiting: deque[tuple[Cell, int]], running: Sequence[Job]) -> Table:
         table = Table(box=None, title=f"{len(running)} running, {len(waiting)} waiting, {len(self.failures)} failed")
-        for name in ("run", "for", "try"):
+        for name in ("run", "for", "try", "how far"):
             table.add_column(name)
         for job in running:
-            table.add_row(job.cell.name, f"{time.monotonic() - job.since:.0f} s", str(job.attempt))
+            seconds = f"{time.monotonic() - job.since:.0f} s"
+            table.add_row(job.cell.name, seconds, str(job.attempt), progress_of(job.cell.folder) or "preparing")
         return table
 
 
@@ -214,12 +216,12 @@ def _reason(cell: Cell, code: int) -> str:
 def overview(cells: Sequence[Cell]) -> Table:
     """A row for each cell with its state, and why it failed."""
     table = Table(title=counted(cell.state() for cell in cells))
-    for name in ("run", "state", "reason"):
+    for name in ("run", "state", "how far, or why not"):
         table.add_column(name, overflow="fold")
     for cell in cells:
         state = cell.state()
-        reason = reason_of(cell.folder, cell.specification.run) if state == State.FAILED else ""
-        table.add_row(cell.name, f"[{STYLES[state]}]{state}[/]", escape(reason))
+        more = more_of(cell.folder, cell.specification.run, state)
+        table.add_row(cell.name, f"[{STYLES[state]}]{state}[/]", escape(more))
     return table
 
 

@@ -4,8 +4,10 @@
     python -m vlp_bench.commands.wandb_sync online=true project=vlp_bench entity=TEAM
 
 One W&B run per stored run (grouped over seeds, with its curves, test metrics and configuration), and one per study with
-its tables, the report page as a panel, and masks and report files as artifacts. Ids are those of our runs: a second
-call goes on with the same W&B runs instead of adding others. Offline files are sent later with `wandb sync FOLDER`.
+its tables, the report page as a panel, and masks, report files and the definition of a dashboard as artifacts. Ids are
+those of our runs: a second call goes on with the same W&B runs instead of adding others. Offline files are sent later
+with `wandb sync FOLDER`. Online, with the extra `dashboards` (pip install 'vlp_bench[dashboards]'), every study's
+dashboard becomes a saved workspace of the project.
 """
 
 import os
@@ -15,14 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.console import console
+from vlp_bench.commands.console import console, stderr
 from vlp_bench.commands.errors import UserError, one_line, wants_traceback
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
+from vlp_bench.commands.wandb_workspace import definition, save
 
 if TYPE_CHECKING:
     from vlp_bench.results.report.material import Study
     from vlp_bench.results.report.page import Chapter
+
+
+WORKSPACE = "workspace.json"  # among the report's files
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def sync(request: Request) -> int:
         for run in chapter.study.origin:
             _send(request, settings(chapter.study, run), lambda wb, s=chapter.study, r=run: _log_run(wb, s, r))
             count += 1
-        page = contents(wanted, [chapter])
+        page = contents(wanted, [chapter]) | {WORKSPACE: definition(chapter, _curves(chapter.study))}
         _send(request, study_settings(chapter), lambda wb, c=chapter, p=page: _log_study(wb, c, p, request))
         count += 1
     where = f"in project {request.project}" if request.online else f"as offline files in {folder(request)}"
@@ -154,6 +160,8 @@ def _log_study(wb: Any, chapter: "Chapter", page: dict[str, str], request: Reque
     for trial in chapter.trials:
         head, *rows = trial.rows
         wb.log({trial.title: wandb.Table(columns=list(head), data=[list(row) for row in rows])})
+    if request.online:
+        _save_workspace(wb, chapter, page[WORKSPACE], request)
     report = wandb.Artifact(f"report-{chapter.study.key}", type="report")
     for name, text in page.items():
         with report.new_file(name, mode="w", encoding="utf-8") as file:
@@ -164,6 +172,20 @@ def _log_study(wb: Any, chapter: "Chapter", page: dict[str, str], request: Reque
         for file in masks:
             stored.add_file(os.fspath(file))
         wb.log_artifact(stored)
+
+
+def _curves(study: "Study") -> list[str]:
+    """The keys of the history of its runs, in the order of their first line."""
+    return list(dict.fromkeys(key for run in study.origin for _, values in history(study, run) for key in values))
+
+
+def _save_workspace(wb: Any, chapter: "Chapter", content: str, request: Request) -> None:
+    """Save the dashboard; without the package for it, or where W&B refuses, a line says so and nothing else is lost."""
+    file = folder(request) / f"workspace-{chapter.study.key}.json"
+    try:
+        console.print(f"workspace: {save(content, wb.entity, wb.project, file)}", soft_wrap=True)
+    except Exception as error:
+        stderr.print(f"no workspace was saved: {error}", style="yellow", markup=False)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from vlp_bench.commands.errors import explain
 from vlp_bench.commands.run import Helpers, run
+from vlp_bench.commands.spawn import die_with_parent
 from vlp_bench.commands.specification import Specification
 from vlp_bench.commands.workshop import Workshop
 
@@ -18,9 +19,10 @@ _news: Any = None  # the queue to the parent; set when the process begins
 
 
 def begin(news: Any) -> None:
-    """Prepare the process: one thread, and Ctrl-C left to the parent."""
+    """Prepare the process: one thread, Ctrl-C left to the parent, and no life without it."""
     global _news
     _news = news
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, Required, TypedDict, Unpack
 
 import torch
@@ -105,7 +106,13 @@ class CaptioningData(TaskData):
     ) -> None:
         super().__init__(source, **shared)
         self.source, self.prompt, self.each, self.tested = source, prompt, each, tested
-        self.written = make_tokenizer(source.vocabulary, sep=True)
+        if self.language is None:
+            self.prompted(1)  # a vocabulary that is not there is told now
+
+    @cached_property
+    def written(self) -> BertTokenizer:
+        """Of captions, which end with [SEP] whatever `sep`."""
+        return make_tokenizer(self.source.vocabulary, sep=True)
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled captions."""

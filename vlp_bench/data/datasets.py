@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import BertTokenizer
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.boxes import BoxCrop
 from vlp_bench.data.decoding import Least, Size
+from vlp_bench.data.prompts import Tokenizer
 from vlp_bench.data.records import Box, CaptionedImage, RegionCaption, RegionImage
 from vlp_bench.data.text import Masker, pre_caption
 
@@ -170,7 +170,7 @@ class Collate:
     Captions are cleaned, cut to `max_words` words and `max_tokens` tokens and padded to the longest of the batch.
     """
 
-    tokenizer: BertTokenizer
+    tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
     masker: Masker | None = None

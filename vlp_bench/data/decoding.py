@@ -61,6 +61,9 @@ def _decoded(file: BinaryIO, place: str, least: Least | None) -> Image.Image:
                     raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, at most {MOST_PIXELS} are decoded")
                 if least is not None:
                     image.draft(image.mode, least(image.size))
+                if image.format == "JPEG" and image.mode == "RGB":
+                    image.load()
+                    return image  # as it was decoded: `convert` would copy it
                 return image.convert("RGB")
     except _UNREADABLE as error:
         raise _broken(place, error) from None

@@ -13,6 +13,7 @@ from typing import Required, TypedDict, Unpack
 from vlp_bench.data.bert_vocabulary import bert_vocabulary
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.formats import Split
+from vlp_bench.data.readers.texts import read_texts
 from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionImage
 
 SPLITS = ("train", "val", "test")
@@ -27,6 +28,7 @@ class FilesCalibration:
         vocab: vocab.txt of the tokenizer; None looks for bert-base-uncased's (`bert_vocabulary`).
         general_format: salesforce, webdataset, files, parquet, coco, karpathy or nocaps.
         regions_format: salesforce, grouped or visual_genome.
+        text: a shard of C4, to calibrate language models on.
     """
 
     def __init__(
@@ -39,13 +41,18 @@ class FilesCalibration:
         regions: str | None = None,
         regions_images: str = "",
         regions_format: str = "salesforce",
+        text: str | None = None,
     ) -> None:
-        self.files: dict[str, Path] = {"general": Path(general)}
-        if regions is not None:
-            self.files["regions"] = Path(regions)
+        given = {"general": general, "regions": regions, "text": text}
+        self.files = {name: Path(file) for name, file in given.items() if file is not None}
         self._images = {"general": general_images, "regions": regions_images}
         self._formats = {"general": general_format, "regions": regions_format}
-        self.vocabulary = bert_vocabulary(vocab)
+        self._vocab = vocab
+
+    @cached_property
+    def vocabulary(self) -> Path:
+        """BERT's vocab.txt."""
+        return bert_vocabulary(self._vocab)
 
     def general(self) -> Split[CaptionedImage]:
         """Captioned images to calibrate on."""
@@ -54,6 +61,12 @@ class FilesCalibration:
     def regions(self) -> Split[RegionImage]:
         """Captioned regions to calibrate on; ValueError if none were given."""
         return self._regions
+
+    def texts(self, n: int) -> list[str]:
+        """The first `n` texts; ValueError if no shard was given."""
+        if "text" not in self.files:
+            raise ValueError("data.source.text is not given; give a shard of C4, or take text out of calibration.parts")
+        return read_texts(self.files["text"], n)
 
     @cached_property
     def _general(self) -> Split[CaptionedImage]:
@@ -88,6 +101,7 @@ class Calibrated(TypedDict, total=False):
     regions: str | None
     regions_images: str
     regions_format: str
+    text: str | None
 
 
 class FilesRetrieval(FilesCalibration):
@@ -178,16 +192,34 @@ class FilesQuestions(FilesCalibration):
         return total.hexdigest()[:16]
 
 
-class FilesPairs:
-    """Pairs of images with a sentence (NLVR2): `train`, `val`, `test`; `format` is salesforce or nlvr2."""
+class FilesPairs(FilesCalibration):
+    """Pairs of images with a sentence (NLVR2).
 
-    def __init__(self, *, train: str, val: str, test: str, images: str, format: str = "salesforce") -> None:
+    Args:
+        train, val, test: pair files.
+        images: the folder their paths start from.
+        format: salesforce or nlvr2.
+        calibration: see `FilesCalibration`.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str,
+        val: str,
+        test: str,
+        images: str,
+        format: str = "salesforce",
+        **calibration: Unpack[Calibrated],
+    ) -> None:
+        super().__init__(**calibration)
         formats.check(format, formats.PAIRS, "data.source.format")
-        self.files = {"train": Path(train), "val": Path(val), "test": Path(test)}
+        self.files = {"train": Path(train), "val": Path(val), "test": Path(test)} | self.files
         self.images, self.format = images, format
-        self.pairs = cache(self._pairs)
+        self.pairs: Callable[[str], Split[ImagePair]] = cache(self._pairs)
 
     def _pairs(self, split: str) -> Split[ImagePair]:
+        """ "train", "val" or "test"."""
         file = self.files[one_of(split, SPLITS)]
         return formats.pairs(file, self.images, self.format, "data.source.format")
 

@@ -24,19 +24,16 @@ Range = tuple[float, float]
 
 
 @cache
-def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """(3, 256) float32: what each value of each channel becomes."""
-    values = np.arange(256, dtype=np.float32) / np.float32(255)
-    shift, scale = (np.array(of, dtype=np.float32)[:, None] for of in (mean, std))
-    return (values - shift) / scale
+def _each(values: tuple[float, ...]) -> Tensor:
+    """(3, 1, 1) float32, a value for every channel."""
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
 def normalised(pixels: np.ndarray, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> np.ndarray:
-    """(3, h, w) uint8 -> float32, (value / 255 - mean) / std for every channel."""
-    table, found = _table(mean, std), np.empty(pixels.shape, dtype=np.float32)
-    for channel in range(3):
-        np.take(table[channel], pixels[channel], out=found[channel], mode="clip")  # no index is beyond 255
-    return found
+    """(3, h, w) uint8 -> float32, (value / 255 - mean) / std for every channel, however the pixels lie in memory."""
+    own = pixels if pixels.flags.writeable else pixels.copy()  # as torch wants it, which reads alone
+    planes = torch.from_numpy(own).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(255).sub_(_each(mean)).div_(_each(std)).numpy()
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
@@ -52,8 +49,8 @@ def resized(image: Image.Image, size: int, crop: tuple[int, int, int, int]) -> I
     if crop == (0, 0, size, size) and image.size == (size, size):
         return image
     pixels = torch.from_numpy(np.array(image.crop(crop))).permute(2, 0, 1)[None]
-    square = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-    return Image.fromarray(square[0].permute(1, 2, 0).numpy())
+    [planes] = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).numpy()
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])  # a tenth of the time of fromarray
 
 
 def squash(image: Image.Image, size: int) -> Image.Image:

@@ -158,7 +158,7 @@ class CalibrationBatches:
 
     def __init__(
         self,
-        parts: Sequence[tuple[Dataset[Item], Collate]],
+        parts: Sequence[tuple[Dataset[Any], Callable[[Sequence[Any]], Batch]]],
         *,
         num_images: int,
         batch_size: int,

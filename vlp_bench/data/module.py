@@ -1,95 +1,22 @@
 """A task's data as Lightning wants it, whatever it comes from, and the batches a pruner is calibrated on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Required, TypedDict, Unpack
+from typing import Any, Required, TypedDict, Unpack
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+from transformers import BertTokenizer
 
-from vlp_bench.data.boxes import BoxCrop
+from vlp_bench.batch import Batch
 from vlp_bench.data.broken import mended
+from vlp_bench.data.calibration import CalibrationSettings, CalibrationSource, TextCollate, TextDataset
 from vlp_bench.data.datasets import CaptionDataset, Collate, RegionDataset, Transform
-from vlp_bench.data.loading import (
-    ORDERS,
-    CalibrationBatches,
-    GalleryCollate,
-    GalleryDataset,
-    ResumableLoader,
-    in_order,
-)
-from vlp_bench.data.records import CaptionedImage, RegionImage
+from vlp_bench.data.loading import CalibrationBatches, GalleryCollate, GalleryDataset, ResumableLoader, in_order
+from vlp_bench.data.prompts import Tokenizer
 from vlp_bench.data.seeded import SeededData, check_counts
-from vlp_bench.data.sources import RetrievalSource, Split, joined
+from vlp_bench.data.sources import RetrievalSource, joined
 from vlp_bench.data.text import Masker, make_tokenizer
-
-
-@dataclass(frozen=True)
-class CalibrationSettings:
-    """What a pruner is shown: `num_batches` times `batch_size` captioned images and as many captioned regions.
-
-    The paper takes 3,000 times 32, about 5 % of its pre-training data, and draws them with seed 0 whatever the seed of
-    the run. `side`: patches along an image of `transform`. `mask`: share of words hidden for the MLM loss.
-
-    `parts`: "general" (captioned images) and "regions", or one of them. `num_images`, where given, takes the place of
-    `num_batches`. `order`: "seeded", or "official", the images the released code takes with its seed 0.
-
-    Raises:
-        ValueError: a number is below 1, or `mask` outside (0, 1].
-    """
-
-    transform: Transform
-    region_transform: Transform | BoxCrop
-    side: int
-    num_batches: int = 3000
-    batch_size: int = 32
-    max_words: int = 40
-    max_tokens: int = 40
-    regions: int = 1
-    mask: float = 0.25
-    seed: int = 0
-    parts: Sequence[str] = ("general", "regions")
-    num_images: int | None = None
-    order: str = "seeded"
-
-    def __post_init__(self) -> None:
-        if not self.parts or not set(self.parts) <= {"general", "regions"}:
-            raise ValueError(f"data.calibration.parts holds general, regions or both, got {list(self.parts)}")
-        if self.order not in ORDERS:
-            raise ValueError(f"data.calibration.order is {' or '.join(ORDERS)}, got {self.order!r}")
-        if self.num_images is not None and self.num_images < 1:
-            raise ValueError(f"data.calibration.num_images must be at least 1, got {self.num_images}")
-        for name in ("side", "num_batches", "batch_size", "max_words", "max_tokens", "regions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.calibration.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.mask <= 1:
-            raise ValueError(f"data.calibration.mask is a share of the words in (0, 1], got {self.mask}")
-
-    @property
-    def images(self) -> int:
-        """How many images of each part are shown."""
-        return self.num_images or self.num_batches * self.batch_size
-
-
-class CalibrationSource(Protocol):
-    """Where the words and the calibration data of a task come from."""
-
-    @property
-    def vocabulary(self) -> Mapping[str, int] | Path:
-        """The tokenizer's words: word -> id, or a vocab.txt."""
-        ...
-
-    def general(self) -> Split[CaptionedImage]:
-        """Captioned images."""
-        ...
-
-    def regions(self) -> Split[RegionImage]:
-        """Captioned regions."""
-        ...
-
-    def fingerprint(self, *splits: str) -> str:
-        """Hash of the content of the named splits ("train", "val", "test", "general", "regions")."""
-        ...
 
 
 class Shared(TypedDict, total=False):
@@ -107,6 +34,8 @@ class Shared(TypedDict, total=False):
     seed: int
     max_broken: int
     calibration_cache: str | None
+    language: Tokenizer | None
+    text_tokens: int
 
 
 class TaskData(SeededData):
@@ -124,6 +53,8 @@ class TaskData(SeededData):
         seed: of the order and the augmentation of the training set.
         max_broken: see `SeededData`.
         calibration_cache: a folder to keep decoded calibration images in, 150 KB each at 224 pixels (`data.cache`).
+        language: tokenizer of the language model that is calibrated (BLIP-2); None where BERT's words are read.
+        text_tokens: where texts without images are cut, in its tokens (ECoFLaP: 512).
 
     Raises:
         ValueError: a number is out of its range.
@@ -145,6 +76,8 @@ class TaskData(SeededData):
         seed: int = 0,
         max_broken: int = 0,
         calibration_cache: str | None = None,
+        language: Tokenizer | None = None,
+        text_tokens: int = 512,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -153,12 +86,21 @@ class TaskData(SeededData):
             seed=seed,
             max_broken=max_broken,
         )
-        check_counts(max_words=max_words, max_tokens=max_tokens)
+        check_counts(max_words=max_words, max_tokens=max_tokens, text_tokens=text_tokens)
         self._calibrated_on = source
         self.train_transform, self.eval_transform = train_transform, eval_transform
         self.settings = calibration
         self.max_words, self.max_tokens, self.cache = max_words, max_tokens, calibration_cache
-        self.sep, self.tokenizer = sep, make_tokenizer(source.vocabulary, sep=sep)
+        self.sep, self.language, self.text_tokens = sep, language, text_tokens
+        if language is not None and calibration.mask is not None:
+            raise ValueError("a language model hides no words: set data.calibration.mask=null")
+        if "text" in calibration.parts and (language is None or calibration_cache is not None):
+            raise ValueError("data.calibration.parts has text, which takes a language model and no calibration_cache")
+
+    @cached_property
+    def tokenizer(self) -> BertTokenizer:
+        """BERT's, of the task's texts."""
+        return make_tokenizer(self._calibrated_on.vocabulary, sep=self.sep)
 
     def calibration(self) -> CalibrationBatches:
         """A re-iterable of [general, region] batches, the same at every pass, for every task and seed of a run.
@@ -167,10 +109,9 @@ class TaskData(SeededData):
             ValueError: the data holds fewer images than the settings ask for.
         """
         s = self.settings
-        collate = Collate(self.tokenizer, s.max_words, s.max_tokens, Masker(self.tokenizer, s.mask), s.side)
         cache = Path(self.cache) / self.calibration_fingerprint() if self.cache else None
         return CalibrationBatches(
-            [(mended(self._calibration_part(name), self.max_broken), collate) for name in s.parts],
+            [self._calibration_part(name) for name in s.parts],
             num_images=s.images,
             batch_size=s.batch_size,
             seed=s.seed,
@@ -179,12 +120,19 @@ class TaskData(SeededData):
             cache=cache,
         )
 
-    def _calibration_part(self, name: str) -> CaptionDataset | RegionDataset:
-        s, split = self.settings, getattr(self._calibrated_on, name)()
-        _check_enough(name, split, s)
+    def _calibration_part(self, name: str) -> tuple[Dataset[Any], Callable[[Sequence[Any]], Batch]]:
+        """A part's data set and what makes batches of it."""
+        s, words = self.settings, self.language or self.tokenizer
+        if name == "text":
+            return TextDataset(self._calibrated_on.texts(s.images)), TextCollate(words, self.text_tokens)
+        split = getattr(self._calibrated_on, name)()
+        s.check_enough(name, len(split.records))
         if name == "general":
-            return CaptionDataset(split.records, split.images, s.transform, each="image", seed=s.seed)
-        return RegionDataset(split.records, split.images, s.region_transform, regions=s.regions, seed=s.seed)
+            dataset = CaptionDataset(split.records, split.images, s.transform, each="image", seed=s.seed)
+        else:
+            dataset = RegionDataset(split.records, split.images, s.region_transform, regions=s.regions, seed=s.seed)
+        masker = None if s.mask is None else Masker(self.tokenizer, s.mask)
+        return mended(dataset, self.max_broken), Collate(words, s.max_words, s.max_tokens, masker, s.side)
 
     def fingerprint(self) -> str:
         """Hash of the data a run sees: training, validation and test."""
@@ -192,7 +140,10 @@ class TaskData(SeededData):
 
     def calibration_fingerprint(self) -> str:
         """Hash of the calibration data and of how it is shown; equal hashes mean equal batches."""
-        return joined([self._calibrated_on.fingerprint(*self.settings.parts), self.settings, self.sep])
+        told = [self._calibrated_on.fingerprint(*self.settings.parts), self.settings, self.sep]
+        if self.language is not None:
+            told += [type(self.language).__name__, self.text_tokens]
+        return joined(told)
 
 
 class RetrievalData(TaskData):
@@ -230,16 +181,3 @@ class RetrievalData(TaskData):
         dataset = GalleryDataset(split.records, split.images, self.eval_transform)
         collate = GalleryCollate(self.collate)
         return in_order(dataset, collate, batch_size=self.eval_batch_size, num_workers=self.num_workers)
-
-
-def _check_enough(name: str, split: Split, settings: CalibrationSettings) -> None:
-    there = len(split.records)
-    if there < settings.images:
-        most = there // settings.batch_size
-        raise ValueError(
-            f"calibration takes {settings.num_batches} batches of {settings.batch_size} images, its {name} part "
-            f"has {there}; lower data.calibration.num_batches to {most} or give more data"
-            if settings.num_images is None
-            else f"calibration takes {settings.num_images} images, its {name} part has {there}; lower "
-            f"data.calibration.num_images or give more data"
-        )

@@ -4,7 +4,7 @@ Templates are those of CoOp (Zhou et al., IJCV 2022), one for each of its eleven
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import BertTokenizer
@@ -30,8 +30,12 @@ TEMPLATES = {
 class Tokenizer(Protocol):
     """What turns sentences into token ids: any tokenizer of transformers."""
 
-    def __call__(self, text: list[str], **settings: object) -> dict[str, Tensor]:
+    def __call__(self, text: list[str], **settings: Any) -> Any:
         """`input_ids` and `attention_mask`."""
+        ...
+
+    def batch_decode(self, sequences: Tensor, **settings: Any) -> list[str]:
+        """Token ids -> texts."""
         ...
 
 

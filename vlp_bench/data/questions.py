@@ -3,9 +3,9 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol, Unpack
 
 import numpy as np
@@ -200,9 +200,19 @@ class QuestionData(TaskData):
         if not 0 <= flip <= 1:
             raise ValueError(f"data.flip is a share of the images in [0, 1], got {flip}")
         self.source, self.flip, self.train_on_val, self.test_words = source, flip, train_on_val, test_words
-        self.answer_tokenizer = make_tokenizer(source.vocabulary, sep=True)
+        if self.language is None:
+            self._with_answers(self.max_words)  # a vocabulary that is not there is told now
 
-    def collate(self, max_words: int) -> QuestionCollate:
+    @cached_property
+    def answer_tokenizer(self) -> BertTokenizer:
+        """Of answers, which end with [SEP] whatever questions do."""
+        return make_tokenizer(self.source.vocabulary, sep=True)
+
+    def collate(self, max_words: int) -> Callable[[Sequence[Asked]], Batch]:
+        """What makes batches of questions cut to so many words."""
+        return self._with_answers(max_words)
+
+    def _with_answers(self, max_words: int) -> QuestionCollate:
         return QuestionCollate(self.tokenizer, self.answer_tokenizer, max_words, self.max_tokens)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -235,4 +245,4 @@ class QuestionData(TaskData):
     def candidates(self) -> tuple[list[str], Tensor, Tensor]:
         """The answers to rank, their ids (c, t) and attention (c, t)."""
         answers = list(self.source.answers())
-        return answers, *self.collate(self.max_words).encode_answers(answers)
+        return answers, *self._with_answers(self.max_words).encode_answers(answers)

@@ -36,6 +36,10 @@ class RetrievalSource(Protocol):
         """Calibration, captioned regions."""
         ...
 
+    def texts(self, n: int) -> Sequence[str]:
+        """The first `n` texts without images; ValueError if there are none."""
+        ...
+
     def fingerprint(self, *splits: str) -> str:
         """Hash of the content of the named splits ("train", "val", "test", "general", "regions")."""
         ...
@@ -86,6 +90,10 @@ class ShapesRetrieval:
 
     def regions(self) -> Split[RegionImage]:
         return Split(self._records("regions", "calibration_region", "regions"), self.world)
+
+    def texts(self, n: int) -> Sequence[str]:
+        """ValueError: the embedded world tells nothing without a picture."""
+        raise ValueError("the embedded world has no texts without pictures; take general or regions")
 
     def _records(self, kind: str, split: str, name: str) -> Sequence:
         return _drawn(kind, self.world.seed, split, self.sizes[name], self.twins)

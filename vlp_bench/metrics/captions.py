@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,9 @@ class CaptionScores:
             from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports]
 
             self._meteor = Meteor()
-            threading.Thread(target=_drain, args=(self._meteor.meteor_p.stderr,), daemon=True).start()
+            process = self._meteor.meteor_p
+            threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
+            weakref.finalize(self, _end, process)
 
     def __call__(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> Scores:
         """One caption for every image, by its place in `images`."""
@@ -124,8 +128,18 @@ def _words(references: Cut, candidates: Cut) -> tuple[dict[str, float], dict[str
 
 def _drain(stream: Any) -> None:
     """Read what a process says until it ends: a full pipe would stop it."""
-    for _ in stream:
-        pass
+    with stream:
+        for _ in stream:
+            pass
+
+
+def _end(process: Any) -> None:
+    """End METEOR's process and close what led to it; the package leaves that open."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):
+            stream.close()
 
 
 class Spice:

@@ -24,6 +24,7 @@ from transformers import (
 
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.hub import read_pretrained
+from vlp_bench.models.towers import resize_positions
 from vlp_bench.models.words import IGNORED
 
 LANGUAGES = ("t5", "opt")
@@ -134,14 +135,23 @@ class BLIP2(nn.Module):
         """Whether the language model has an encoder (FlanT5)."""
         return not self.net.config.use_decoder_only_language_model
 
+    def resize_images(self, image_size: int) -> None:
+        """Take images of another size from now on (pixels): the table of positions is resized bicubically."""
+        places: Any = self.net.vision_model.embeddings
+        tokens = (image_size // places.patch_size) ** 2 + 1
+        table = resize_positions(places.position_embedding.detach()[0], tokens)[None].clone()
+        places.position_embedding = nn.Parameter(table, requires_grad=places.position_embedding.requires_grad)
+        places.image_size = image_size
+
     def image_tokens(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) -> (b, q, d), as the language model reads them."""
         return self.net.get_image_features(images, return_dict=True).pooler_output  # pyright: ignore[reportCallIssue]
 
     def language_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`lm`: the loss of each next word of the text given the image (FlanT5: and the text's first half)."""
+        """`lm`: the loss of each next word given the image, where there is one (FlanT5: and the text's first half)."""
         ids, atts = _text(batch)
-        image, embed = self.image_tokens(batch.images), self.net.get_input_embeddings()
+        embed = self.net.get_input_embeddings()
+        image = self.image_tokens(batch.images) if len(batch.images) else embed(ids[:, :0])
         (seen, seen_atts), (said, said_atts) = halves(ids, atts) if self.encodes else ((ids, atts), (ids, atts))
         words, labels = embed(seen), said.masked_fill(said_atts == 0, IGNORED)
         inputs = torch.cat([image.to(words.dtype), words], dim=1)
@@ -153,11 +163,9 @@ class BLIP2(nn.Module):
 
     @torch.no_grad()
     def generate(self, images: Tensor, ids: Tensor, atts: Tensor, **settings: Any) -> Tensor:
-        """(b, 3, h, w) images and (b, t) prompts, padded on the left -> (b, new) token ids, by `settings` of
-        transformers (the papers: num_beams=5, max_new_tokens=10 for VQA, 30 for captions)."""
+        """(b, 3, h, w) images and (b, t) prompts (OPT's padded on the left) -> (b, new) ids."""
         image, embed = self.image_tokens(images), self.net.get_input_embeddings()
-        words = embed(ids)
-        inputs = torch.cat([image.to(words.dtype), words], dim=1)
+        inputs = torch.cat([image, embed(ids)], dim=1)
         visible = torch.cat([atts.new_ones(image.shape[:2]), atts], dim=1)
         return self.net.language_model.generate(inputs_embeds=inputs, attention_mask=visible, **settings)
 
@@ -196,7 +204,7 @@ class BLIP2Adapter:
     encodes: bool = True
 
     def prunable(self, model: nn.Module) -> list[str]:
-        """Names of all linear weights in the blocks of the vision transformer and of the language model."""
+        """Names of all linear weights in the blocks of vision transformer and language model."""
         linear = {id(m.weight) for n, m in model.named_modules() if isinstance(m, nn.Linear) and _block(n) is not None}
         return [name for name, parameter in model.named_parameters() if id(parameter) in linear]
 
@@ -222,15 +230,16 @@ class BLIP2Adapter:
         ids, atts = _text(batch)
         (_, seen), (_, said) = halves(ids, atts) if self.encodes else ((ids, atts), (ids, atts))
         decoder = ".decoder." in name and not any(part in name for part in READS_ENCODER)
-        mask = said if self.encodes and decoder else torch.cat([atts.new_ones(len(atts), self.queries), seen], dim=1)
+        image = atts.new_ones(len(atts), self.queries if len(batch.images) else 0)
+        mask = said if self.encodes and decoder else torch.cat([image, seen], dim=1)
         if tokens == 1 and ".fc" in name:  # OPT's feed-forward networks read all tokens of a batch in one column
             mask = mask.reshape(-1, 1)
         assert mask.shape[1] == tokens, f"{name} saw {tokens} tokens, the batch has {mask.shape[1]}"
         return mask.bool()
 
     def rows(self, batch: Batch) -> int:
-        """Images in the batch."""
-        return len(batch.images)
+        """Images in the batch; texts, where it has none."""
+        return len(batch.images) or len(_text(batch)[0])
 
 
 def _block(name: str) -> str | None:

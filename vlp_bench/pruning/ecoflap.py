@@ -10,7 +10,7 @@ from vlp_bench.pruning.allocation import kept_of
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.sensitivity import Losses, losses_around
+from vlp_bench.pruning.sensitivity import KeepIn, Losses, losses_around
 from vlp_bench.pruning.shares import apportion, share_out
 
 Granularity = Literal["layer", "block", "model"]
@@ -97,15 +97,19 @@ class BlockSensitivity(Shares):
         draws: random directions for each matrix. One has a relative error of 0.75; the paper's scripts draw 2 to 4.
         noises: how many consecutive draws share a batch.
         seed: owner of the draws.
+        keep_in: where one batch's outputs of all blocks wait, to be given again: "disk" (a temporary folder) or
+            "memory" (the model's device).
     """
 
     epsilon: float = 1e-3
     draws: int = 4
     noises: int = 1
     seed: int = 0
+    keep_in: KeepIn = "disk"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("keep_in", self.keep_in, get_args(KeepIn))
         if not self.epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
         for count in ("draws", "noises"):
@@ -140,6 +144,7 @@ class BlockSensitivity(Shares):
                 noises=self.noises,
                 seed=self.seed,
                 compat=self.compat,
+                keep_in=self.keep_in,
             )
         return calibration.memory[key]
 

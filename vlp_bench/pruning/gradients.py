@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlp_bench.pruning.layers import Layer
 
 Sizes = dict[str, dict[str, float]]  # per layer sums of |g| ("gradient"), |w·g| ("magnitude") and (w·g)² ("squared")
+CACHED = 1 << 16  # floats that a processor works on in one go
 
 
 @contextmanager
@@ -48,10 +49,19 @@ def _add_to(sums: dict[str, Tensor], name: str) -> Any:
 def add_sizes(layers: Mapping[str, Layer], gradients: Mapping[str, Tensor], sizes: Sizes) -> None:
     """Adds up the sizes of one batch's gradient."""
     for name, gradient in gradients.items():
-        flowing = gradient * layers[name].weight.detach()
-        found = {"gradient": gradient.abs(), "magnitude": flowing.abs(), "squared": flowing.square()}
-        for what, tensor in found.items():
-            sizes[name][what] += float(tensor.sum(dtype=torch.float64))
+        found = _sizes(gradient, layers[name].weight.detach()).tolist()
+        for what, size in zip(("gradient", "magnitude", "squared"), found, strict=True):
+            sizes[name][what] += size
+
+
+def _sizes(gradient: Tensor, weight: Tensor) -> Tensor:
+    """(3,) float64: Σ|g|, Σ|w·g| and Σ(w·g)², in pieces that stay in a processor's cache."""
+    length = CACHED if gradient.device.type == "cpu" else gradient.numel()
+    total = torch.zeros(3, dtype=torch.float64, device=gradient.device)
+    for g, w in zip(gradient.reshape(-1).split(length), weight.reshape(-1).split(length), strict=True):
+        flowing = g * w
+        total += torch.stack([g.abs().sum(), flowing.abs().sum(), flowing.dot(flowing)])
+    return total
 
 
 def move(gradients: dict[str, Tensor], sums: dict[str, Tensor]) -> None:

@@ -16,29 +16,39 @@ from torch.utils.hooks import RemovableHandle
 from vlp_bench.pruning.layers import Layer, Reader, is_conv1d
 
 Mask = Callable[[str, int], "Tensor | None"]  # (layer, tokens) -> (rows, tokens) bool
-CACHED = 1 << 17  # floats squared in one go on a processor: they stay in its cache
+CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
+FOLDED = 32  # such pieces are added up in float32 before float64
 
 
 def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """(d,) float64 sum of x² over rows and tokens, x (rows, ..., d); tokens with a false mask don't count.
 
-    A masked token may hold anything, NaN included.
+    A masked token may hold anything, NaN included. On a processor squares are added where they arise, in its cache.
     """
-    x = x.detach().reshape(-1, x.shape[-1])
-    if mask is not None:
-        x = x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
-    step = max(1, CACHED // x.shape[1]) if x.device.type == "cpu" else max(1, len(x))
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(step):
-        total += (part if part.dtype == torch.float64 else part.float()).square().sum(0)
+    x = _counted(x, mask)
+    width = torch.float64 if x.dtype == torch.float64 else torch.float32
+    rows = max(1, CACHED // x.shape[1])
+    if len(x) <= rows or x.device.type != "cpu":
+        return x.to(width).square().sum(0).double()
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for piece in x.split(FOLDED * rows):
+        sums = torch.zeros(rows, x.shape[1], dtype=width)
+        for part in piece.split(rows):
+            part = part.to(width)
+            (sums if len(part) == rows else sums[: len(part)]).addcmul_(part, part)
+        total += sums.sum(0)
     return total
+
+
+def _counted(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(n, d): the tokens that count."""
+    x = x.detach().reshape(-1, x.shape[-1])
+    return x if mask is None or mask.all() else x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
 
 
 def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count."""
-    x = x.detach().reshape(-1, x.shape[-1])
-    if mask is not None:
-        x = x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
+    x = _counted(x, mask)
     total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(4096):
         part = part.double()
@@ -138,6 +148,7 @@ def _version(x: Tensor) -> int:
 def watch(name: str, reader: Reader, take: Callable[[str, Tensor], None]) -> RemovableHandle:
     """Calls `take(name, x)` with x (rows, ..., d_in) whenever the reader is about to map x with the weight.
 
+    To be used where no gradients are asked for.
     Raises ValueError when it can't be known what reaches the weight.
     """
     module = reader.module
@@ -152,8 +163,7 @@ def watch(name: str, reader: Reader, take: Callable[[str, Tensor], None]) -> Rem
         )
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        with torch.no_grad():
-            take(name, seen(module, args, kwargs))
+        take(name, seen(module, args, kwargs))
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 

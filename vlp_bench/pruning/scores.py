@@ -72,7 +72,7 @@ def lamp(layer: Layer, calibration: Calibration) -> Tensor:
 
 def snip(layer: Layer, calibration: Calibration) -> Tensor:
     """|g · w| with g the mean gradient (SNIP, Lee et al., ICLR 2019, Eq. 6, up to a factor common to all layers)."""
-    return (calibration.gradients()[layer.name] * layer.matrix).abs()
+    return (calibration.gradients()[layer.name] * layer.matrix).abs_()
 
 
 def obd(layer: Layer, calibration: Calibration) -> Tensor:

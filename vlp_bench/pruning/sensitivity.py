@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.replay import Replay
 
 log = logging.getLogger(__name__)
+KeepIn = Literal["memory", "disk"]
 Losses = dict[str, list[tuple[float, float]]]  # per layer (loss at W + εz, loss at W - εz), one pair for each draw
 
 
@@ -27,21 +32,28 @@ def losses_around(
     noises: int = 1,
     seed: int = 0,
     compat: Compat = "corrected",
+    keep_in: KeepIn = "disk",
 ) -> Losses:
     """The loss on both sides of every matrix, along random directions z ~ N(0, I): `draws` pairs for each.
 
     Consecutive `noises` pairs share a batch; after the last batch the first comes again. Weights are bit-identical
-    afterwards; one matrix is copied at a time. Blocks before the perturbed one are computed once for each batch.
+    afterwards; one matrix is copied at a time. A block is computed anew where it meets something else than with the
+    dense weights: what it gave for the batch with those is kept in memory, or on disk (`keep_in`).
     """
     seeds = noise_seeds(list(calibration.layers), draws, seed, compat)
     found: Losses = {name: [] for name in calibration.layers}
-    replay = Replay(calibration.model, calibration.layers)
     done = 0
-    while done < draws:
-        for loss in calibration.losses_of_batches(-(-(draws - done) // noises)):
-            own = range(done, min(done + noises, draws))
-            _both_sides(calibration, loss, replay, epsilon, [{n: s[d] for n, s in seeds.items()} for d in own], found)
-            done += len(own)
+    with _folder(keep_in) as folder:
+        replay = Replay(calibration.model, calibration.layers.values(), folder)
+        while done < draws:
+            for loss in calibration.losses_of_batches(-(-(draws - done) // noises)):
+                own = range(done, min(done + noises, draws))
+                _both_sides(
+                    calibration, loss, replay, epsilon, [{n: s[d] for n, s in seeds.items()} for d in own], found
+                )
+                done += len(own)
+    naive = 2 * draws * len(seeds) * replay.whole
+    log.info("%d calls of blocks for the losses around %d matrices; whole runs: %d", replay.calls, len(seeds), naive)
     return found
 
 
@@ -59,6 +71,15 @@ def noise(layer: Layer, seed: int) -> Tensor:
     return torch.randn(layer.weight.shape, generator=generator).to(layer.weight.device)
 
 
+@contextmanager
+def _folder(keep_in: KeepIn) -> Iterator[Path | None]:
+    if keep_in == "memory":
+        yield None
+        return
+    with TemporaryDirectory(prefix="vlp-bench-") as folder:
+        yield Path(folder)
+
+
 def _both_sides(
     calibration: Calibration,
     loss: Callable[[], float],
@@ -69,22 +90,21 @@ def _both_sides(
 ) -> None:
     with replay.recording():
         reference = loss()
-    if _shortened(loss, replay, max(replay.cuts.values(), default=0))() != reference:
+    if _replayed(loss, replay, None)() != reference:
         log.warning("the model's blocks do more than their outputs tell: every block is run every time")
-        replay.cuts.clear()
+        replay.forget()
     for name, layer in calibration.layers.items():
-        rest = _shortened(loss, replay, replay.cuts.get(name, 0))
-        found[name] += [_around(layer, rest, epsilon, own[name]) for own in seeds]
+        found[name] += [_around(layer, _replayed(loss, replay, layer), epsilon, own[name]) for own in seeds]
 
 
-def _shortened(loss: Callable[[], float], replay: Replay, cut: int) -> Callable[[], float]:
-    """The same loss with the first `cut` calls of blocks skipped."""
+def _replayed(loss: Callable[[], float], replay: Replay, changed: Layer | None) -> Callable[[], float]:
+    """The same loss without the blocks that a change of one layer can't reach."""
 
-    def shortened() -> float:
-        with replay.skipping(cut):
+    def replayed() -> float:
+        with replay.replaying(changed):
             return loss()
 
-    return shortened
+    return replayed
 
 
 def _around(layer: Layer, loss: Callable[[], float], epsilon: float, seed: int) -> tuple[float, float]:
@@ -94,7 +114,7 @@ def _around(layer: Layer, loss: Callable[[], float], epsilon: float, seed: int) 
     sides = []
     try:
         for sign in (1, -1):
-            weight.copy_(torch.add(before.to(step.dtype), step, alpha=sign))
+            torch.add(before, step, alpha=sign, out=weight)  # in float32 at least, rounded once
             sides.append(loss())
     finally:
         weight.copy_(before)

@@ -8,15 +8,16 @@
 Everything else is for galleries (`txt_first`: the text put first for an image; `text_image`: the image of a text).
 """
 
-import os
+import io
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
+
+from vlp_bench.pruning.files import write_whole
 
 FILE = "examples.npz"
 Arrays = dict[str, np.ndarray]
@@ -26,19 +27,9 @@ def write(folder: Path, examples: Mapping[str, Tensor | np.ndarray]) -> Path | N
     """Write the file of a run, whole or not at all; None, and no file, where the task kept no examples."""
     if not examples:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(values) for name, values in examples.items()}
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.", suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, folder / FILE)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return folder / FILE
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **{name: np.asarray(values) for name, values in examples.items()})
+    return write_whole(folder / FILE, content.getvalue())
 
 
 def read(folder: Path) -> Arrays:

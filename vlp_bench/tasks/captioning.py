@@ -107,10 +107,13 @@ class Captioning(FineTuning):
 
     def _describe(self, batch: Batch) -> None:
         assert batch.idx is not None, "an evaluation batch says which images it holds"
+        self._gathered.add(batch.idx.tolist(), self.pictures.words(self.described_by(batch.images)))
+
+    def described_by(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) -> (b, t) generated ids."""
         rule = BeamRule(**self.lengths, eos=self.pictures.end, pad=self.model.pad_id)
-        prompt = self.pictures.prompted(len(batch.images)).to(self.device)
-        ids = self.model.generate(self.model.encode_image(batch.images), prompt, rule)
-        self._gathered.add(batch.idx.tolist(), self.pictures.words(ids))
+        prompt = self.pictures.prompted(len(images)).to(self.device)
+        return self.model.generate(self.model.encode_image(images), prompt, rule)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -125,16 +128,29 @@ class Captioning(FineTuning):
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
 
     def _scored(self, split: str, captions: Mapping[int, str]) -> dict[str, float]:
-        """All metrics of a split; of the test also the result file and the values of single images."""
+        """All metrics of a split; of the test also the result file and the values of single images.
+
+        Where images have domains (NoCaps), each domain is scored by itself too: `in-domain/cider`, ...
+        """
         images, metrics = self.pictures.described(split), {}
         found = [scorer(captions, images) for scorer in self.scorers]
         for scores in found:
             metrics |= scores.values
             self.notes |= scores.notes
+        for domain in sorted({image.domain for image in images if image.domain}):
+            metrics |= {f"{domain}/{name}": value for name, value in self._of_domain(domain, captions, images).items()}
         if split == "test":
             self.examples = {name: torch.tensor(each) for scores in found for name, each in scores.examples.items()}
             write_captions(Path(self.trainer.default_root_dir) / "captions.json", images, captions)
         return metrics
+
+    def _of_domain(
+        self, domain: str, captions: Mapping[int, str], images: Sequence[CaptionedImage]
+    ) -> dict[str, float]:
+        """All metrics of the images of one domain, which weigh their words by that domain alone."""
+        own = [n for n, image in enumerate(images) if image.domain == domain]
+        told = {place: captions[n] for place, n in enumerate(own)}
+        return {k: v for scorer in self.scorers for k, v in scorer(told, [images[n] for n in own]).values.items()}
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:

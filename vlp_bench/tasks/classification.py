@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vlp_bench import processes
 from vlp_bench.batch import Batch
 from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.gathering import Gathered
 from vlp_bench.tasks.optimisation import Diverged
 
 
@@ -17,23 +18,37 @@ class Accuracy:
 
     def __init__(self) -> None:
         self.ranks: list[Tensor] = []
+        self.chosen: list[Tensor] = []
+        self.classes = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """(m, c) logits and (m,) classes. A tie counts as half of those it stands with; Diverged for NaN."""
         if not bool(logits.isfinite().all()):
             raise Diverged("the model gives scores that are not numbers: its weights are broken; lower task.lr")
+        self.classes = logits.shape[1]
         own = logits.gather(1, labels[:, None])
         above, equal = (logits > own).sum(1), (logits == own).sum(1) - 1
         self.ranks.append(above + equal / 2)
+        self.chosen.append(logits.argmax(1))
+
+    def examples(self) -> dict[str, Tensor]:
+        """Of each image in the order of the split, over all processes: `predicted` class, `accuracy` 100 or 0."""
+        told, n = Gathered[tuple[int, float]](), processes.size()
+        right = 100.0 * (torch.cat(self.ranks) < 0.5)
+        own = list(zip(torch.cat(self.chosen).tolist(), right.tolist(), strict=True))
+        told.add([processes.rank() + n * j for j in range(len(own))], own)
+        whole = [each for _, each in sorted(told.whole().items())]
+        return {"predicted": torch.tensor([p for p, _ in whole]), "accuracy": torch.tensor([a for _, a in whole])}
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy` and `top5`. ValueError if nothing was added."""
+        """`accuracy` and, of more than five classes, `top5`. ValueError if nothing was added."""
         if not self.ranks:
             raise ValueError("there is nothing to classify: the split has no image")
         ranks = torch.cat(self.ranks)
         sums = torch.stack([(ranks < 0.5).sum(), (ranks < 4.5).sum(), torch.tensor(len(ranks), device=ranks.device)])
         top1, top5, count = (processes.mean(sums.double()) * processes.size()).tolist()
-        return {"accuracy": 100 * top1 / count, "top5": 100 * top5 / count}
+        found = {"accuracy": 100 * top1 / count, "top5": 100 * top5 / count}
+        return found if self.classes > 5 else {"accuracy": found["accuracy"]}
 
 
 class Classifier(Protocol):
@@ -53,7 +68,7 @@ class Classifier(Protocol):
 
 
 class Measured(FineTuning):
-    """A task whose validation and test are accuracies: val/accuracy, val/top5, test/accuracy, test/top5."""
+    """A task whose validation and test are accuracies: accuracy, and top5 of more than five classes."""
 
     HEADLINES = ("accuracy",)
     MONITOR = "accuracy"
@@ -62,14 +77,20 @@ class Measured(FineTuning):
         """(m, 3, h, w) -> (m, c)."""
         raise AssertionError("a classifier gives logits")
 
+    def scores(self, batch: Batch) -> Tensor:
+        """(m, c) of a batch; of its images, unless a task reads more."""
+        return self.logits(batch.images)
+
     def _start(self) -> None:
         self.accuracy = Accuracy()
 
     def _step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.labels is not None, "a labelled batch has labels"
-        self.accuracy.add(self.logits(batch.images).float(), batch.labels)
+        self.accuracy.add(self.scores(batch).float(), batch.labels)
 
     def _end(self, split: str) -> None:
+        if split == "test":
+            self.examples = self.accuracy.examples()
         self.log_dict({f"{split}/{name}": value for name, value in self.accuracy.metrics().items()})
 
     def on_validation_epoch_start(self) -> None:

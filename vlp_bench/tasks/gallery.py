@@ -28,7 +28,7 @@ class Matcher(Protocol):
         ...
 
     def project_image(self, states: Tensor) -> Tensor:
-        """(m, 1 + n, d) -> (m, e) of length 1."""
+        """(m, 1 + n, d) -> (m, e) of length 1, or (m, q, e): several of an image."""
         ...
 
     def project_text(self, states: Tensor) -> Tensor:
@@ -85,16 +85,20 @@ class Gallery:
         atts = torch.cat([F.pad(a, (0, longest - a.shape[1])) for a in self.atts])
         texts = torch.cat([F.pad(s, (0, 0, 0, longest - s.shape[1])) for s in self.texts])
         self.texts.clear()
-        images = torch.cat(self.images)
-        self.images.clear()
         return WholeGallery(
-            images, texts, atts, torch.cat(self.image_embeds), torch.cat(self.text_embeds), torch.cat(self.text_image)
+            _joined(self.images),
+            texts,
+            atts,
+            torch.cat(self.image_embeds),
+            torch.cat(self.text_embeds),
+            torch.cat(self.text_image),
         )
 
 
 @dataclass(frozen=True)
 class WholeGallery:
-    """images (m, 1 + n, d), texts (t, l, d), atts (t, l), image_embeds (m, e), text_embeds (t, e), text_image (t,)."""
+    """images (m, 1 + n, d), texts (t, l, d), atts (t, l), image_embeds (m, e) or (m, q, e), text_embeds (t, e),
+    text_image (t,)."""
 
     images: Tensor
     texts: Tensor
@@ -104,8 +108,12 @@ class WholeGallery:
     text_image: Tensor
 
     def similarity(self) -> Tensor:
-        """(m, t) cosine between every image and every text; Diverged if one is not a number."""
-        return _numbers(self.image_embeds.float() @ self.text_embeds.float().T)
+        """(m, t) cosine between every image and every text; Diverged if one is not a number.
+
+        Of an image with several embeddings (m, q, e) the nearest counts (BLIP-2).
+        """
+        cosines = self.image_embeds.float() @ self.text_embeds.float().T
+        return _numbers(cosines if cosines.ndim == 2 else cosines.amax(1))
 
     def contrastive_metrics(self) -> dict[str, float]:
         """Recall by the cosine alone, without a closer look."""
@@ -154,6 +162,17 @@ class WholeGallery:
                 texts = self.texts[j.to(self.texts.device)].to(self.atts.device)[:, :longest]
                 scores[chunk] = score(texts, self.atts[j, :longest], image[chunk] - first).float()
         return _numbers(share.sum(scores))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One tensor of all; each part is let go when it is in it, so that a large gallery is not held twice."""
+    whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    at = 0
+    while parts:
+        part = parts.pop(0)
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 def _first(scores: Tensor, candidates: Tensor) -> Tensor:

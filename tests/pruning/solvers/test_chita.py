@@ -9,8 +9,12 @@ from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.pruning.allocation import Total
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.solvers.chita import Chita
-from vlp_bench.pruning.solvers.quadratic import Problem, largest, ridge, solve_block
-from vlp_bench.pruning.solvers.rows import Block, cut, plan
+from vlp_bench.pruning.solvers.quadratic import Problem, largest_of, ridge, solve_block
+from vlp_bench.pruning.solvers.rows import Block, Rows, cut, plan
+
+
+def largest(b, k, alive=None):
+    return largest_of(lambda i: b, k, [alive])[0]
 
 
 def draws(*shape, seed=0):
@@ -34,7 +38,8 @@ def test_ridge_is_where_the_gradient_of_the_objective_vanishes(batches, n):
 
 def problem(b, gradient, k, objective, compat="corrected", curvature=1.0):
     b, gradient = torch.tensor(b), torch.tensor(gradient)
-    step = Problem([b], [gradient], lambda v: curvature * v(0), lambda v: objective(v(0)), 0.0, [None]).step(k, compat)
+    problem = Problem([b], [gradient], lambda v: curvature * v(0), lambda v: objective(v(0)), 0.0, [None])
+    step = problem.step([largest(b, k)], compat)
     return step(0), step.support[0]
 
 
@@ -83,11 +88,36 @@ def test_what_is_gone_comes_last():
 
 def test_a_block_is_solved_exactly_on_its_support():
     rows, w, linear = draws(4, 12), draws(12, seed=1), draws(12, seed=2) / 100
-    values, support = solve_block(rows, w, w, linear, 5, 0.5, None, "corrected")
+    five = largest(w, 5)
+    values, support = solve_block(rows, w * five, w, linear, five, 0.5, None, "corrected")
     assert support.sum() == 5
     assert support.equal(w.abs() >= w.abs().sort(descending=True).values[4])
     assert values[support].allclose(ridge(rows[:, support], w[support], linear[support], rows @ w, 0.5))
     assert not values[~support].any()
+
+
+@pytest.mark.parametrize("batches", [4, 8])
+def test_the_released_rounding_is_of_the_same_answer(batches):
+    rows, w, linear = draws(batches, 12), draws(12, seed=1), draws(12, seed=2)
+    six = largest(w, 6)
+    exact, _ = solve_block(rows, w * six, w, linear / 100, six, 0.5, None, "corrected")
+    double, _ = solve_block(rows, w * six, w, linear / 100, six, 0.5, None, "official")
+    torch.testing.assert_close(double, exact, rtol=1e-12, atol=1e-12)
+    given = [tensor.float() for tensor in (rows, w * six, w, linear / 100)]
+    single, _ = solve_block(*given, six, 0.5, None, "official")
+    assert 0 < (single - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_rows_keep_what_the_blocks_need():
+    blocks = [Block("a", 2, 5), Block("a", 5, 6), Block("b", 0, 3)]
+    rows, a, b = Rows(blocks, "float32"), torch.arange(8.0), torch.arange(3.0)
+    rows.add({"a": a, "b": b})
+    rows.add({"a": a * 10})
+    a.zero_()  # a part is copied, so that the whole can go; a whole is kept as it is
+    pieces = [(block, piece.tolist()) for block, piece in rows.pieces()]
+    assert pieces == list(zip(blocks, [[[2, 3, 4], [20, 30, 40]], [[5], [50]], [[0, 1, 2], [0, 0, 0]]], strict=True))
+    assert rows.products("b", torch.ones(3)).tolist() == [3, 0]
+    assert rows._rows["b"][0].data_ptr() == b.data_ptr()
 
 
 def test_blocks_by_hand():
@@ -195,7 +225,9 @@ def test_a_step_of_a_model_is_that_of_its_layers_laid_side_by_side():
     joined = lambda v: torch.cat([v(0), v(1)])  # noqa: E731
     objective = lambda v: float(((rows @ (v - b)).square().sum() / 2) + (g * 5) @ v)  # noqa: E731
     for gradient in (g, g * 5):
-        whole = Problem([b], [gradient], lambda v: rows @ v(0), lambda v: objective(v(0)), 0.1, [None]).step(12)
+        whole = Problem([b], [gradient], lambda v: rows @ v(0), lambda v: objective(v(0)), 0.1, [None]).step(
+            [largest(b, 12)]
+        )
         split = Problem(
             parts(b),
             parts(gradient),
@@ -203,6 +235,6 @@ def test_a_step_of_a_model_is_that_of_its_layers_laid_side_by_side():
             lambda v: objective(joined(v)),
             0.1,
             [None, None],
-        ).step(12)
+        ).step(largest_of(lambda i: parts(b)[i], 12, [None, None]), along=rows @ (gradient * largest(b, 12)))
         assert torch.cat(split.support).equal(whole.support[0])
         torch.testing.assert_close(joined(split), whole(0))

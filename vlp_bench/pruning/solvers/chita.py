@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import get_args
 
 import torch
@@ -16,7 +15,7 @@ from vlp_bench.pruning.batches import Snapshot
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.quadratic import Part, Problem, Step, solve_block
+from vlp_bench.pruning.solvers.quadratic import Part, Problem, Step, largest_of, solve_block
 from vlp_bench.pruning.solvers.rows import Block, Precision, Rows, cut, plan
 
 log = logging.getLogger(__name__)
@@ -65,6 +64,7 @@ class _Run:
         self.batches, self.rows_seen = calibration.count()
         self.damping = self.batches * settings.ridge  # 2λ₂
         self.layers = calibration.layers
+        self.numbers = {name: i for i, name in enumerate(self.layers)}
         self.alive = {n: self.layers[n].as_stored(mask).flatten() for n, mask in calibration.alive.items()}
         blocks = cut(calibration, settings.block_size)
         self.plan = plan(blocks, self.batches, settings.memory_gb, settings.rows)
@@ -76,15 +76,14 @@ class _Run:
         log.info("CHITA: %s", self.plan)
         if len(self.plan.groups) == 1:
             self.rows = self._rows_of(self.plan.groups[0])
-        linear = self._linear()
-        numbers = {name: i for i, name in enumerate(self.layers)}
-        step = self._first_step(linear)
+        step = self._first_step()
+        values = dict(zip(self.layers, step.problem.gradient, strict=True))
         for group in self.plan.groups:
-            self.rows = self.rows or self._rows_of(group)
-            for block in group:
-                self._solve(block, self.rows.take(block), linear[block.name], step, numbers[block.name])
-            self.rows = None  # before the next group's are there
-        return self._answer(linear, dict(zip(self.layers, step.support, strict=True)))
+            rows = self.rows or self._rows_of(group)
+            for block, piece in rows.pieces():
+                self._solve(block, piece, step)
+            self.rows = rows = None  # before the next group's are there
+        return self._answer(values, dict(zip(self.layers, step.support, strict=True)))
 
     def _weights(self, name: str) -> Tensor:
         """The dense weights: the model's own, if they are float32."""
@@ -106,44 +105,45 @@ class _Run:
         return gradient.mul_(self.alive[name]) if name in self.alive else gradient
 
     def _rows_of(self, group: list[Block]) -> Rows:
-        device = next(iter(self.layers.values())).weight.device
-        rows = Rows(group, self.batches, self.settings.rows, device)
-        for number, gradients in enumerate(self._gradients(rows.names)):
-            rows.put(number, gradients)
+        rows = Rows(group, self.settings.rows)
+        for gradients in self._gradients(rows.names):
+            rows.add(gradients)
         return rows
 
-    def _linear(self) -> Flat:
-        """a: the gradients' sum over the number of images."""
+    def _linear(self, support: list[Tensor]) -> tuple[Flat, Tensor | None]:
+        """a, the gradients' sum over the number of images; if rows are in memory, X times its part on the support."""
         sums = {name: torch.zeros_like(self._weights(name)) for name in self.layers}
-        if self.rows is not None:
-            for block in self.plan.groups[0]:
-                sums[block.name][block.start : block.stop] = self.rows.sums(block)
-        else:
+        if self.rows is None:
             for gradients in self._gradients(list(self.layers)):
                 for name, gradient in gradients.items():
                     sums[name] += gradient
-        for values in sums.values():
-            values /= self.rows_seen
-        return sums
+            return {name: values.mul_(1 / self.rows_seen) for name, values in sums.items()}, None
+        along = torch.zeros(self.batches, dtype=torch.float64, device=support[0].device)
+        for block, piece in self.rows.pieces():
+            own = sums[block.name][block.start : block.stop]
+            own.copy_(piece.sum(0)).mul_(1 / self.rows_seen)  # rounded as the released code does
+            inside = support[self.numbers[block.name]][block.start : block.stop]
+            along += piece.to(own.dtype) @ (own * inside)
+        return sums, along
 
     def _product(self, v: Part) -> Tensor:
         """Xv (b,) float64, from the rows in memory or from another pass; v holds all layers."""
-        names = list(self.layers)
         products = torch.zeros(self.batches, dtype=torch.float64, device=v(0).device)
         if self.rows is not None:
-            for name, blocks in groupby(self.plan.groups[0], key=lambda block: block.name):
-                own = v(names.index(name))
-                for block in blocks:
-                    products += self.rows.products(block, own[block.start : block.stop])
+            for name, i in self.numbers.items():
+                products += self.rows.products(name, v(i))
             return products
-        for number, gradients in enumerate(self._gradients(names)):
+        for number, gradients in enumerate(self._gradients(list(self.layers))):
             for name, gradient in gradients.items():
-                products[number] += (gradient @ v(names.index(name)).to(gradient)).double()
+                products[number] += (gradient @ v(self.numbers[name]).to(gradient)).double()
         return products
 
-    def _first_step(self, linear: Flat) -> Step:
+    def _first_step(self) -> Step:
         """The step for the whole model."""
-        w, a = [self._weights(name) for name in self.layers], list(linear.values())
+        w, alive = [self._weights(name) for name in self.layers], [self.alive.get(name) for name in self.layers]
+        support = largest_of(lambda i: w[i], self.kept, alive)
+        linear, along = self._linear(support)
+        a = list(linear.values())
 
         def objective(v: Part) -> float:
             square = sum(float((v(i) - w[i]).double().square().sum()) for i in range(len(w)))
@@ -151,25 +151,25 @@ class _Run:
             quadratic = float(self._product(lambda i: v(i) - w[i]).square().sum()) + self.damping * square
             return quadratic / 2 + first
 
-        flat = sum(float(values.double().square().sum()) for values in a) ** 0.5 <= 1e-8
-        gradient = [torch.zeros_like(values) for values in a] if flat else a
-        alive = [self.alive.get(name) for name in self.layers]
-        problem = Problem(w, gradient, self._product, objective, self.damping, alive)
-        return problem.step(self.kept, self.settings.compat)
+        problem = Problem(w, a, self._product, objective, self.damping, alive)
+        if sum(float(values.double().square().sum()) for values in a) ** 0.5 <= 1e-8:
+            return Step(problem, 0.0, support)
+        return problem.step(support, self.settings.compat, along)
 
-    def _solve(self, block: Block, rows: Tensor, linear: Tensor, step: Step, number: int) -> None:
-        """Puts the block's values in the place of its part of `linear`, which nobody needs any more."""
-        own = slice(block.start, block.stop)
-        w, a = self._weights(block.name)[own], linear[own]
-        support = step.support[number][own]
-        b = torch.zeros_like(w) if step.erased else (w - step.length * step.problem.gradient[number][own]) * support
-        k = int(torch.count_nonzero(b if self.settings.compat == "official" else support))
-        if not k:
-            linear[own], support[:] = 0, False
+    def _solve(self, block: Block, rows: Tensor, step: Step) -> None:
+        """Puts the block's values in the place of its part of a, and their mask in that of the step's support."""
+        own, number = slice(block.start, block.stop), self.numbers[block.name]
+        w, a, support = self._weights(block.name)[own], step.problem.gradient[number][own], step.support[number][own]
+        b = torch.zeros_like(w) if step.erased else (w - step.length * a) * support
+        if self.settings.compat == "official":
+            support &= b != 0
+        if not support.any():
+            a.zero_()
             return
         alive = self.alive[block.name][own] if block.name in self.alive else None
-        found, mask = solve_block(rows.to(w.dtype), b, w, a, k, self.damping, alive, self.settings.compat)
-        linear[own], support[:] = found.to(linear), mask
+        found, mask = solve_block(rows.to(w.dtype), b, w, a, support, self.damping, alive, self.settings.compat)
+        a.copy_(found)
+        support.copy_(mask)
 
     def _answer(self, values: Flat, support: Flat) -> Solved:
         official = self.settings.compat == "official"

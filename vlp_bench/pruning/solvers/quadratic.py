@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,11 @@ Product = Callable[[Part], Tensor]
 TRIALS, HALVINGS, SLACK = 10, 100, 1e-10
 
 
-def largest(b: Tensor, k: int, alive: Tensor | None) -> Tensor:
-    """Mask (n,) of the k largest |b|; what is gone comes last, and of equals the first wins."""
-    return keep_largest(_sizes(b, alive), k)
+def largest_of(v: Part, k: int, alive: Sequence[Tensor | None]) -> list[Tensor]:
+    """Masks of the k largest |v| of all parts; what is gone comes last, and of equals the first wins."""
+    sizes = {str(i): lambda i=i: _sizes(v(i), alive[i]) for i in range(len(alive))}
+    kept = {"0": k} if len(sizes) == 1 else kept_per_layer(sizes, [k])[0]
+    return [keep_largest(size(), kept[i]) for i, size in sizes.items()]
 
 
 def _sizes(b: Tensor, alive: Tensor | None) -> Tensor:
@@ -53,41 +56,38 @@ class Problem:
         """b after a step of that length, on all entries."""
         return lambda i: self.b[i] - length * self.gradient[i] if length else self.b[i]
 
-    def largest(self, v: Part, k: int) -> list[Tensor]:
-        """Masks of the k largest |v| of all parts."""
-        if len(self.b) == 1:
-            return [largest(v(0), k, self.alive[0])]
-        sizes = {str(i): lambda i=i: _sizes(v(i), self.alive[i]) for i in range(len(self.b))}
-        (kept,) = kept_per_layer(sizes, [k])
-        return [keep_largest(size(), kept[i]) for i, size in sizes.items()]
+    def step(self, support: list[Tensor], compat: Compat = "corrected", along: Tensor | None = None) -> Step:
+        """One projected step to at most as many entries as b has.
 
-    def step(self, k: int, compat: Compat = "corrected") -> Step:
-        """One projected step to at most k entries.
+        It is exact on the support of b. If another entry would outgrow it all, shorter steps are tried that may change
+        the support, as long as they improve the objective. If none does, the support and its values stay; the released
+        code erases everything (`compat="official"`). Without curvature there is no step.
 
-        It is exact on the k largest entries of b. If another entry would outgrow them all, shorter steps are tried that
-        may change the support, as long as they improve the objective. If none does, the support and its values stay;
-        the released code erases everything (`compat="official"`). Without curvature there is no step.
+        Args:
+            support: masks of the entries of b that count, its largest.
+            compat: what happens if the search fails.
+            along: the product with the gradient's part on the support, if it is known.
         """
-        support = self.largest(self.moved(0.0), k)
-        inside = [g * s for g, s in zip(self.gradient, support, strict=True)] if len(self.b) == 1 else None
-        chosen = (lambda i: inside[i]) if inside else (lambda i: self.gradient[i] * support[i])
+        chosen = lambda i: self.gradient[i] * support[i]  # noqa: E731
         square = sum(float(chosen(i).double().square().sum()) for i in range(len(self.b)))
-        curvature = float(self.product(chosen).double().square().sum()) + self.damping * square
+        product = self.product(chosen) if along is None else along
+        curvature = float(product.double().square().sum()) + self.damping * square
         length = square / curvature if curvature > 0 else 0.0
         if self._stays(length, support):
             return Step(self, length, support)
-        return self._search(length, k, support, compat)
+        return self._search(length, support, compat)
 
     def _stays(self, length: float, support: Sequence[Tensor]) -> bool:
         """Whether the largest entry after the step is one of the support."""
         inside = outside = -1.0
         for i, mask in enumerate(support):
             moved = self.moved(length)(i).abs()
-            inside = max(inside, float((moved * mask).max()) if mask.any() else -1.0)
+            inside = max(inside, float(torch.where(mask, moved, -1.0).max()))
             outside = max(outside, float(moved.masked_fill_(mask, -1.0).max()))
         return min(inside, outside) < 0 or inside >= outside - SLACK
 
-    def _search(self, length: float, k: int, support: list[Tensor], compat: Compat) -> Step:
+    def _search(self, length: float, support: list[Tensor], compat: Compat) -> Step:
+        k = sum(int(torch.count_nonzero(mask)) for mask in support)
         for _ in range(HALVINGS):
             length /= 2
             if self._stays(length, support):
@@ -95,7 +95,7 @@ class Problem:
         found = Step(self, 0.0, support, erased=compat == "official")
         best = self.objective(Step(self, 0.0, support))
         for _ in range(TRIALS):
-            trial = Step(self, length, self.largest(self.moved(length), k))
+            trial = Step(self, length, largest_of(self.moved(length), k, self.alive))
             value = self.objective(trial)
             if not value < best:
                 break
@@ -124,22 +124,27 @@ class Step:
         return self.problem.moved(self.length)(i) * self.support[i]
 
 
-def ridge(rows: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: float) -> Tensor:
-    """The exact minimiser (n,) float64 on a support: (XᵀX + 2λ₂) v = Xᵀy + 2λ₂ w - a.
+def ridge(columns: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: float) -> Tensor:
+    """The exact minimiser (n,) on a support: (CᵀC + 2λ₂) v = Cᵀy + 2λ₂ w - a.
 
     Args:
-        rows: X (b, n) float64, the columns of the support.
+        columns: C (b, n), the columns of X on the support.
         w, linear: w and a (n,) on the support.
         target: y (b,), the product of all columns with the dense weights.
         damping: 2λ₂.
     """
-    right = rows.t() @ target + damping * w - linear
-    batches, n = rows.shape
-    if batches < n:  # Woodbury: a system of b unknowns
-        small = torch.linalg.cholesky(rows @ rows.t() + damping * torch.eye(batches).to(rows))
-        return (right - rows.t() @ torch.cholesky_solve((rows @ right)[:, None], small)[:, 0]) / damping
-    small = torch.linalg.cholesky(rows.t() @ rows + damping * torch.eye(n).to(rows))
-    return torch.cholesky_solve(right[:, None], small)[:, 0]
+    batches, n = columns.shape
+    if batches < n:  # b unknowns u = y - Cv: (CCᵀ + 2λ₂) u = 2λ₂ (y - Cw) + Ca, and 2λ₂ (v - w) = Cᵀu - a
+        known, product = (columns @ torch.stack([w, linear], dim=1)).unbind(1)
+        return w + (columns.t() @ _solved(columns, damping * (target - known) + product, damping) - linear) / damping
+    return _solved(columns.t(), columns.t() @ target + damping * w - linear, damping)
+
+
+def _solved(factor: Tensor, right: Tensor, damping: float) -> Tensor:
+    """(FFᵀ + damping)⁻¹ right."""
+    matrix = factor @ factor.t()
+    matrix.diagonal().add_(damping)
+    return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(matrix))[:, 0]
 
 
 def solve_block(
@@ -147,32 +152,86 @@ def solve_block(
     b: Tensor,
     w: Tensor,
     linear: Tensor,
-    k: int,
+    support: Tensor,
     damping: float,
     alive: Tensor | None,
     compat: Compat,
 ) -> tuple[Tensor, Tensor]:
-    """Values (n,) float64 and support of one block: a step, then the exact minimiser on its support.
+    """Values (n,) and support of one block: a step, then the exact minimiser on its support.
 
-    rows (b, n), b the values so far, w the dense ones, linear a (n,). The step, which decides on the support alone, and
-    the target are computed in the type they come in, the minimiser in float64.
+    rows X (b, n), b the values so far and the support of its largest, w the dense ones, linear a (n,). The step, which
+    decides on the support alone, and the target are computed in the type they come in, the minimiser in float64.
     """
-    target, reached = (rows @ torch.stack([w, b], dim=1)).unbind(1)
-    if float(linear.norm()) > 1e-8:
-        gradient = torch.addmv(linear - damping * (w - b), rows.t(), target - reached, alpha=-1)
-
-        def objective(v: Part) -> float:
-            off = v(0) - w
-            return float((rows @ off).square().sum() / 2 + linear @ v(0) + damping / 2 * off.square().sum())
-
-        problem = Problem([b], [gradient], lambda v: rows @ v(0), objective, damping, [alive])
-        step = problem.step(k, compat)
-        support = step.support[0]
-        if compat == "official" and not step(0).any():
-            return step(0), support
-    else:
-        support = largest(b, k, alive)
     where = support.nonzero().view(-1)
-    columns = rows.index_select(1, where).double()
-    inside = ridge(columns, w[where].double(), linear[where].double(), target.double(), damping)
-    return torch.zeros_like(w, dtype=torch.float64).index_copy_(0, where, inside), support
+    columns = rows.index_select(1, where)
+    target = rows @ w
+    if float(linear.norm()) > 1e-8:
+        gradient = torch.addmv(linear - damping * (w - b), rows.t(), target - columns @ b[where], alpha=-1)
+        length = _kept_support(columns, b[where], gradient, where, damping)
+        if length is not None:
+            b = b.index_add(0, where, gradient[where], alpha=-length)
+        else:
+            found = _searched(rows, b, w, gradient, linear, support, damping, alive, compat)
+            b, support = found(0), found.support[0]
+            where = support.nonzero().view(-1)
+            columns = rows.index_select(1, where)
+        if compat == "official" and not b.any():
+            return b, support
+    if compat == "official":
+        inside = as_released(rows, b, w, linear, where, damping)
+    else:
+        inside = ridge(columns.double(), w[where].double(), linear[where].double(), target.double(), damping)
+    return torch.zeros_like(w).index_copy_(0, where, inside.to(w)), support
+
+
+def _kept_support(columns: Tensor, b: Tensor, gradient: Tensor, where: Tensor, damping: float) -> float | None:
+    """`Problem.step` for one block whose b, given on its support, is zero elsewhere; None: a search is due."""
+    inside = gradient[where]
+    square = float(inside.double().square().sum())
+    curvature = float((columns @ inside).double().square().sum()) + damping * square
+    length = square / curvature if curvature > 0 else 0.0
+    reached = float((b - length * inside).abs().max())
+    outside = length * float(gradient.abs().index_fill_(0, where, 0.0).max())
+    return length if len(where) == len(gradient) or reached >= outside - SLACK else None
+
+
+def _searched(
+    rows: Tensor,
+    b: Tensor,
+    w: Tensor,
+    gradient: Tensor,
+    linear: Tensor,
+    support: Tensor,
+    damping: float,
+    alive: Tensor | None,
+    compat: Compat,
+) -> Step:
+    def objective(v: Part) -> float:
+        off = v(0) - w
+        return float((rows @ off).square().sum() / 2 + linear @ v(0) + damping / 2 * off.square().sum())
+
+    problem = Problem([b], [gradient], lambda v: rows @ v(0), objective, damping, [alive])
+    return problem.step([support], compat)
+
+
+def as_released(rows: Tensor, b: Tensor, w: Tensor, linear: Tensor, where: Tensor, damping: float) -> Tensor:
+    """What `ridge` gives on the support `where`, rounded as in the released program.
+
+    That program sorts the support by size, largest first, and rounds all products to float32 before it solves in
+    float64: weights change by up to 1e-3 of their size. With numpy's products of matrices that lie column after column
+    in memory, as there, the answers agree bit for bit on the same kind of processor.
+    """
+    order = where[b[where].abs().argsort(descending=True, stable=True)].cpu().numpy()
+    by_column = rows.t().contiguous().cpu().numpy()
+    known, first = w.cpu().numpy(), linear[order].cpu().numpy()
+    x, target, double = by_column[order].T, by_column.T @ known, by_column.dtype.type(damping)
+    right = x.T @ target + double * known[order] - first
+    batches, n = x.shape
+    if batches < n:
+        small = np.linalg.solve(np.eye(batches) + x @ x.T / double, x @ right)
+        found = right / double - x.T @ small / double**2
+    else:
+        found = np.linalg.solve(double * np.eye(n) + x.T @ x, right)
+    inside = np.zeros(len(w))
+    inside[order] = found
+    return torch.from_numpy(inside).to(w)[where]

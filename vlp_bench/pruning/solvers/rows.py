@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,36 +83,41 @@ def bytes_of(precision: Precision) -> int:
     return getattr(torch, precision).itemsize
 
 
-def _memory(numbers: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(numbers,) without values; on a processor numpy's, which asks for huge pages: a third of the time to fill."""
-    if device.type != "cpu":
-        return torch.empty(numbers, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(numbers * dtype.itemsize, dtype=np.uint8)).view(dtype)
-
-
 class Rows:
-    """The gradients of all batches for some blocks: per block one matrix (batches, n), all in one piece of memory."""
+    """The gradients of all batches for some blocks, in the tensors they come in: nothing is copied without need."""
 
-    def __init__(self, blocks: list[Block], batches: int, precision: Precision, device: torch.device) -> None:
-        sizes = [batches * (block.stop - block.start) for block in blocks]
-        pieces = _memory(sum(sizes), getattr(torch, precision), device).split(sizes)
-        self._rows = {block: piece.view(batches, -1) for block, piece in zip(blocks, pieces, strict=True)}
+    def __init__(self, blocks: list[Block], precision: Precision) -> None:
+        self.blocks = blocks
         self.names = list(dict.fromkeys(block.name for block in blocks))
+        self._starts = {block.name: block.start for block in reversed(blocks)}
+        self._stops = {block.name: block.stop for block in blocks}
+        self._rows: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        self._dtype = getattr(torch, precision)
 
-    def put(self, number: int, gradients: dict[str, Tensor]) -> None:
-        """The gradients of batch `number`, flat, by layer; what is missing is zero."""
-        for block, rows in self._rows.items():
-            own = gradients.get(block.name)
-            rows[number] = 0 if own is None else own[block.start : block.stop]
+    def add(self, gradients: dict[str, Tensor]) -> None:
+        """The next batch's gradients, flat, by layer; what is missing is zero."""
+        device = next(iter(gradients.values())).device if gradients else None
+        for name, rows in self._rows.items():
+            start, stop = self._starts[name], self._stops[name]
+            if name in gradients:
+                part = gradients[name][start:stop]
+                copied = part.dtype != self._dtype or len(part) < gradients[name].numel()
+                rows.append(part.to(self._dtype, copy=True) if copied else part)
+            else:
+                rows.append(torch.zeros(1, dtype=self._dtype, device=device).expand(stop - start))
 
-    def take(self, block: Block) -> Tensor:
-        """(batches, n) float32."""
-        return self._rows[block].float()
+    def products(self, name: str, v: Tensor) -> Tensor:
+        """(batches,) float64 product with v (n,), of a layer all of whose blocks are here."""
+        return torch.stack([row.to(v.dtype) @ v for row in self._rows[name]]).double()
 
-    def sums(self, block: Block) -> Tensor:
-        """(n,) float32 sum over the batches."""
-        return self._rows[block].sum(0, dtype=torch.float32)
-
-    def products(self, block: Block, v: Tensor) -> Tensor:
-        """(batches,) float64 product with v (n,)."""
-        return (self._rows[block].to(v.dtype) @ v).double()
+    def pieces(self) -> Iterator[tuple[Block, Tensor]]:
+        """Every block and its rows (batches, n) float32, where the next block's will be (it stays in a cache)."""
+        first = self._rows[self.names[0]]
+        largest = max(block.stop - block.start for block in self.blocks)
+        memory = torch.empty(len(first) * largest, device=first[0].device)
+        for name, group in groupby(self.blocks, key=lambda block: block.name):
+            blocks = list(group)
+            sizes = [block.stop - block.start for block in blocks]
+            for block, *parts in zip(blocks, *(row.split(sizes) for row in self._rows[name]), strict=True):
+                size = block.stop - block.start
+                yield block, torch.stack(parts, out=memory[: len(parts) * size].view(len(parts), size))

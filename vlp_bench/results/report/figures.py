@@ -44,7 +44,8 @@ def _clean(svg: str, name: str) -> str:
     assert width is not None, "matplotlib gives the width in points"
     for _ in ("width", "height"):
         svg = re.sub(r'(<svg [^>]*?)\s+(?:width|height)="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" style="max-width: {1.5 * float(width[1]):.0f}px" ', 1)
+    sizes = f"--least: {float(width[1]):.0f}px; max-width: {1.5 * float(width[1]):.0f}px"
+    svg = svg.replace("<svg ", f'<svg role="img" style="{sizes}" ', 1)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     return svg.replace(INK, "currentColor").strip()
@@ -93,14 +94,15 @@ def heat_map(name: str, masks: Sequence[Mask]) -> str:
     removed = [{(row.modality, row.block): 100 * row.sparsity for row in mask.table} for mask in masks]
     values = np.array([[column.get(place, np.nan) for column in removed] for place in places])
     rows = [block_name(*place) for place in places]
-    return _matrix(name, values, rows, [mask.name for mask in masks], "removed (%)", "{:.0f}")
+    limits = 10 * np.floor(np.nanmin(values) / 10), 10 * np.floor(np.nanmax(values) / 10 + 1)
+    return _matrix(name, values, rows, [mask.name for mask in masks], "removed (%)", limits)
 
 
 def overlap(name: str, masks: Sequence[Mask]) -> str:
     """Intersection over union of the kept weights of every two masks of one sparsity."""
     names = [mask.name for mask in masks]
     values = np.array([[100 * _iou(a, b) for b in masks] for a in masks])
-    return _matrix(name, values, names, names, "shared (%)", "{:.0f}")
+    return _matrix(name, values, names, names, "shared (%)", (0, 100))
 
 
 def _iou(first: Mask, second: Mask) -> float:
@@ -111,23 +113,27 @@ def _iou(first: Mask, second: Mask) -> float:
     return both / either if either else 1.0
 
 
-def _matrix(name: str, values: np.ndarray, rows: list[str], columns: list[str], label: str, form: str) -> str:
+def _matrix(
+    name: str, values: np.ndarray, rows: list[str], columns: list[str], label: str, limits: tuple[float, float]
+) -> str:
+    """Numbers on colours, which go from the first limit to the second."""
+    low, high = limits
     height, width = 1.2 + 0.24 * len(rows), 2.8 + 0.55 * len(columns)
     with _canvas(name, (width, height)) as (figure, out):
         axes = figure.subplots()
-        image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
         for i, j in np.ndindex(values.shape):
             if np.isfinite(values[i, j]):
-                ink = "white" if values[i, j] < 60 else "black"
-                axes.text(j, i, form.format(values[i, j]), ha="center", va="center", color=ink, fontsize=7)
+                ink = "white" if values[i, j] < low + 0.6 * (high - low) else "black"
+                axes.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", color=ink, fontsize=7)
         figure.colorbar(image, ax=axes, label=label)
     return out[0]
 
 
-def magnitudes(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> str:
-    """|w| by block before pruning: 5, 25, 50, 75 and 95 % quantiles; a line for every threshold (log scale)."""
+def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Mapping[str, float], label: str) -> str:
+    """A score by block before pruning: 5, 25, 50, 75 and 95 % quantiles; a line for every threshold (log scale)."""
     rows = list(quantiles)
     with _canvas(name, (6.4, 1.2 + 0.24 * len(rows))) as (figure, out):
         axes = figure.subplots()
@@ -136,12 +142,12 @@ def magnitudes(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Mappi
             axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1)
             axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
             axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
-        for colour, (label, value) in zip(COLOURS[1:], thresholds.items()):
-            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=label)
+        for colour, (mask, value) in zip(COLOURS[1:], thresholds.items(), strict=False):
+            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=mask)
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
-        axes.set_xlabel("|w|")
+        axes.set_xlabel(label)
         if thresholds:
             figure.legend(loc="outside lower center", ncols=3)
     return out[0]

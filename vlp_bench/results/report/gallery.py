@@ -2,61 +2,47 @@
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from vlp_bench.data.records import CaptionedImage
-from vlp_bench.results.examples import Arrays
+from vlp_bench.results.report.answers import Answers, Examples
 
 SIDE = 144  # pixels of a picture's longer side on the page
 
 
-class Pictures(Protocol):
-    """Opens the images of a data set by their keys."""
-
-    def open(self, key: str) -> Image.Image: ...
-
-
 @dataclass(frozen=True)
 class Exhibit:
-    """An image, the caption that each of two runs puts first for it, and one that is true."""
+    """An image, what each of two runs says to it, what is right and, where there is one, the question."""
 
     picture: str  # data URI
     right: str
     first: str
     second: str
+    asked: str = ""
 
 
-def apart(first: Arrays, second: Arrays, count: int) -> np.ndarray:
-    """Images whose text is found at rank 1 by the first run and not by the second, the worst miss first.
+def apart(first: Answers, second: Answers, count: int) -> np.ndarray:
+    """Examples that the first run has right and the second has not, the worst miss first.
 
-    Equal misses keep the order of the data set, so that a gallery does not change from one report to the next.
+    Where nothing is right or wrong: those it has better. Equal misses keep the order of the data set, so that a gallery
+    does not change from one report to the next.
     """
-    lost = np.flatnonzero((first["txt_rank"] == 0) & (second["txt_rank"] > 0))
-    return lost[np.argsort(-second["txt_rank"][lost].astype(float), kind="stable")][:count]
+    lead = first.value - second.value
+    lost = lead > 0
+    if first.least is not None:
+        lost = (first.value >= first.least) & (second.value < first.least)
+    places = np.flatnonzero(lost)
+    return places[np.argsort(-lead[places], kind="stable")][:count]
 
 
-def exhibits(
-    records: Sequence[CaptionedImage], pictures: Pictures, first: Arrays, second: Arrays, *, count: int
-) -> list[Exhibit]:
-    """Up to `count` images that `first` answers rightly and `second` does not.
-
-    Raises:
-        ValueError: the records are not those of the runs.
-    """
-    texts = [caption for record in records for caption in record.captions]
-    for run in (first, second):
-        if len(run["txt_rank"]) != len(records) or len(run["text_image"]) != len(texts):
-            raise ValueError(f"the runs saw {len(run['txt_rank'])} images, the data set has {len(records)}")
+def exhibits(examples: Examples, first: Answers, second: Answers, *, count: int) -> list[Exhibit]:
+    """Up to `count` examples that `first` answers rightly and `second` does not."""
     found = []
-    for i in apart(first, second, count):
-        record = records[int(i)]
-        chosen = [texts[int(run["txt_first"][i])] for run in (first, second)]
-        found.append(Exhibit(data_uri(pictures.open(record.image)), record.captions[0], *chosen))
+    for i in map(int, apart(first, second, count)):
+        picture = data_uri(examples.pictures.open(examples.images[i]))
+        found.append(Exhibit(picture, examples.right[i], first.said[i], second.said[i], examples.asked[i]))
     return found
 
 

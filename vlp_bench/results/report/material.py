@@ -78,6 +78,10 @@ class Study:
     def seeds(self) -> list[int]:
         return sorted(set(self.frame["seed"]))
 
+    def runs(self) -> list[tuple[str, str]]:
+        """(pruner, run), each once."""
+        return list(dict.fromkeys(zip(self.frame["pruner"], self.frame["run"], strict=True)))
+
     def hardware(self) -> list[str]:
         """Every kind of hardware the runs used: differences across them are not the pruner's alone."""
         kinds = {(" + ".join(o["hardware"]["gpus"]) if o["hardware"].get("gpus") else

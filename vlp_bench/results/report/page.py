@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from vlp_bench.results.report import figures, scores, tables, trials
+from vlp_bench.pruning.files import write_whole
+from vlp_bench.results.report import figures, tables, trials
 from vlp_bench.results.report.gallery import Exhibit
 from vlp_bench.results.report.material import Mask, Study
+from vlp_bench.results.report.scores import Weights, quantiles, threshold
 from vlp_bench.results.statistics import summary
 
+NONE: Mapping[str, Weights] = {}
 PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
 
 
@@ -28,11 +31,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Examples that `first` answers rightly and `second` does not."""
+    """Examples that `first` answers rightly and `second` does not; better, where no answer is right (`graded`)."""
 
     first: str
     second: str
     exhibits: Sequence[Exhibit]
+    graded: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def chapter(
     published: pd.DataFrame,
     *,
     baseline: str,
-    weights: scores.Weights | None = None,
+    scores: Mapping[str, Weights] = NONE,
     galleries: Sequence[Gallery] = (),
     notes: Sequence[str] = (),
 ) -> Chapter:
@@ -70,14 +74,14 @@ def chapter(
     Args:
         published: of `results.published.of`.
         baseline: what others are compared with where it was run; else that is dense.
-        weights: the pre-trained ones, if at hand.
+        scores: by name, those that are at hand: "|w|", and pruners' own.
     """
     table = summary(study.frame, study.metrics)
     beside = study.benchmark == PAPERS
     metric_tables = [
         tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside) for m in study.metrics
     ]
-    drawings = list(_drawings(study, table, weights))
+    drawings = list(_drawings(study, table, scores))
     tested = trials.all_trials(study, table, baseline if baseline in study.pruners else "dense")
     said = [*_notes(study, table), *notes]
     return Chapter(study, table, metric_tables, tested, drawings, galleries, said)
@@ -96,7 +100,7 @@ def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
         yield f"One seed only, hence no deviation or interval in at least one place: {', '.join(single)}."
 
 
-def _drawings(study: Study, table: pd.DataFrame, weights: scores.Weights | None) -> Iterator[Drawing]:
+def _drawings(study: Study, table: pd.DataFrame, scores: Mapping[str, Weights]) -> Iterator[Drawing]:
     name = f"f{study.key}"
     if bool(np.any(table["seeds"] > 0)) and study.sparsities:
         svg = figures.curves(f"{name}c", table, study.pruners, study.metrics)
@@ -104,8 +108,8 @@ def _drawings(study: Study, table: pd.DataFrame, weights: scores.Weights | None)
     yield from _cost(study, table, f"{name}k")
     for level, masks in _by_sparsity(study.masks).items():
         yield from _mask_drawings(f"{name}m{round(1000 * level)}", level, masks)
-    if weights is not None and study.masks:
-        yield _magnitudes(f"{name}w", study.masks, weights)
+    for number, (score, values) in enumerate(scores.items() if study.masks else ()):
+        yield _distribution(f"{name}w{number}", study.masks, score, values)
     for level in study.sparsities:
         if svg := figures.training(f"{name}t{round(1000 * level)}", study, level, study.seeds[0]):
             note = f"Seed {study.seeds[0]}; as logged in the run's curves."
@@ -143,12 +147,18 @@ def _mask_drawings(name: str, level: float, masks: Sequence[Mask]) -> Iterator[D
         yield Drawing(f"{name}o", f"Mask overlap at {percent}", note, figures.overlap(f"{name}o", masks))
 
 
-def _magnitudes(name: str, masks: Sequence[Mask], weights: scores.Weights) -> Drawing:
-    lines = {f"OMP at {100 * m.sparsity:g} %": scores.threshold(weights, m) for m in masks if m.pruner == "omp"}
-    note = ("|w| of the pre-trained model, the score of OMP: 5 to 95 % (thin), 25 to 75 % (thick), median. "
-            "Scores that need gradients or activations are not stored by runs.")  # fmt: skip
-    svg = figures.magnitudes(name, scores.quantiles(weights, masks[0].blocks), lines)
-    return Drawing(name, "Magnitudes by block", note, svg)
+def _distribution(name: str, masks: Sequence[Mask], score: str, values: Weights) -> Drawing:
+    """The distribution of |w|, with OMP's thresholds, or of a pruner's own score, with its own where there are some."""
+    magnitudes = score == "|w|"
+    cut = {f"{m.name} at {100 * m.sparsity:g} %": threshold(values, m)
+           for m in masks if m.pruner == ("omp" if magnitudes else score)}  # fmt: skip
+    lines = {label: value for label, value in cut.items() if value is not None}
+    what = "|w| of the pre-trained model, the score of OMP" if magnitudes else f"What {score} ranks the weights by"
+    note = (f"{what}: 5 to 95 % (thin), 25 to 75 % (thick), median (mark). A line: what lies to its left was removed. "
+            "Without one, layers were cut at different places.")  # fmt: skip
+    label = score if magnitudes else f"score of {score}"
+    svg = figures.distribution(name, quantiles(values, masks[0].blocks), lines, label)
+    return Drawing(name, "Magnitudes by block" if magnitudes else f"Scores of {score} by block", note, svg)
 
 
 # Files
@@ -181,8 +191,5 @@ def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str
 
 def write(folder: Path, content: Mapping[str, str]) -> None:
     """Write every file, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in content.items():
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
+        write_whole(folder / name, text.encode())

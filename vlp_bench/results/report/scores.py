@@ -1,20 +1,72 @@
-"""How the magnitudes of the pre-trained weights are distributed, block by block, and where a mask cut them.
+"""How scores are distributed, block by block, and where a mask cut them: |w|, and a pruner's own.
 
-|w| is the score of OMP and half of MULTIFLOW's and Wanda's. Other scores need gradients or activations.
+|w| is the score of OMP and half of MULTIFLOW's. Others need gradients or activations: they are computed
+from what a run has stored beside its mask (`scores=true`).
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+from torch import nn
 
+from vlp_bench.pruning.allocation import evaluate
+from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.files import read_tensors
+from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.stored_scores import CURE, FORMAT, rebuilt
+from vlp_bench.pruning.sweep import at_once
 from vlp_bench.results.report.material import Mask
 
 LEVELS = (5, 25, 50, 75, 95)
 Weights = Mapping[str, np.ndarray]
+"""By layer: its weights, or a score of each of them; shaped as stored."""
+
+
+def own(solution: Solution, file: Path, model: nn.Module) -> dict[str, np.ndarray] | None:
+    """Layer -> the score of each of its weights in the dense model.
+
+    None where the score is |w|, or where the mask does not follow from one: solvers that change weights, several steps,
+    block by block.
+
+    Args:
+        solution: of a mask file.
+        file: the file of scores beside it.
+        model: with the weights that were pruned.
+
+    Raises:
+        ValueError: the file is broken, or of other weights.
+    """
+    settings = solution.report.get("settings") or {}
+    pruner = rebuilt(settings) if "_target_" in settings else None
+    if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
+        return None
+    score = pruner.solve.score
+    if getattr(score, "func", score) is magnitude or len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
+        return None
+    tensors, header = read_tensors(file, FORMAT, "file of scores", CURE)
+    index = json.loads(header["index"])
+    asked = pruner.focus(Calibration(model, None, num_batches=pruner.num_batches))
+    if index["weights"] != hash_of({name: layer.weight for name, layer in asked.layers.items()}):
+        raise ValueError(f"{file} is of other weights than those the runs name")
+    known: dict[str, dict] = {}
+    for key, tensor in tensors.items():
+        what, _, name = key.partition("/")
+        stored = asked.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
+        known.setdefault(what, {})[name] = stored
+    asked.know(known, index["calibration"])
+    found = {name: evaluate(score, layer, asked, pruner.solve.compat) for name, layer in asked.layers.items()}
+    return {name: asked.layers[name].as_stored(score).float().numpy() for name, score in found.items()}
 
 
 def quantiles(weights: Weights, blocks: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Block -> the 5, 25, 50, 75 and 95 % quantiles of |w| over its prunable weights; zeros are left out.
+
+    A block of zeros alone is left out too.
 
     Raises:
         ValueError: a layer of the mask is not among the weights.
@@ -25,13 +77,18 @@ def quantiles(weights: Weights, blocks: Mapping[str, str]) -> dict[str, np.ndarr
     for name, block in blocks.items():
         size = np.abs(weights[name]).reshape(-1)
         groups.setdefault(block, []).append(size[size > 0])
-    return {block: np.percentile(np.concatenate(parts), LEVELS) for block, parts in groups.items()}
+    whole = {block: np.concatenate(parts) for block, parts in groups.items()}
+    return {block: np.percentile(values, LEVELS) for block, values in whole.items() if len(values)}
 
 
-def threshold(weights: Weights, mask: Mask) -> float:
-    """The smallest |w| a mask keeps in any layer: OMP's threshold, where the mask is OMP's."""
-    kept = (np.abs(weights[name]).reshape(-1)[_unpacked(bits, weights[name].size)] for name, bits in mask.bits.items())
-    return float(min(values.min() for values in kept if len(values)))
+def threshold(weights: Weights, mask: Mask) -> float | None:
+    """The smallest |w| a mask keeps, if it removes none that is larger; None if layers were cut at different sizes."""
+    kept, removed = [], []
+    for name, bits in mask.bits.items():
+        size, keep = np.abs(weights[name]).reshape(-1), _unpacked(bits, weights[name].size)
+        kept.append(size[keep].min(initial=np.inf))
+        removed.append(size[~keep].max(initial=0))
+    return float(min(kept)) if max(removed) <= min(kept) < np.inf else None
 
 
 def _unpacked(bits: np.ndarray, count: int) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""How far a run is can be read by another process while it runs, and is gone afterwards."""
+
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from vlp_bench.commands.expand import cells_of
+from vlp_bench.commands.lock import PROGRESS, alone
+from vlp_bench.commands.progress import Progress
+from vlp_bench.commands.run import Helpers, run
+from vlp_bench.commands.states import progress_of
+from vlp_bench.commands.status import runs_of, show
+from vlp_bench.commands.sweep import Job, Sweep
+
+
+def trainer(**changes):
+    usual = {"current_epoch": 1, "max_epochs": 3, "global_step": 7, "estimated_stepping_batches": 12,
+             "is_global_zero": True, "sanity_checking": False}  # fmt: skip
+    return SimpleNamespace(**usual | changes)
+
+
+def test_epoch_and_step_are_told_once_a_second(tmp_path):
+    progress = Progress(tmp_path)
+    progress.on_train_batch_end(trainer(), None)
+    assert progress_of(tmp_path) == "epoch 2 of 3, step 7 of 12"
+    progress.on_train_batch_end(trainer(global_step=8), None)
+    assert progress_of(tmp_path) == "epoch 2 of 3, step 7 of 12"
+    progress.told -= 1
+    progress.on_train_batch_end(trainer(global_step=9), None)
+    assert progress_of(tmp_path) == "epoch 2 of 3, step 9 of 12"
+    progress.on_validation_start(trainer(), None)
+    assert progress_of(tmp_path) == "epoch 2 of 3, validation"
+    progress.on_test_start(trainer(), None)
+    assert progress_of(tmp_path) == "test"
+    progress.on_test_end(trainer(), None)
+    assert progress_of(tmp_path) == ""
+
+
+def test_one_process_of_several_tells_and_a_full_disk_stops_nothing(tmp_path):
+    Progress(tmp_path).on_test_start(trainer(is_global_zero=False), None)
+    assert not (tmp_path / PROGRESS).exists()
+    Progress(tmp_path / "gone").on_test_start(trainer(), None)
+
+
+class Watching(Progress):
+    """Notes what others would read."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.seen = []
+
+    def on_train_batch_end(self, *_):
+        self.seen.append(progress_of(self.file.parent))
+
+
+def test_a_run_tells_how_far_it_is(specified):
+    specification = specified("pruner=omp", "sparsity=0.5")
+    watching = Watching(specification.folder)
+    run(specification, Helpers(console=Console(quiet=True), watchers=[watching]))
+    assert any(text.startswith("epoch 1 of 2, step ") and text.endswith(" of 6") for text in watching.seen)
+    assert progress_of(specification.folder) == ""
+
+
+@pytest.fixture
+def cell(tiny):
+    [found] = cells_of([*tiny, "pruner=omp", "sparsity=0.5"])
+    found.folder.mkdir(parents=True)
+    return found
+
+
+def shown(table):
+    console = Console(width=200)
+    with console.capture() as seen:
+        console.print(table)
+    return seen.get()
+
+
+def test_the_table_of_a_sweep_and_the_status_show_it(cell, tiny, capsys):
+    sweep = Sweep([cell])
+    running = [Job(cell, 0, 1, None)]
+    assert "preparing" in shown(sweep._table([], running))
+    with alone(cell.folder):
+        (cell.folder / PROGRESS).write_text("epoch 2 of 3, step 7 of 12")
+        assert "epoch 2 of 3, step 7 of 12" in shown(sweep._table([], running))
+        show(runs_of([*tiny, "pruner=omp", "sparsity=0.5"]))
+        assert "epoch 2 of 3" in capsys.readouterr().out
+    with alone(cell.folder):
+        assert progress_of(cell.folder) == ""  # what a killed process said means nothing
