@@ -17,7 +17,7 @@ from vlp_bench.commands import slurm
 from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.expand import cells_of, expand
 from vlp_bench.commands.group import Plan
-from vlp_bench.commands.launch import _as_array
+from vlp_bench.commands.launch import _in_hydras_words
 from vlp_bench.commands.lock import LEFT, alone
 from vlp_bench.commands.states import State
 from vlp_bench.commands.sweep import Sweep, _slots
@@ -150,9 +150,17 @@ def test_submitit_is_an_extra_and_says_so(cell, monkeypatch):
         slurm.submit([cell], {})
 
 
-def test_emit_sbatch_is_a_word_for_the_launcher():
-    assert _as_array(["-m", "seed=0,1", "--emit-sbatch"]) == ["-m", "seed=0,1", "hydra/launcher=sbatch"]
-    assert _as_array(["seed=0", "--emit-sbatch"]) == ["-m", "seed=0", "hydra/launcher=sbatch"]
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        (["-m", "seed=0,1", "--emit-sbatch"], ["-m", "seed=0,1", "hydra/launcher=sbatch"]),
+        (["seed=0", "--emit-sbatch"], ["-m", "seed=0", "hydra/launcher=sbatch"]),
+        (["seed=0", "--force"], ["seed=0", "force=true"]),
+        (["--multirun", "seed=0,1"], ["--multirun", "seed=0,1"]),
+    ],
+)
+def test_our_own_switches_are_said_in_hydras_words(typed, meant):
+    assert _in_hydras_words(typed) == meant
 
 
 @pytest.mark.slow

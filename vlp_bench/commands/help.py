@@ -26,7 +26,7 @@ examples:
 common values:
   sparsity=0.9        share of the prunable weights that is removed, 0 <= sparsity < 1
   seed=0              owner of every random choice
-  force=true          compute again although the result is stored
+  force=true          compute again although the result is stored (--force is the same)
   paths.out=outputs   where runs, masks and results go
   trainer=cpu|gpu     where to run; default: a GPU where there is one
   logger=wandb        Weights & Biases as well as CSV (offline unless logger.wandb.offline=false)

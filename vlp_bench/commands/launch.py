@@ -20,17 +20,19 @@ def launch(arguments: Sequence[str]) -> None:
     from vlp_bench.commands.specification import register
 
     register()
-    if "--emit-sbatch" in arguments:
-        arguments = sys.argv[1:] = _as_array(arguments)
+    arguments = sys.argv[1:] = _in_hydras_words(arguments)
     traceback = wants_traceback(arguments)
     with one_line(arguments, traceback=traceback), _raw_errors():
         job = _job(arguments, traceback)
         hydra.main(version_base=VERSION_BASE, config_path=str(conf_folder()), config_name="config")(job)()
 
 
-def _as_array(arguments: Sequence[str]) -> list[str]:
-    """--emit-sbatch in Hydra's own words."""
-    rest = [word for word in arguments if word not in ("--emit-sbatch", "-m", "--multirun")]
+def _in_hydras_words(arguments: Sequence[str]) -> list[str]:
+    """The command line with our own switches, --force and --emit-sbatch, as Hydra spells them."""
+    words = ["force=true" if word == "--force" else word for word in arguments]
+    if "--emit-sbatch" not in words:
+        return words
+    rest = [word for word in words if word not in ("--emit-sbatch", "-m", "--multirun")]
     return ["-m", *rest, "hydra/launcher=sbatch"]
 
 
