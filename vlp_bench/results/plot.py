@@ -1,6 +1,6 @@
 """A metric against sparsity, one line per pruner, error bars over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,31 @@ def plot_sparsity(
     table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str], title: str, files: Sequence[Path]
 ) -> None:
     """Draw one panel per metric of `spread`'s table and save it to every file; dense is a level line with its band."""
+    panels = {LABELS.get(metric, metric): matching(table, metric=metric) for metric in metrics}
+    plot_panels(panels, pruners, title, files)
+
+
+def plot_panels(
+    panels: Mapping[str, pd.DataFrame], pruners: Sequence[str], title: str, files: Sequence[Path], columns: int = 3
+) -> None:
+    """The same for tables of one metric each, by what their vertical axis says; at most `columns` side by side."""
+    across, down = min(columns, len(panels)), -(-len(panels) // columns)
+    others = [name for name in pruners if name != "dense"]
+    colors = {name: mpl.colormaps["tab20"](number % 20) for number, name in enumerate(others)}
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 9}):
-        figure = Figure(figsize=(5 * len(metrics), 4), layout="constrained")
-        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            _panel(axes, matching(table, metric=metric), pruners, metric)
+        figure = Figure(figsize=(5 * across, 4 * down), layout="constrained")
+        spots = figure.subplots(down, across, squeeze=False).flat
+        for (label, table), axes in zip(panels.items(), spots, strict=False):
+            _panel(axes, table, pruners, label, colors)
+        for axes in spots:  # what is left of the last line
+            axes.set_axis_off()
         figure.suptitle(title, fontsize=9)
         for file in files:
             metadata = {"Date": None} if file.suffix == ".svg" else None
             figure.savefig(file, dpi=150, metadata=metadata)
 
 
-def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], metric: str) -> None:
+def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str, colors: Mapping[str, Any]) -> None:
     for pruner in pruners:
         line = matching(table, pruner=pruner).sort_values("sparsity")
         if line.empty:
@@ -49,10 +63,18 @@ def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], metric: str) 
             axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="dense")
             axes.axhspan(mean - std, mean + std, color="black", alpha=0.1, linewidth=0)
         else:
-            axes.errorbar(100 * line["sparsity"], line["mean"], spread, marker="o", capsize=3, label=pruner)
+            axes.errorbar(
+                100 * line["sparsity"],
+                line["mean"],
+                spread,
+                marker="o",
+                capsize=3,
+                label=pruner,
+                color=colors.get(pruner),
+            )
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.set_xlabel("sparsity (%)")
-    axes.set_ylabel(LABELS.get(metric, metric))
+    axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     if axes.has_data():  # every run may have failed
         axes.legend(fontsize=8)
