@@ -33,7 +33,11 @@ def test_every_sweep_composes_into_valid_specifications(name, exp):
     assert exp in choices("exp")
     for part in plans.load(name):
         if exp in part.exp:
-            grid = next(iter(part.grids(exp, ["benchmark=mini"], {}, 1)))
+            grid = next(iter(part.grids(exp, [f"benchmark={part.benchmark or 'mini'}"], {}, 1)))
+            if part.benchmark == "paper":  # composed, then looked for: the files are not here
+                with pytest.raises(UserError, match="benchmark=paper needs files"):
+                    specifications(replace(grid, sparsities=grid.sparsities[:1], seeds=grid.seeds[:1]))
+                continue
             [*_, last] = part.grids(exp, ["benchmark=mini"], {"chita": 1.0}, 1)
             for narrow in (replace(g, sparsities=(0.63,), seeds=(0,)) for g in (grid, last)):
                 cells = specifications(narrow)
@@ -64,6 +68,33 @@ def test_the_data_tell_which_labelled_set_is_meant():
         found = published.of(frame, "dino_cls", f"root={root}")
         assert found.loc[found["pruner"].eq("dense"), "value"].tolist() == [value]
     assert published.of(frame, "dino_cls", "ShapesLabelled").empty
+
+
+@pytest.mark.parametrize(
+    ("exp", "cell", "value"),
+    [
+        ("clip_oxford_flowers", ("dense", 0.0, "accuracy"), 71.3),
+        ("dino_flowers102", ("dense", 0.0, "accuracy"), 98.8),
+        ("blip2_vqa", ("sparsegpt", 0.6, "accuracy"), 48.68),
+        ("blip2_ic", ("ecoflap", 0.7, "cider"), 38.28),
+        ("blip2_itr", ("wanda", 0.7, "txt_r1"), 7.6),
+    ],
+)
+def test_each_set_has_its_own_numbers(exp, cell, value):
+    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    assert published.of(frame, exp).set_index(["pruner", "sparsity", "metric"])["value"][cell] == value
+
+
+def test_some_parts_are_of_one_benchmark(monkeypatch):
+    monkeypatch.setattr("vlp_bench.commands.cells.specifications", lambda grid: grid.overrides[:1])
+    planned = {words: {word for group in experiment.plan(experiment.Request("ecoflap", words)) for word in group}
+               for words in ((), ("benchmark=paper",))}  # fmt: skip
+    mini, paper = planned.values()
+    assert mini == {"+exp=blip_itr", "+exp=blip_vqa", "+exp=xvlm_itr", "+exp=clip_zeroshot"}
+    assert mini - paper == {"+exp=clip_zeroshot"}
+    assert {"+exp=clip_dtd", "+exp=blip2_gqa"} <= paper - mini
+    with pytest.raises(UserError, match="one of"):
+        plans.parse("parts: [{exp: [e], pruner: [omp], sparsity: [0.5], seed: [0], benchmark: tiny}]")
 
 
 def test_other_columns_are_refused(tmp_path):

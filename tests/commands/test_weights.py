@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from tests.models.tiny import blip, dino, xvlm
+from tests.models.tiny import blip, blip2, blip2_opt, clip, dino, xvlm
 from vlp_bench.commands.weights import main
 from vlp_bench.models import identify as module
 from vlp_bench.models.checkpoints import save_model, weights_hash
 from vlp_bench.models.identify import identify
-from vlp_bench.models.places import initialisation, warn
+from vlp_bench.models.places import content_hash, initialisation, warn
 
 
 @pytest.fixture
@@ -92,6 +92,42 @@ def test_files_that_cannot_be_read(tmp_path, capsys):
         code, said = checked(capsys, tmp_path / name)
         assert code == 2
         assert said == ""
+
+
+FOLDERS = pytest.mark.parametrize(
+    "tiny, inner, name", [(clip, "clip", "CLIP"), (blip2, "net", "BLIP-2"), (blip2_opt, "net", "BLIP-2")]
+)
+
+
+@FOLDERS
+def test_a_folder_for_transformers(tiny, inner, name, tmp_path, capsys):
+    getattr(tiny.model(), inner).to(torch.bfloat16).save_pretrained(tmp_path)
+    code, said = checked(capsys, tmp_path)
+    assert code == 0
+    assert f"model       {name}, a folder for transformers' " in said
+    assert content_hash(tmp_path) in said
+    assert "bfloat16" in said
+    assert "missing     none" in said
+
+
+@FOLDERS
+def test_faults_of_a_folder_are_listed(tiny, inner, name, tmp_path, capsys):
+    net = getattr(tiny.model(), inner)
+    state = net.state_dict()
+    (gone, _), (short, weight), (broken, _) = [(n, t) for n, t in state.items() if n.endswith(".bias")][:3]
+    state |= {short: torch.zeros(3), broken: torch.full_like(state[broken], torch.nan), "other.bias": weight.clone()}
+    net.save_pretrained(tmp_path, state_dict={n: t for n, t in state.items() if n != gone})
+    code, said = checked(capsys, tmp_path)
+    assert code == 1
+    assert f"nearest is {name}" in said
+    for listed in (f"missing     1: {gone}", "unexpected  1: other.bias", f"misshapen   1: {short}", f"1: {broken}"):
+        assert listed in said
+
+
+def test_a_folder_without_weights(tmp_path, capsys):
+    clip.model().clip.config.save_pretrained(tmp_path)
+    code, said = checked(capsys, tmp_path)
+    assert (code, said) == (2, "")
 
 
 def test_hub_repositories_are_told_apart(caplog):

@@ -106,7 +106,7 @@ def performed(exp: str, copy: Path, weights: Path, out: Path, *words: str) -> di
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
 
-    epochs = () if exp == "clip_zeroshot" else ("recipe.epochs=1",)
+    epochs = () if exp.startswith("clip_") else ("recipe.epochs=1",)
     given = [
         f"+exp={exp}", "benchmark=paper", f"model.weights={weights}", f"paths.data={copy}", f"paths.out={out}",
         f"paths.vocab={copy}/bert-base-uncased/vocab.txt", *SMALL, *epochs, *words,
@@ -194,15 +194,12 @@ def test_pairs(copy: Path, weights: Callable[[str], Path], tmp_path: Path) -> No
 
 def test_classes(copy: Path, weights: Callable[[str], Path], tmp_path: Path) -> None:
     words = ["task.classes=6", "+trainer.limit_val_batches=2", "+trainer.limit_test_batches=2"]  # the world's shapes
-    values = performed("dino_cls", copy, weights("dino"), tmp_path / "out", *words)
-    assert 0 <= values["accuracy"] <= 100
+    for exp in ("dino_cls", "dino_flowers102"):
+        values = performed(exp, copy, weights("dino"), tmp_path / "out", *words)
+        assert 0 <= values["accuracy"] <= 100
 
 
 def test_sentences_about_classes(copy: Path, weights: Callable[[str], Path], tmp_path: Path) -> None:
-    root = copy / "oxford_pets"
-    words = [
-        f"data.source.root={root}", f"data.source.annotations={root}/split_zhou_OxfordPets.json",
-        f"data.source.images={root}/images", "data.prompts.template=oxford_pets", "+trainer.limit_test_batches=2",
-    ]  # fmt: skip
-    values = performed("clip_zeroshot", copy, weights("clip"), tmp_path / "out", *words)
+    out = tmp_path / "out"
+    values = performed("clip_oxford_pets", copy, weights("clip"), out, "+trainer.limit_test_batches=2")
     assert 0 <= values["accuracy"] <= 100

@@ -121,6 +121,8 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
 
     groups = []
     for part in map(request.narrowed, plans.load(request.name)):
+        if part.benchmark not in ("", request.benchmark):
+            continue
         words = _words(request, part)
         for exp in part.exp:
             if exp not in plans.there(part):

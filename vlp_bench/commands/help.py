@@ -48,7 +48,8 @@ def help_text() -> str:
 
 
 def _section(title: str, group: str) -> str:
-    lines = [f"  {choice:<18}  {_short(blurb(group, choice))}" for choice in choices(group)]
+    width = max(map(len, choices(group)))
+    lines = [f"  {choice:<{width}}  {_short(blurb(group, choice))}" for choice in choices(group)]
     return "\n".join([f"{title}:", *lines, ""])
 
 

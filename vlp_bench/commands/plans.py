@@ -28,9 +28,10 @@ class Part:
         ridge: "chosen" gives CHITA and CHITA++ the ridge of `commands.ridge`; "default" that of their yaml.
         overrides: words for the command line of every run.
         grid: key -> values; every combination is a set of runs.
+        benchmark: "mini" or "paper" for what only one of them has; "" for both.
 
     Raises:
-        UserError: something is empty, or `ridge` is not one of the two.
+        UserError: something is empty, or `ridge` or `benchmark` is not one of theirs.
     """
 
     exp: tuple[str, ...]
@@ -42,6 +43,7 @@ class Part:
     ridge: str = "default"
     overrides: tuple[str, ...] = ()
     grid: Mapping[str, Sequence[Any]] | None = None
+    benchmark: str = ""
 
     def __post_init__(self) -> None:
         for name in ("exp", "pruner", "sparsity", "seed"):
@@ -49,6 +51,8 @@ class Part:
                 raise UserError(f"a part of sweep.yaml needs at least one {name}")
         if self.ridge not in ("default", "chosen"):
             raise UserError(f"ridge in sweep.yaml is 'default' or 'chosen', got {self.ridge!r}")
+        if self.benchmark not in ("", *choices("benchmark")):
+            raise UserError(f"benchmark in sweep.yaml is one of {choices('benchmark')}, got {self.benchmark!r}")
 
     def grids(self, exp: str, words: Sequence[str], ridges: Mapping[str, float], workers: int) -> Iterator[Grid]:
         """The comparisons of one experiment, each computed from one calibration pass.

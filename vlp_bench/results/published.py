@@ -7,7 +7,9 @@ import pandas as pd
 
 COLUMNS = ["source", "table", "model", "pruner", "sparsity", "dataset", "metric", "value", "std", "note"]
 DATASETS = {"itr": "coco_itr", "ic": "coco_caption", "vqa": "vqav2"}
-"""Task of an experiment's name (xvlm_itr) -> the data set of the papers' tables."""
+"""Task of an experiment's name (xvlm_itr) -> the data set of the papers' tables; others are called as their set."""
+ZERO_SHOT = {"blip2": {"ic": "nocaps", "itr": "flickr30k"}, "clip": {}}
+"""Models that are never fine-tuned: everything published of them is of such runs, on these sets where they differ."""
 LABELLED = {"cifar-100": "cifar100", "cifar-10": "cifar10", "flowers": "flowers102"}
 """A word in the path of a labelled data set -> its name in the papers' tables."""
 
@@ -37,8 +39,9 @@ def of(published: pd.DataFrame, exp: str, source: str = "") -> pd.DataFrame:
     """
     model, _, task = exp.partition("_")
     labelled = next((name for word, name in LABELLED.items() if word in source.lower()), "")
-    dataset = DATASETS.get(task, labelled)
+    dataset = ZERO_SHOT.get(model, {}).get(task) or DATASETS.get(task) or (labelled if task == "cls" else task)
     found = published.loc[published["model"].eq(model) & published["dataset"].eq(dataset), :]
-    conditional = found["note"].fillna("").str.contains("ridge=|epoch|fine-tun|implausible")
+    conditions = "implausible" if model in ZERO_SHOT else "ridge=|epoch|fine-tun|implausible"
+    conditional = found["note"].fillna("").str.contains(conditions)
     found = found.loc[~conditional & found["value"].notna(), ["pruner", "sparsity", "metric", "value", "table"]]
     return found.drop_duplicates(subset=["pruner", "sparsity", "metric"])
