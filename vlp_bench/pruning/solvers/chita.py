@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import get_args
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 from vlp_bench.pruning.batches import Snapshot
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.positions import pack, unpack
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.quadratic import Part, Problem, Step, largest_of, solve_block
-from vlp_bench.pruning.solvers.rows import Block, Precision, Rows, cut, plan
+from vlp_bench.pruning.solvers.outlook import Outlook, look
+from vlp_bench.pruning.solvers.quadratic import NEGLIGIBLE, Part, Problem, largest_of, solve_block
+from vlp_bench.pruning.solvers.rows import STEP_PASSES, Block, Plan, Precision, Rows, cut, plan
 
 log = logging.getLogger(__name__)
 Flat = dict[str, Tensor]  # per layer, flat
@@ -27,13 +30,14 @@ class Chita:
     """The least squares of `vlp_bench.pruning.solvers.quadratic`: one step for the model, then each block exactly.
 
     The model keeps the sum of the budgets; which layer keeps how much is decided here. Gradient rows are kept for as
-    many blocks at a time as fit; the others are computed again.
+    many blocks at a time as fit; the others are computed again. A block is solved for when its rows are first there,
+    and again where a step may change its support.
 
     Args:
         ridge: λ; λ₂ = batches · λ / 2.
         block_size: weights solved for together, at least.
-        memory_gb: for gradient rows, in units of 10⁹ bytes. Beside them 5 bytes for every prunable weight are kept, and
-            for the time of a batch its gradients.
+        memory_gb: for gradient rows and the masks of earlier stages, in units of 10⁹ bytes. Beside them the new weights
+            are kept, and for the time of a batch its gradients.
         rows: "bfloat16" takes half the memory, and half the passes where rows don't fit; masks differ a little.
         compat: "official" keeps what isn't exactly zero in the end, and loses a block whose line search fails.
     """
@@ -60,35 +64,93 @@ class _Run:
     """One answer in the making. Vectors are flat, per layer, in the parameters' own orientation."""
 
     def __init__(self, settings: Chita, calibration: Calibration, kept: int) -> None:
-        self.settings, self.calibration, self.kept = settings, calibration, kept
+        self.settings, self.calibration = settings, calibration
+        self.official = settings.compat == "official"
         self.batches, self.rows_seen = calibration.count()
         self.damping = self.batches * settings.ridge  # 2λ₂
         self.layers = calibration.layers
-        self.numbers = {name: i for i, name in enumerate(self.layers)}
         self.alive = {n: self.layers[n].as_stored(mask).flatten() for n, mask in calibration.alive.items()}
-        blocks = cut(calibration, settings.block_size)
-        self.plan = plan(blocks, self.batches, settings.memory_gb, settings.rows)
+        self.blocks = cut(calibration, settings.block_size)
+        self.plan = self._plan(self.blocks)
         self.rows: Rows | None = None
         self.timed = False
         self.side_states = Snapshot(calibration.side_states() if len(self.plan.groups) > 1 else [])
+        w = [self._weights(name) for name in self.layers]
+        alive, values = [self.alive.get(name) for name in self.layers], [torch.empty_like(own) for own in w]
+        self.support = self._packed(largest_of(lambda i: w[i], kept, alive, memory=values))
+        self.values = dict(zip(self.layers, values, strict=True))
 
     def solved(self) -> Solved:
         log.info("CHITA: %s", self.plan)
         if len(self.plan.groups) == 1:
-            self.rows = self._rows_of(self.plan.groups[0])
-        step = self._first_step()
-        values = dict(zip(self.layers, step.problem.gradient, strict=True))
-        for group in self.plan.groups:
-            rows = self.rows or self._rows_of(group)
-            for block, piece in rows.pieces():
-                self._solve(block, piece, step)
-            self.rows = rows = None  # before the next group's are there
-        return self._answer(values, dict(zip(self.layers, step.support, strict=True)))
+            self.rows = self._rows_of(self.blocks)
+        length, left = (None, self.blocks) if self.official else self._at_sight()
+        if length is None:
+            length, left = self._first_step(), self.blocks
+        elif left:
+            log.info("CHITA: a step may change the support of %d of %d blocks", len(left), len(self.blocks))
+        for block, piece in self._pieces(left):
+            self._solve(block, piece, length)
+        self.rows = None  # before the masks are there
+        return self._answer()
 
-    def _weights(self, name: str) -> Tensor:
+    def _at_sight(self) -> tuple[float | None, list[Block]]:
+        """The model's step and the blocks whose support may change; all others get their values.
+
+        None: the step has to be known first, or it takes fewer passes to wait for it.
+        """
+        outlook = Outlook.of(len(self.blocks), self.batches, self.values[self.blocks[0].name].device)
+        length, left, number = None, self.blocks, 0
+        for done, group in enumerate(self.plan.groups, 1):
+            for block, rows in self._pieces(group):
+                w, values, support = self._parts(block)
+                found, own = look(rows.to(w.dtype), w, self._linear(rows, w), support, self.damping)
+                values.copy_(found)
+                outlook.put(number, own)
+                number += 1
+            length, left = self._uncertain(outlook.first(number), number / len(self.blocks))
+            again = len(left) / number * len(self.plan.groups)  # groups that would be gone through a second time
+            if done < len(self.plan.groups) and again > done + STEP_PASSES:
+                return None, self.blocks
+        return length, left
+
+    def _uncertain(self, outlook: Outlook, share: float) -> tuple[float | None, list[Block]]:
+        """The model's step and those of the first blocks, a share of all, whose support may change."""
+        length = outlook.length(self.damping, share)
+        if length is None:
+            return None, []
+        stays = outlook.stays(length, self.damping).tolist()
+        return length, [block for block, certain in zip(self.blocks, stays, strict=False) if not certain]
+
+    def _plan(self, blocks: list[Block]) -> Plan:
+        taken = sum(mask.numel() for mask in self.alive.values())
+        memory, rows = self.settings.memory_gb, self.settings.rows
+        return plan(blocks, self.batches, memory, rows, taken=taken, waiting=self.official)
+
+    def _weights(self, name: str, part: slice = slice(None)) -> Tensor:
         """The dense weights: the model's own, if they are float32."""
-        weight = self.layers[name].weight.detach()
-        return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).reshape(-1)
+        weight = self.layers[name].weight.detach().reshape(-1)[part]
+        return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+
+    def _parts(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """w, a view of the values, and the support (n,)."""
+        part = slice(block.start, block.stop)
+        values = self.values[block.name][part]
+        return self._weights(block.name, part), values, unpack(self.support[block], (block.size,)).to(values.device)
+
+    def _packed(self, masks: Sequence[Tensor]) -> dict[Block, Tensor]:
+        """The layers' masks, a bit for a weight: as bytes they would take as much as a quarter of the weights."""
+        whole = dict(zip(self.layers, masks, strict=True))
+        return {block: pack(whole[block.name][block.start : block.stop]) for block in self.blocks}
+
+    def _masks(self) -> Flat:
+        """The layers' masks."""
+        by_layer = groupby(self.blocks, key=lambda block: block.name)
+        return {name: torch.cat([self._parts(block)[2] for block in own]) for name, own in by_layer}
+
+    def _linear(self, rows: Tensor, like: Tensor) -> Tensor:
+        """a (n,), the gradients' sum over the number of images, rounded as the released code does."""
+        return rows.sum(0).to(like).mul_(1 / self.rows_seen)
 
     def _gradients(self, names: list[str]) -> Iterator[Flat]:
         """The gradient of every batch; entries of removed weights are zero."""
@@ -110,40 +172,43 @@ class _Run:
             rows.add(gradients)
         return rows
 
-    def _linear(self, support: list[Tensor]) -> tuple[Flat, Tensor | None]:
-        """a, the gradients' sum over the number of images; if rows are in memory, X times its part on the support."""
-        sums = {name: torch.zeros_like(self._weights(name)) for name in self.layers}
-        if self.rows is None:
-            for gradients in self._gradients(list(self.layers)):
-                for name, gradient in gradients.items():
-                    sums[name] += gradient
-            return {name: values.mul_(1 / self.rows_seen) for name, values in sums.items()}, None
-        along = torch.zeros(self.batches, dtype=torch.float64, device=support[0].device)
-        for block, piece in self.rows.pieces():
-            own = sums[block.name][block.start : block.stop]
-            own.copy_(piece.sum(0)).mul_(1 / self.rows_seen)  # rounded as the released code does
-            inside = support[self.numbers[block.name]][block.start : block.stop]
-            along += piece.to(own.dtype) @ (own * inside)
-        return sums, along
+    def _pieces(self, blocks: list[Block]) -> Iterator[tuple[Block, Tensor]]:
+        """The blocks with their rows, in memory or computed again for as many as fit."""
+        if self.rows is not None:
+            yield from self.rows.pieces(set(blocks))
+        elif blocks:
+            for group in self._plan(blocks).groups:
+                yield from self._rows_of(group).pieces(set(group))  # gone before the next group's are there
 
     def _product(self, v: Part) -> Tensor:
         """Xv (b,) float64, from the rows in memory or from another pass; v holds all layers."""
         products = torch.zeros(self.batches, dtype=torch.float64, device=v(0).device)
-        if self.rows is not None:
-            for name, i in self.numbers.items():
+        for i, name in enumerate(self.layers):
+            if self.rows is not None:
                 products += self.rows.products(name, v(i))
-            return products
-        for number, gradients in enumerate(self._gradients(list(self.layers))):
-            for name, gradient in gradients.items():
-                products[number] += (gradient @ v(self.numbers[name]).to(gradient)).double()
+        if self.rows is None:
+            parts = {name: i for i, name in enumerate(self.layers)}
+            for number, gradients in enumerate(self._gradients(list(self.layers))):
+                for name, gradient in gradients.items():
+                    products[number] += (gradient @ v(parts[name]).to(gradient)).double()
         return products
 
-    def _first_step(self) -> Step:
-        """The step for the whole model."""
+    def _first_step(self) -> float | None:
+        """The length of the model's step, which may change the support; None: it erases everything."""
         w, alive = [self._weights(name) for name in self.layers], [self.alive.get(name) for name in self.layers]
-        support = largest_of(lambda i: w[i], self.kept, alive)
-        linear, along = self._linear(support)
-        a = list(linear.values())
+        for values in self.values.values():
+            values.zero_()
+        if self.rows is not None:
+            for block, rows in self._pieces(self.blocks):
+                own, values, _ = self._parts(block)
+                values.copy_(self._linear(rows, own))
+        else:
+            for gradients in self._gradients(list(self.layers)):
+                for name, gradient in gradients.items():
+                    self.values[name] += gradient
+            for values in self.values.values():
+                values.mul_(1 / self.rows_seen)
+        a = list(self.values.values())
 
         def objective(v: Part) -> float:
             square = sum(float((v(i) - w[i]).double().square().sum()) for i in range(len(w)))
@@ -151,29 +216,31 @@ class _Run:
             quadratic = float(self._product(lambda i: v(i) - w[i]).square().sum()) + self.damping * square
             return quadratic / 2 + first
 
+        if sum(float(values.double().square().sum()) for values in a) ** 0.5 <= NEGLIGIBLE:
+            return 0.0
         problem = Problem(w, a, self._product, objective, self.damping, alive)
-        if sum(float(values.double().square().sum()) for values in a) ** 0.5 <= 1e-8:
-            return Step(problem, 0.0, support)
-        return problem.step(support, self.settings.compat, along)
+        step = problem.step(list(self._masks().values()), self.settings.compat)
+        self.support = self._packed(step.support)
+        return None if step.erased else step.length
 
-    def _solve(self, block: Block, rows: Tensor, step: Step) -> None:
-        """Puts the block's values in the place of its part of a, and their mask in that of the step's support."""
-        own, number = slice(block.start, block.stop), self.numbers[block.name]
-        w, a, support = self._weights(block.name)[own], step.problem.gradient[number][own], step.support[number][own]
-        b = torch.zeros_like(w) if step.erased else (w - step.length * a) * support
-        if self.settings.compat == "official":
+    def _solve(self, block: Block, rows: Tensor, length: float | None) -> None:
+        """Values and support of a block after the model's step; a length of None erased it."""
+        w, values, support = self._parts(block)
+        linear = self._linear(rows, w)
+        b = torch.zeros_like(w) if length is None else (w - length * linear) * support
+        if self.official:
             support &= b != 0
         if not support.any():
-            a.zero_()
+            values.zero_()
             return
-        alive = self.alive[block.name][own] if block.name in self.alive else None
-        found, mask = solve_block(rows.to(w.dtype), b, w, a, support, self.damping, alive, self.settings.compat)
-        a.copy_(found)
-        support.copy_(mask)
+        alive = self.alive[block.name][block.start : block.stop] if block.name in self.alive else None
+        found, mask = solve_block(rows.to(w.dtype), b, w, linear, support, self.damping, alive, self.settings.compat)
+        values.copy_(found)
+        self.support[block] = pack(mask)
 
-    def _answer(self, values: Flat, support: Flat) -> Solved:
-        official = self.settings.compat == "official"
+    def _answer(self) -> Solved:
         shaped = {name: (layer.weight.shape, layer.weight.dtype) for name, layer in self.layers.items()}
-        masks = {n: (values[n] != 0 if official else support[n]).view(shape) for n, (shape, _) in shaped.items()}
-        weights = {n: values[n].view(shape).to(dtype) for n, (shape, dtype) in shaped.items()}
+        flat = {n: values != 0 for n, values in self.values.items()} if self.official else self._masks()
+        masks = {n: flat[n].view(shape) for n, (shape, _) in shaped.items()}
+        weights = {n: self.values[n].view(shape).to(dtype) for n, (shape, dtype) in shaped.items()}
         return Solved(masks, weights)

@@ -19,17 +19,26 @@ Part = Callable[[int], Tensor]  # vectors may come in parts; one is computed whe
 Objective = Callable[[Part], float]
 Product = Callable[[Part], Tensor]
 TRIALS, HALVINGS, SLACK = 10, 100, 1e-10
+NEGLIGIBLE = 1e-8  # a whole whose linear part is no longer takes no step
 
 
-def largest_of(v: Part, k: int, alive: Sequence[Tensor | None]) -> list[Tensor]:
-    """Masks of the k largest |v| of all parts; what is gone comes last, and of equals the first wins."""
-    sizes = {str(i): lambda i=i: _sizes(v(i), alive[i]) for i in range(len(alive))}
+def largest_of(
+    v: Part, k: int, alive: Sequence[Tensor | None], *, memory: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Masks of the k largest |v| of all parts; what is gone comes last, and of equals the first wins.
+
+    Args:
+        memory: tensors like the parts, to be overwritten; without them |v| is in new memory whenever it is needed.
+    """
+    room = memory or [None] * len(alive)
+    sizes = {str(i): lambda i=i: _sizes(v(i), alive[i], room[i]) for i in range(len(alive))}
     kept = {"0": k} if len(sizes) == 1 else kept_per_layer(sizes, [k])[0]
     return [keep_largest(size(), kept[i]) for i, size in sizes.items()]
 
 
-def _sizes(b: Tensor, alive: Tensor | None) -> Tensor:
-    return b.abs() if alive is None else b.abs().masked_fill_(~alive, -1.0)
+def _sizes(b: Tensor, alive: Tensor | None, room: Tensor | None) -> Tensor:
+    sizes = torch.abs(b, out=room)
+    return sizes if alive is None else sizes.masked_fill_(~alive, -1.0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Problem:
         """b after a step of that length, on all entries."""
         return lambda i: self.b[i] - length * self.gradient[i] if length else self.b[i]
 
-    def step(self, support: list[Tensor], compat: Compat = "corrected", along: Tensor | None = None) -> Step:
+    def step(self, support: list[Tensor], compat: Compat = "corrected") -> Step:
         """One projected step to at most as many entries as b has.
 
         It is exact on the support of b. If another entry would outgrow it all, shorter steps are tried that may change
@@ -66,12 +75,10 @@ class Problem:
         Args:
             support: masks of the entries of b that count, its largest.
             compat: what happens if the search fails.
-            along: the product with the gradient's part on the support, if it is known.
         """
         chosen = lambda i: self.gradient[i] * support[i]  # noqa: E731
         square = sum(float(chosen(i).double().square().sum()) for i in range(len(self.b)))
-        product = self.product(chosen) if along is None else along
-        curvature = float(product.double().square().sum()) + self.damping * square
+        curvature = float(self.product(chosen).double().square().sum()) + self.damping * square
         length = square / curvature if curvature > 0 else 0.0
         if self._stays(length, support):
             return Step(self, length, support)
@@ -135,7 +142,7 @@ def ridge(columns: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: f
     """
     batches, n = columns.shape
     if batches < n:  # b unknowns u = y - Cv: (CCᵀ + 2λ₂) u = 2λ₂ (y - Cw) + Ca, and 2λ₂ (v - w) = Cᵀu - a
-        known, product = (columns @ torch.stack([w, linear], dim=1)).unbind(1)
+        known, product = torch.stack([w, linear]) @ columns.t()
         return w + (columns.t() @ _solved(columns, damping * (target - known) + product, damping) - linear) / damping
     return _solved(columns.t(), columns.t() @ target + damping * w - linear, damping)
 
@@ -165,7 +172,7 @@ def solve_block(
     where = support.nonzero().view(-1)
     columns = rows.index_select(1, where)
     target = rows @ w
-    if float(linear.norm()) > 1e-8:
+    if float(linear.norm()) > NEGLIGIBLE:
         gradient = torch.addmv(linear - damping * (w - b), rows.t(), target - columns @ b[where], alpha=-1)
         length = _kept_support(columns, b[where], gradient, where, damping)
         if length is not None:

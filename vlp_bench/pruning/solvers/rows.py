@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.calibration import Calibration
 
+STEP_PASSES = 2  # over the data for the model's step, while no rows are kept: the gradients' sum, a product with it
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -23,6 +24,11 @@ class Block:
     start: int
     stop: int
 
+    @property
+    def size(self) -> int:
+        """Its number of weights."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,7 +36,8 @@ class Plan:
 
     Attributes:
         groups: of blocks; the rows of one group at a time are kept.
-        passes: over the data, each a forward and a backward of every batch; more if a line search must be done.
+        passes: over the data, each a forward and a backward of every batch: one for each group, and two more if the
+            blocks wait for the model's step. More where a step may change a support.
         bytes: that the rows of the largest group take.
     """
 
@@ -53,29 +60,43 @@ def cut(calibration: Calibration, block_size: int) -> list[Block]:
     return found
 
 
-def plan(blocks: list[Block], batches: int, memory_gb: float, precision: Precision = "float32") -> Plan:
+def plan(
+    blocks: list[Block],
+    batches: int,
+    memory_gb: float,
+    precision: Precision = "float32",
+    *,
+    taken: int = 0,
+    waiting: bool = False,
+) -> Plan:
     """Groups of blocks whose rows fit into `memory_gb` · 10⁹ bytes.
+
+    Args:
+        taken: bytes in use for something else.
+        waiting: the blocks are solved for when the model's step is known, not as soon as their rows are there.
 
     Raises:
         ValueError: not even the largest block does.
     """
     groups: list[list[Block]] = [[]]
     one = batches * bytes_of(precision)
-    room = memory_gb * 1e9
+    budget = round(memory_gb * 1e9) - taken
+    room = budget
     for block in blocks:
-        size = one * (block.stop - block.start)
-        if size > memory_gb * 1e9:
+        size = one * block.size
+        if size > budget:
             raise ValueError(
-                f"memory_gb is {memory_gb}: the rows of one block take {size / 1e9:.3f} GB; "
+                f"memory_gb is {memory_gb}, of which {taken / 1e9:.3g} are taken: "
+                f"the rows of one block need {size / 1e9:.3g}; "
                 "give more, or a smaller block_size, or fewer batches, or rows in bfloat16"
             )
         if size > room:
             groups.append([])
-            room = memory_gb * 1e9
+            room = budget
         groups[-1].append(block)
         room -= size
-    largest = max(sum(block.stop - block.start for block in group) for group in groups)
-    return Plan(groups, 1 if len(groups) == 1 else 2 + len(groups), one * largest)
+    largest = max(sum(block.size for block in group) for group in groups)
+    return Plan(groups, len(groups) + (STEP_PASSES if waiting and len(groups) > 1 else 0), one * largest)
 
 
 def bytes_of(precision: Precision) -> int:
@@ -89,8 +110,7 @@ class Rows:
     def __init__(self, blocks: list[Block], precision: Precision) -> None:
         self.blocks = blocks
         self.names = list(dict.fromkeys(block.name for block in blocks))
-        self._starts = {block.name: block.start for block in reversed(blocks)}
-        self._stops = {block.name: block.stop for block in blocks}
+        self._blocks = {name: list(own) for name, own in groupby(blocks, key=lambda block: block.name)}
         self._rows: dict[str, list[Tensor]] = {name: [] for name in self.names}
         self._dtype = getattr(torch, precision)
 
@@ -98,26 +118,26 @@ class Rows:
         """The next batch's gradients, flat, by layer; what is missing is zero."""
         device = next(iter(gradients.values())).device if gradients else None
         for name, rows in self._rows.items():
-            start, stop = self._starts[name], self._stops[name]
-            if name in gradients:
-                part = gradients[name][start:stop]
-                copied = part.dtype != self._dtype or len(part) < gradients[name].numel()
-                rows.append(part.to(self._dtype, copy=True) if copied else part)
-            else:
-                rows.append(torch.zeros(1, dtype=self._dtype, device=device).expand(stop - start))
+            sizes = [block.size for block in self._blocks[name]]
+            if name not in gradients:
+                rows.append(torch.zeros(1, dtype=self._dtype, device=device).expand(sum(sizes)))
+                continue
+            row = gradients[name]
+            if sum(sizes) < len(row):  # a part is copied, so that the whole can go
+                row = torch.cat([row[block.start : block.stop] for block in self._blocks[name]])
+            rows.append(row.to(self._dtype))
 
     def products(self, name: str, v: Tensor) -> Tensor:
         """(batches,) float64 product with v (n,), of a layer all of whose blocks are here."""
         return torch.stack([row.to(v.dtype) @ v for row in self._rows[name]]).double()
 
-    def pieces(self) -> Iterator[tuple[Block, Tensor]]:
-        """Every block and its rows (batches, n) float32, where the next block's will be (it stays in a cache)."""
+    def pieces(self, wanted: Collection[Block]) -> Iterator[tuple[Block, Tensor]]:
+        """The wanted blocks and their rows (batches, n) float32, where the next one's will be (it stays in a cache)."""
         first = self._rows[self.names[0]]
-        largest = max(block.stop - block.start for block in self.blocks)
-        memory = torch.empty(len(first) * largest, device=first[0].device)
-        for name, group in groupby(self.blocks, key=lambda block: block.name):
-            blocks = list(group)
-            sizes = [block.stop - block.start for block in blocks]
+        memory = torch.empty(len(first) * max(block.size for block in self.blocks), device=first[0].device)
+        for name, blocks in self._blocks.items():
+            sizes = [block.size for block in blocks]
             for block, *parts in zip(blocks, *(row.split(sizes) for row in self._rows[name]), strict=True):
-                size = block.stop - block.start
-                yield block, torch.stack(parts, out=memory[: len(parts) * size].view(len(parts), size))
+                if block in wanted:
+                    where = memory[: len(parts) * block.size].view(len(parts), block.size)
+                    yield block, torch.stack(parts, out=where)
