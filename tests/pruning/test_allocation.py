@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from tests.pruning.toys import TwoModalities, sequential
 from vlp_bench.pruning.allocation import Competition, Everything, Uniform, by_ratio, evaluate, kept_of
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.solvers.keep_top import KeepTop
 
 SIZES = {"0.weight": 60, "2.weight": 70, "4.weight": 21}
 
@@ -100,3 +103,37 @@ def test_what_was_removed_comes_last_whatever_its_score(dtype):
     assert found.equal(given.masked_fill(~alive, -torch.inf))
     assert scores.equal(given)
     assert evaluate(lambda layer, calibration: scores, layer, calibration, "official").equal(given)
+
+
+@pytest.mark.parametrize("lowest", [0.25, 0.0])
+def test_a_step_scores_each_layer_once_and_takes_what_was_removed_last(calibration, lowest):
+    def score(layer, calibration):
+        asked.append(layer.name)
+        return layer.matrix.abs() * 0 + lowest * (calibration.alive[layer.name] if lowest else 1)
+
+    for name, layer in calibration.layers.items():  # all that is alive scores the same, or zero as what was removed
+        calibration.alive[name] = torch.arange(layer.size).view(layer.matrix.shape) % 3 == 1
+    masks = []
+    for calibration.one_step in (False, True):
+        asked = []
+        kept = Competition(score)(calibration, 0.8)
+        masks.append(KeepTop(score)(calibration, kept).masks)
+    assert sorted(asked) == sorted(calibration.layers)
+    for name, mask in masks[0].items():
+        assert masks[1][name].equal(mask)
+        assert not (mask & ~calibration.alive[name]).any()
+
+
+@pytest.mark.parametrize("compat", ["corrected", "official"])
+def test_the_solver_starts_where_the_competition_ended(calibration, compat, monkeypatch):
+    kept = Competition(partial(sized), compat=compat)(calibration, 0.5)
+    expected = KeepTop(magnitude, compat=compat)(calibration, kept).masks
+    monkeypatch.delattr("vlp_bench.pruning.thresholds.largest_value")
+    found = KeepTop(partial(sized), compat=compat)(calibration, kept).masks
+    assert all(found[name].equal(mask) for name, mask in expected.items())
+    with pytest.raises(NameError):
+        KeepTop(magnitude, compat=compat)(calibration, kept)
+
+
+def sized(layer, calibration):
+    return layer.matrix.abs()

@@ -59,6 +59,18 @@ def test_install_zeroes_nan():
     assert model.weight.tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_install_writes_positive_zeros_and_touches_nothing_else(dtype):
+    model = torch.nn.Linear(4, 1, dtype=dtype)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-3.0, -0.0, -3.0, torch.inf]]))
+    before = model.weight._version
+    Solution({"weight": torch.tensor([[True, True, False, False]])}).install(model)
+    assert model.weight.tolist() == [[-3.0, 0.0, 0.0, 0.0]]
+    assert model.weight.signbit().tolist() == [[True, True, False, False]]
+    assert model.weight._version > before
+
+
 def test_masks_of_another_model_change_nothing(solution):
     model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.Linear(10, 10))
     before = model[0].weight.clone()

@@ -30,6 +30,14 @@ def test_ties_go_to_the_first_layers_or_to_nobody():
     assert kept_per_layer(scores, [4], ties="none") == [{"0": 1, "1": 0}]
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_zeros_of_both_signs_are_ties(layers):
+    rows = [[-0.0, 0.0, 1.0, -0.0], [-0.0, 0.0, -1.0, -0.0]][:layers]
+    assert kept_per_layer(thunks(*rows), [2])[0]["0"] == 2
+    assert kept_per_layer(thunks(*rows), [2], ties="none")[0] == {str(i): int(i == 0) for i in range(layers)}
+    assert keep_largest(torch.tensor(rows[0]), 2).tolist() == [True, False, True, False]
+
+
 @pytest.mark.parametrize("kind", ["normal", "positive", "equal", "negative", "coarse", "wide", "one bin", "two"])
 def test_equals_one_stable_sort(kind):
     generator = torch.Generator().manual_seed(3)
@@ -104,6 +112,31 @@ def test_keep_largest_is_exact_and_stable(kept):
     mask = keep_largest(scores, kept)
     expected = torch.sort(scores.flatten(), descending=True, stable=True).indices[:kept]
     assert mask.flatten().nonzero().flatten().tolist() == sorted(expected.tolist())
+
+
+@pytest.mark.parametrize("ties", ["first", "none"])
+def test_where_the_search_starts_changes_nothing(ties):
+    scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round()
+    for kept in (0, 1, 17, 300, 599):
+        expected = keep_largest(scores, kept, ties=ties)
+        for near in (-9.0, -2.0, -0.0, 0.5, 2.0, 9.0):
+            assert keep_largest(scores, kept, ties=ties, near=near).equal(expected)
+
+
+@pytest.mark.parametrize("at_once", [0, 600])
+def test_one_layer_is_computed_once_however_it_is_ranked(at_once, monkeypatch):
+    monkeypatch.setattr("vlp_bench.pruning.search.AT_ONCE", at_once)
+    scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round() + 0.0  # but one zero
+    asked, near, budgets = [], {}, [0, 17, 300, 150, 599, 600]
+    for ties in ("first", "none"):
+        found = kept_per_layer({"a": lambda: asked.append(1) or scores}, budgets, ties=ties, near=near)
+        for kept, own in zip(budgets, found, strict=True):
+            assert own == {"a": int(keep_largest(scores, kept, ties=ties).sum())}
+    assert len(asked) == 2
+    for kept in budgets[1:-1]:
+        assert near["a", kept] == scores.flatten().sort(descending=True).values[kept - 1]
+    with pytest.raises(ValueError, match="'a' hold NaN"):
+        kept_per_layer({"a": lambda: torch.tensor([1.0, torch.nan])}, [1])
 
 
 def test_rows_share_the_budget():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from operator import gt, ne
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import Score, lamp
 from vlp_bench.pruning.shares import apportion
-from vlp_bench.pruning.thresholds import kept_per_layer
+from vlp_bench.pruning.thresholds import Near, compared, count, kept_per_layer
 
 Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
 Between = Literal["model", "modality", "layer", "block"]
@@ -34,14 +36,41 @@ def by_ratio(kept: int, total: int) -> int:
 
 
 def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
-    """The score of one layer; a weight that an earlier step removed comes last."""
+    """The score of one layer; a weight that an earlier step removed comes last. Kept for one step of a schedule."""
+    if calibration.one_step:
+        key = ("scores", words_of(score), compat)
+        if key not in calibration.memory:
+            calibration.memory[key] = _of_step(score, calibration, compat)
+        return calibration.memory[key][layer.name]
+    alive = None if compat == "official" else calibration.alive.get(layer.name)
     scores = score(layer, calibration)
-    alive = calibration.alive.get(layer.name)
-    if alive is None or compat == "official":
-        return scores
+    return scores if alive is None else _removed_last(scores, alive)
+
+
+def _of_step(score: Score, calibration: Calibration, compat: Compat) -> dict[str, Tensor]:
+    """The scores of all layers. Where just what is alive scores above zero, the removed come last as it is."""
+    scores = {name: score(layer, calibration) for name, layer in calibration.layers.items()}
+    alive = {} if compat == "official" else calibration.alive
+    if any(count(compared(ne, compared(gt, scores[n].float(), 0.0), mask)) for n, mask in alive.items()):
+        for name, mask in alive.items():
+            scores[name] = _removed_last(scores[name], mask)
+    return scores
+
+
+def _removed_last(scores: Tensor, alive: Tensor) -> Tensor:
     # torch.where jumps for every element, which takes 2.5 times as long
     limit = alive.view(torch.int8).to(scores.dtype).sub_(0.5).mul_(torch.inf)
     return torch.minimum(scores, limit, out=limit)
+
+
+def words_of(score: Score) -> Any:
+    """The same for two scores that are the same function with the same options."""
+    return (score.func, *sorted(score.keywords.items())) if isinstance(score, partial) else (score,)
+
+
+def near(score: Score, calibration: Calibration) -> Near:
+    """Scores near which this one's competitions with this calibration ended."""
+    return calibration.memory.setdefault(("near", words_of(score)), {})
 
 
 def without_sort(score: Score, layer: Layer, calibration: Calibration) -> bool:
@@ -146,5 +175,5 @@ class Competition:
         scores = {
             layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
         }
-        (kept,) = kept_per_layer(scores, [budget], ties=ties)
+        (kept,) = kept_per_layer(scores, [budget], ties=ties, near=near(self.score, calibration))
         return kept

@@ -51,6 +51,7 @@ class Passes:
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self.data_hash: str | None = None  # of the batches that were seen
+        self.one_step = False  # of a schedule: scores are kept (4 bytes a weight), not computed anew
 
     def order(self) -> list[str]:
         """The layers in the order in which the first batch reaches them; those it doesn't reach come last."""

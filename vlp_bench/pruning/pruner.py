@@ -161,6 +161,7 @@ class Pruner(Settings):
         if steps == 1 and self.batches_per_step is None:
             return calibration
         stage = calibration.stage(step, self.batches_per_step)
+        stage.one_step = True
         stage.alive.update({name: stage.layers[name].from_stored(mask) for name, mask in before.masks.items()})
         return stage
 

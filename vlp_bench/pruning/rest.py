@@ -21,9 +21,9 @@ from vlp_bench.pruning.ranking import (
     chunks_of,
     in_ascending_order,
     pick,
-    place_of,
     split,
 )
+from vlp_bench.pruning.search import place_of
 from vlp_bench.pruning.thresholds import Ties
 from vlp_bench.pruning.thresholds import keep_largest as keep_largest_scores
 

@@ -14,6 +14,8 @@ from vlp_bench.pruning import masks as mask_files
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.positions import Form
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -28,7 +30,13 @@ class Solved:
             for name, mask in self.masks.items():
                 if name in self.weights:
                     parameters[name].copy_(self.weights[name])
-                parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+                _zero(parameters[name], mask.to(parameters[name].device))
+
+
+def _zero(weight: Tensor, mask: Tensor) -> None:
+    """Sets to +0.0 what the mask (same shape) leaves out: all bits go. `masked_fill_` takes four times as long."""
+    bits = weight.view(BITS[weight.element_size()])
+    bits.bitwise_and_(mask.view(torch.int8).neg())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from vlp_bench.pruning import rest
-from vlp_bench.pruning.allocation import evaluate, without_sort
+from vlp_bench.pruning.allocation import evaluate, near, without_sort
 from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
@@ -56,4 +56,5 @@ class KeepTop:
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
         if self.within == "matrix" and official:
             kept = max(0, kept - 1)
-        return keep_largest(scores, kept, name=layer.name, ties=ties)
+        known = near(self.score, calibration).get((layer.name, kept))
+        return keep_largest(scores, kept, name=layer.name, ties=ties, near=known)
