@@ -1,4 +1,6 @@
-"""The ten operations on images small enough to work out, and how they are drawn."""
+"""The ten operations on images small enough to work out, against PIL's own, and how they are drawn."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from vlp_bench.data.augment import (
     COLOUR_OPERATIONS,
     FILL,
     OPERATIONS,
+    Planes,
     RandAugment,
     auto_contrast,
     brightness,
@@ -24,21 +27,29 @@ from vlp_bench.data.augment import (
 )
 
 
-def flat(*values: int) -> Image.Image:
+def flat(*values: int) -> Planes:
     """One row of grey pixels."""
-    return Image.fromarray(np.repeat(np.array([values], np.uint8)[:, :, None], 3, axis=2))
+    return np.repeat(np.array([[values]], np.uint8), 3, axis=0)
 
 
-def noise(side: int = 21) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8))
+def noise(side: int = 21) -> Planes:
+    return np.random.default_rng(0).integers(256, size=(3, side, side), dtype=np.uint8)
 
 
-def grey(image: Image.Image) -> list[list[int]]:
-    return np.asarray(image)[:, :, 0].tolist()
+def picture(planes: Planes) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+
+
+def planes_of(image: Image.Image) -> Planes:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def grey(planes: Planes) -> list[list[int]]:
+    return planes[0].tolist()
 
 
 def test_identity_is_the_image() -> None:
-    assert identity(noise(), 0.7) == noise()
+    assert np.array_equal(identity(noise(), 0.7), noise())
 
 
 def test_auto_contrast_stretches_from_darkest_to_brightest() -> None:
@@ -52,55 +63,85 @@ def test_equalize_spreads_the_values_evenly() -> None:
 
 def test_brightness_is_1_36_at_strength_seven() -> None:
     assert grey(brightness(flat(0, 100, 200), 0.7)) == [[0, 136, 255]]
-    assert brightness(noise(), 0.5) == noise()
+    assert np.array_equal(brightness(noise(), 0.5), noise())
 
 
 def test_sharpness_moves_away_from_the_smoothed_image() -> None:
-    image = Image.new("RGB", (3, 3), (100, 100, 100))
-    image.putpixel(
-        (1, 1), (113, 113, 113)
-    )  # smoothed with 1 1 1 / 1 5 1 / 1 1 1 over 13: (8 * 100 + 5 * 113) / 13 = 105
+    image = np.full((3, 3, 3), 100, np.uint8)
+    image[:, 1, 1] = 113  # smoothed with 1 1 1 / 1 5 1 / 1 1 1 over 13: (8 * 100 + 5 * 113) / 13 = 105
     assert grey(sharpness(image, 0.7))[1][1] in (115, 116)  # 105 + 1.36 * (113 - 105)
     assert grey(sharpness(image, 0.7))[0] == [100, 100, 100]
 
 
 def test_translation_is_seven_pixels_at_strength_seven() -> None:
-    pixels = np.asarray(noise())
-    assert np.array_equal(np.asarray(translate_x(noise(), 0.7))[:, :-7], pixels[:, 7:])
-    assert np.array_equal(np.asarray(translate_x(noise(), -0.7))[:, 7:], pixels[:, :-7])
-    assert np.array_equal(np.asarray(translate_y(noise(), 0.7))[:-7], pixels[7:])
-    assert np.asarray(translate_y(noise(), 0.7))[-1, 0].tolist() == list(FILL)
+    assert np.array_equal(translate_x(noise(), 0.7)[:, :, :-7], noise()[:, :, 7:])
+    assert np.array_equal(translate_x(noise(), -0.7)[:, :, 7:], noise()[:, :, :-7])
+    assert np.array_equal(translate_y(noise(), 0.7)[:, :-7], noise()[:, 7:])
+    assert translate_y(noise(), 0.7)[:, -1, 0].tolist() == list(FILL)
+
+
+def test_what_is_moved_out_of_sight_leaves_grey() -> None:
+    assert (translate_x(noise(5), 0.7) == FILL[0]).all()
+    assert (translate_y(noise(7), -0.7) == FILL[0]).all()
 
 
 def test_shear_moves_each_row_by_its_height() -> None:
     side = 100
-    image = Image.new("RGB", (side, side))
-    for y in range(side):
-        image.putpixel((10, y), (255, 255, 255))
-    sheared = np.asarray(shear_x(image, 1.0))[:, :, 0].astype(float)
+    image = np.zeros((3, side, side), np.uint8)
+    image[:, :, 10] = 255
+    sheared = shear_x(image, 1.0)[0].astype(float)
     centre = [
         (row * np.arange(side) * (row != FILL[0])).sum() / (row * (row != FILL[0])).sum() for row in sheared[10:90]
     ]
     assert np.allclose(np.diff(centre).mean(), 0.3, atol=0.01)
-    turned = shear_y(image.transpose(Image.Transpose.TRANSPOSE), 1.0).transpose(Image.Transpose.TRANSPOSE)
-    assert np.array_equal(np.asarray(turned), np.asarray(shear_x(image, 1.0)))
+    turned = shear_y(np.ascontiguousarray(image.transpose(0, 2, 1)), 1.0).transpose(0, 2, 1)
+    assert np.array_equal(turned, shear_x(image, 1.0))
 
 
 def test_rotation_turns_about_the_middle_and_back() -> None:
-    image = Image.new("RGB", (41, 41), FILL)
-    image.putpixel((40, 20), (255, 0, 0))
-    for x in range(20, 41):
-        image.putpixel((x, 20), (255, 0, 0))
-    up = np.asarray(rotate(image, 1.0))[:, :, 1]
-    down = np.asarray(rotate(image, -1.0))[:, :, 1]
+    image = np.full((3, 41, 41), FILL[0], np.uint8)
+    image[:, 20, 20:] = np.array([[255], [0], [0]])
+    up, down = rotate(image, 1.0)[1], rotate(image, -1.0)[1]
     assert up[:20].min() < 60 < up[23:].min()
     assert np.array_equal(up, down[::-1])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_keeps_size_and_mode(operation) -> None:
-    changed = operation(noise(), 0.7)
-    assert (changed.size, changed.mode) == ((21, 21), "RGB")
+def test_every_operation_keeps_the_shape_and_what_it_was_given(operation) -> None:
+    given = noise()
+    changed = operation(given, 0.7)
+    assert (changed.shape, changed.dtype, changed.flags.c_contiguous) == ((3, 21, 21), np.uint8, True)
+    assert np.array_equal(given, noise())
+
+
+def pil_affine(*matrix: float) -> Callable[[Image.Image], Image.Image]:
+    how = (Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return lambda image: image.transform(image.size, *how, fillcolor=FILL)
+
+
+@pytest.mark.parametrize("strength", [0.7, -0.7, 0.33])
+@pytest.mark.parametrize("shape", [(3, 96, 96), (3, 33, 50)])
+def test_moves_are_pils_bilinear_ones(shape: tuple[int, int, int], strength: float) -> None:
+    """Both round down, so that a mean next to a whole number may fall on either side of it."""
+    image = np.random.default_rng(1).integers(256, size=shape, dtype=np.uint8)
+    by_pil = {
+        shear_x: pil_affine(1, -0.3 * strength, 0, 0, 1, 0),
+        shear_y: pil_affine(1, 0, 0, -0.3 * strength, 1, 0),
+        translate_x: pil_affine(1, 0, 10 * strength, 0, 1, 0),
+        translate_y: pil_affine(1, 0, 0, 0, 1, 10 * strength),
+        rotate: lambda image: image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=FILL),
+    }
+    for operation, expected in by_pil.items():
+        apart = np.abs(operation(image, strength).astype(int) - planes_of(expected(picture(image))))
+        assert apart.max() <= 1, operation
+        assert (apart > 0).mean() < 0.05, operation
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.35, 0.7, 1.0])
+def test_sharpness_is_pils(strength: float) -> None:
+    for planes in (noise(), noise() // 4 + 96, np.random.default_rng(2).integers(256, size=(3, 9, 30), dtype=np.uint8)):
+        expected = ImageEnhance.Sharpness(picture(planes)).enhance(strength * 1.8 + 0.1)
+        assert np.array_equal(sharpness(planes, strength), planes_of(expected))
 
 
 def test_operations_that_move_pixels_are_not_among_the_colour_ones() -> None:
@@ -111,9 +152,9 @@ def test_operations_that_move_pixels_are_not_among_the_colour_ones() -> None:
 def test_two_draws_of_ten_each_kept_half_of_the_time() -> None:
     calls: list[float] = []
 
-    def count(image: Image.Image, strength: float) -> Image.Image:
+    def count(planes: Planes, strength: float) -> Planes:
         calls.append(strength)
-        return image
+        return planes
 
     rng = np.random.default_rng(0)
     for _ in range(1000):
@@ -124,33 +165,31 @@ def test_two_draws_of_ten_each_kept_half_of_the_time() -> None:
 
 
 def test_nothing_drawn_changes_nothing() -> None:
-    assert RandAugment(0)(noise(), np.random.default_rng(0)) == noise()
+    assert np.array_equal(RandAugment(0)(noise(), np.random.default_rng(0)), noise())
 
 
 # --- as released ---
 
 
 def test_released_auto_contrast_turns_channels_without_zero_white() -> None:
-    pixels = np.asarray(noise()).copy()
-    pixels[..., 1] = pixels[..., 1].clip(40, 200)
-    pixels[0, 0] = 0, 40, 0
-    changed = np.asarray(released_auto_contrast(Image.fromarray(pixels), 0.7))
-    assert (changed[..., 1] == 255).all()
-    stretched = np.asarray(auto_contrast(Image.fromarray(pixels), 0.7))
-    assert np.abs(changed[..., [0, 2]].astype(int) - stretched[..., [0, 2]]).max() <= 1
+    planes = noise()
+    planes[1] = planes[1].clip(40, 200)
+    planes[:, 0, 0] = 0, 40, 0
+    changed = released_auto_contrast(planes, 0.7)
+    assert (changed[1] == 255).all()
+    stretched = auto_contrast(planes, 0.7)
+    assert np.abs(changed[[0, 2]].astype(int) - stretched[[0, 2]]).max() <= 1
 
 
 def test_released_sharpness_wraps_around_and_agrees_elsewhere() -> None:
-    pixels = np.full((5, 5, 3), 100, dtype=np.uint8)
-    pixels[2, 2] = 255
-    changed = np.asarray(released_sharpness(Image.fromarray(pixels), 0.7))
+    planes = np.full((3, 5, 5), 100, dtype=np.uint8)
+    planes[:, 2, 2] = 255
+    changed = released_sharpness(planes, 0.7)
     smooth = round((8 * 100 + 5 * 255) / 13)
-    assert changed[2, 2, 0] == int(smooth + np.float32(1.36) * (255 - smooth)) % 256
-    assert changed[2, 2, 0] < 100
-    soft = Image.fromarray((np.asarray(noise()) // 4 + 96).astype(np.uint8))
-    assert np.array_equal(
-        np.asarray(released_sharpness(soft, 0.7))[1:-1, 1:-1], np.asarray(sharpness(soft, 0.7))[1:-1, 1:-1]
-    )
+    assert changed[0, 2, 2] == int(smooth + np.float32(1.36) * (255 - smooth)) % 256
+    assert changed[0, 2, 2] < 100
+    soft = noise() // 4 + 96
+    assert np.array_equal(released_sharpness(soft, 0.7)[:, 1:-1, 1:-1], sharpness(soft, 0.7)[:, 1:-1, 1:-1])
 
 
 def test_compat_exchanges_the_two_operations_alone() -> None:
@@ -162,13 +201,11 @@ def test_compat_exchanges_the_two_operations_alone() -> None:
 
 def test_brightness_by_table_equals_pils() -> None:
     for strength in (0.0, 0.3, 0.7, 1.0):
-        expected = ImageEnhance.Brightness(noise()).enhance(strength * 1.8 + 0.1)
-        assert np.array_equal(np.asarray(brightness(noise(), strength)), np.asarray(expected))
+        expected = ImageEnhance.Brightness(picture(noise())).enhance(strength * 1.8 + 0.1)
+        assert np.array_equal(brightness(noise(), strength), planes_of(expected))
 
 
-def test_whole_pixels_are_moved_as_pil_moves_them() -> None:
+def test_whole_and_half_pixels_are_moved_as_pil_moves_them() -> None:
     for strength in (0.7, -0.7, 0.25):
-        matrix = (1, 0, 10 * strength, 0, 1, 0)
-        bilinear = Image.Resampling.BILINEAR
-        moved = noise().transform((21, 21), Image.Transform.AFFINE, matrix, bilinear, fillcolor=FILL)
-        assert np.array_equal(np.asarray(translate_x(noise(), strength)), np.asarray(moved))
+        moved = pil_affine(1, 0, 10 * strength, 0, 1, 0)(picture(noise()))
+        assert np.array_equal(translate_x(noise(), strength), planes_of(moved))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from vlp_bench.data.augment import COLOUR_OPERATIONS, RandAugment
 from vlp_bench.data.decoding import Size
-from vlp_bench.data.images import check_share, check_size, resized, to_tensor
+from vlp_bench.data.images import check_share, check_size, cropped, normalised
 from vlp_bench.data.records import Box, RegionCaption, RegionImage
 
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -60,13 +61,11 @@ class BoxCrop:
         crop = around(anchor.box, image.size, rng)
         order = rng.permutation(len(regions))
         seen = [cut for k in order if (cut := self._cut(regions[int(k)], crop)) is not None][:most]
-        mirrored = rng.random() < self.flip and not (self.aware and says_side(*(r.caption for r in seen)))
-        view = resized(image, self.size, crop)
-        if mirrored:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        mirror = rng.random() < self.flip and not (self.aware and says_side(*(r.caption for r in seen)))
+        view = cropped(image, self.size, crop, mirror=mirror)
         width, height = crop[2] - crop[0], crop[3] - crop[1]
-        shown = [RegionCaption(r.caption, self._grown(r.box, (width, height), mirrored)) for r in seen]
-        return to_tensor(self._randaugment(view, rng)), shown
+        shown = [RegionCaption(r.caption, self._grown(r.box, (width, height), mirror)) for r in seen]
+        return torch.from_numpy(normalised(self._randaugment(view, rng))), shown
 
     def _cut(self, region: RegionCaption, crop: tuple[int, int, int, int]) -> RegionCaption | None:
         """The part of a region inside the crop, measured in it; None if too little of it is there."""
@@ -77,11 +76,11 @@ class BoxCrop:
             return None
         return RegionCaption(region.caption, (left - crop[0], top - crop[1], width, height))
 
-    def _grown(self, box: Box, frame: Size, mirrored: bool) -> Box:
+    def _grown(self, box: Box, frame: Size, mirror: bool) -> Box:
         """A box measured in a crop of `frame` pixels, in the crop resized to a square and maybe mirrored."""
         across, down = self.size / frame[0], self.size / frame[1]
         x, y, w, h = box
-        return ((frame[0] - x - w) if mirrored else x) * across, y * down, w * across, h * down
+        return ((frame[0] - x - w) if mirror else x) * across, y * down, w * across, h * down
 
 
 def around(box: Box, frame: Size, rng: np.random.Generator) -> tuple[int, int, int, int]:

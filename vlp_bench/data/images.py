@@ -6,14 +6,13 @@ whatever the number of workers.
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vlp_bench.data.augment import RandAugment
+from vlp_bench.data.augment import Planes, RandAugment
 from vlp_bench.data.decoding import Size
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -23,17 +22,14 @@ RATIOS = (3 / 4, 4 / 3)
 Range = tuple[float, float]
 
 
-@cache
-def _each(values: tuple[float, ...]) -> Tensor:
-    """(3, 1, 1) float32, a value for every channel."""
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
-
-
-def normalised(pixels: np.ndarray, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> np.ndarray:
+def normalised(planes: np.ndarray, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> np.ndarray:
     """(3, h, w) uint8 -> float32, (value / 255 - mean) / std for every channel, however the pixels lie in memory."""
-    own = pixels if pixels.flags.writeable else pixels.copy()  # as torch wants it, which reads alone
-    planes = torch.from_numpy(own).to(torch.float32, memory_format=torch.contiguous_format)
-    return planes.div_(255).sub_(_each(mean)).div_(_each(std)).numpy()
+    made = np.empty(planes.shape, np.float32)
+    for into, plane, shift, scale in zip(made, planes, mean, std, strict=True):
+        np.divide(plane, np.float32(255), out=into, dtype=np.float32)  # plane by plane: they stay in the cache
+        into -= np.float32(shift)
+        into /= np.float32(scale)
+    return made
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
@@ -41,16 +37,19 @@ def to_tensor(image: Image.Image, mean: tuple[float, ...] = MEAN, std: tuple[flo
     return torch.from_numpy(normalised(np.asarray(image).transpose(2, 0, 1), mean, std))
 
 
-def resized(image: Image.Image, size: int, crop: tuple[int, int, int, int]) -> Image.Image:
-    """The part `crop` (left, top, right, lower), bicubic with antialiasing, `size` pixels square.
+def cropped(image: Image.Image, size: int, crop: tuple[int, int, int, int], *, mirror: bool) -> Planes:
+    """(3, size, size) uint8: the part `crop` (left, top, right, lower), bicubic with antialiasing, maybe mirrored.
 
-    By torch's 8-bit kernel, a little faster than PIL's; 4 of 1,000 values differ from PIL's, by 1 or 2 of 255.
+    By torch's 8-bit kernel, faster than PIL's; 4 of 1,000 values differ from PIL's, by 1 or 2 of 255.
     """
     if crop == (0, 0, size, size) and image.size == (size, size):
-        return image
-    pixels = torch.from_numpy(np.array(image.crop(crop))).permute(2, 0, 1)[None]
-    [planes] = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).numpy()
-    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])  # a tenth of the time of fromarray
+        planes = np.asarray(image).transpose(2, 0, 1)
+    else:
+        part = image.crop(crop)
+        content = bytearray(part.tobytes("raw", "RGBX"))  # four bytes a pixel, as PIL keeps it: nothing is repacked
+        pixels = torch.frombuffer(content, dtype=torch.uint8).view(1, part.height, part.width, 4).permute(0, 3, 1, 2)
+        [planes] = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).numpy()
+    return np.ascontiguousarray(planes[:3, :, ::-1] if mirror else planes[:3])
 
 
 def squash(image: Image.Image, size: int) -> Image.Image:
@@ -166,10 +165,9 @@ class Augment:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
         """(3, size, size) float32."""
-        image = resized(image, self.size, crop_box(*image.size, self.scale, rng))
-        if rng.random() < self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(self._randaugment(image, rng))
+        crop = crop_box(*image.size, self.scale, rng)
+        planes = cropped(image, self.size, crop, mirror=rng.random() < self.flip)
+        return torch.from_numpy(normalised(self._randaugment(planes, rng)))
 
 
 def check_size(size: int) -> None:
