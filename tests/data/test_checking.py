@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,32 @@ def test_the_command_recognises_files(
 ) -> None:
     assert command(monkeypatch, "check", f"{pristine}/{file}", f"images={pristine}/{images}") == 0
     assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file, spoil, says",
+    [
+        ("finetune/itr/coco_train.json", lambda t: t.replace('"caption": "', '"caption": 7, "x": "', 1), "record 0.*7"),
+        ("finetune/itr/coco_val.json", lambda t: t.replace('"image":', '"imag":'), "cannot tell what"),
+        ("karpathy/dataset_coco.json", lambda t: t[: len(t) // 2], "is not JSON"),
+        ("nlvr2/dev.json", lambda t: t.replace('"label": "', '"label": "not '), "record 0: 'label' must be"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_file(
+    pristine: Path,
+    tmp_path: Path,
+    file: str,
+    spoil: Callable[[str], str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoilt = tmp_path / Path(file).name
+    spoilt.write_text(spoil((pristine / file).read_text()))
+    assert command(monkeypatch, "check", str(spoilt), f"images={pristine}/images") == 2
+    said = capsys.readouterr().out
+    assert re.search(says, said), said
+    assert "'elems'" not in said
 
 
 @pytest.mark.parametrize(

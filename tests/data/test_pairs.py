@@ -1,5 +1,6 @@
 """Statements about two pictures: true by their own words, said of a true and a false pair; batches; swaps."""
 
+import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from tests.tasks.worlds import SIZES, shared
+from vlp_bench.data.annotations import read_pairs
 from vlp_bench.data.images import Eval
 from vlp_bench.data.minicopy.writing import write
 from vlp_bench.data.pairs import PairData, PairDataset, ShapesPairs, other_way_round
 from vlp_bench.data.phrases import NUMBERS, vocabulary
+from vlp_bench.data.readers.genome import read_nlvr2
 from vlp_bench.data.records import ImagePair
 from vlp_bench.data.scenes import Catalogue, is_true
 from vlp_bench.data.shapes import SPLITS, World, parse
@@ -68,6 +71,7 @@ def test_scenes_are_of_the_split_and_words_of_the_world() -> None:
 
 def test_images_change_places_with_their_names() -> None:
     assert other_way_round("the left dog is right of the rightmost cat") == "the right dog is left of the leftmost cat"
+    assert other_way_round("Left, a copyright and a bright cleft") == "right, a copyright and a bright cleft"
     source = ShapesPairs(**SIZES).pairs("train")
     plain, swapped = (PairDataset(source.records, source.images, Eval(48), swap=swap) for swap in (0.0, 1.0))
     for i in range(4):
@@ -86,6 +90,7 @@ def test_batches_hold_pairs_one_after_the_other() -> None:
     expected = Eval(48)(World(0).open(records[1].images[1]), np.random.default_rng(0))
     assert torch.equal(batch.images[3], expected)
     assert batch.labels.tolist() == [1, 0, 1, 0]
+    assert batch.idx.tolist() == [0, 0, 1, 1]
     assert len(batch.text_ids) == 4
     assert data.fingerprint() != PairData(ShapesPairs(**SIZES | {"val": 6}), **shared()).fingerprint()
 
@@ -115,3 +120,16 @@ def test_the_papers_settings_read_both_formats(tmp_path: Path) -> None:
     for split in files:
         told, other = (d.source.pairs(split).records for d in (data, official))
         assert [(r.images, r.sentence, r.label) for r in told] == [(r.images, r.sentence, r.label) for r in other]
+
+
+def test_pairs_of_one_sentence_are_known_in_both_formats(tmp_path: Path) -> None:
+    """A set of images has two sentences; its pairs, and so what one sentence is said of, are numbered within it."""
+    said = [("dev-7-0-0", "a cat"), ("dev-7-1-0", "a cat"), ("dev-7-0-1", "a dog"), ("dev-8-0-0", "a cat")]
+    official = [{"identifier": i, "sentence": s, "label": "True"} for i, s in said]
+    stems = [i.rpartition("-")[0] for i, _ in said]
+    images = [[f"dev/{stem}-img{side}.png" for side in (0, 1)] for stem in stems]
+    released = [{"sentence": s, "label": "True", "images": two} for (_, s), two in zip(said, images, strict=True)]
+    (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, official)))
+    (tmp_path / "nlvr_dev.json").write_text(json.dumps(released))
+    for records in (read_nlvr2(tmp_path / "dev.json"), read_pairs(tmp_path / "nlvr_dev.json")):
+        assert PairDataset(records, World(0), Eval(48)).said == [0, 0, 1, 2]

@@ -246,14 +246,19 @@ def test_nlvr2s_official_list(tmp_path: Path) -> None:
     ]
     path = put(tmp_path / "dev.json", "\n".join(map(json.dumps, lines)))
     assert genome.read_nlvr2(path) == [
-        ImagePair(("dev/dev-850-0-img0.png", "dev/dev-850-0-img1.png"), "There is a dog.", True, "dev-850-0-0"),
+        ImagePair(
+            ("dev/dev-850-0-img0.png", "dev/dev-850-0-img1.png"), "There is a dog.", True, "dev-850-0-0", "dev-850--0"
+        ),
         ImagePair(
             ("train/26/train-10171-0-img0.png", "train/26/train-10171-0-img1.png"),
             "There is none.",
             False,
             "train-10171-0-2",
+            "train-10171--2",
         ),
-        ImagePair(("test1/test1-0-1-img0.png", "test1/test1-0-1-img1.png"), "Who knows.", None, "test1-0-1-0"),
+        ImagePair(
+            ("test1/test1-0-1-img0.png", "test1/test1-0-1-img1.png"), "Who knows.", None, "test1-0-1-0", "test1-0--0"
+        ),
     ]
 
 

@@ -1,15 +1,19 @@
 """NLVR2's model: where two images are one, it is BLIP; what it inherits; what it tells apart."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.models.test_blip_checkpoints import NAMES
 from tests.models.tiny.blip import CONFIG, batches, model
 from vlp_bench.models.blip import BLIP
 from vlp_bench.models.blip_towers import BLIPConfig
+from vlp_bench.models.checkpoints import CheckpointError, build, load_model, save_model
+from vlp_bench.models.identify import identify
 from vlp_bench.models.inherit import inherited
-from vlp_bench.models.nlvr import BLIPNLVR
+from vlp_bench.models.nlvr import BLIPNLVR, NLVRConfig
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_both_images_are_seen_and_told_apart(blip: BLIP) -> None:
 
 
 def test_only_the_upper_half_merges() -> None:
-    made = BLIPNLVR(replace(CONFIG, text_layers=4))
+    made = BLIPNLVR(NLVRConfig(**asdict(CONFIG) | {"text_layers": 4}))
     merged = [layer.crossattention.output.merge_layer is not None for layer in made.text_encoder.encoder.layer]
     assert merged == [False, False, True, True]
 
@@ -81,7 +85,7 @@ def test_both_cross_attentions_inherit_from_the_one(blip: BLIP) -> None:
 def test_prunable_weights_at_the_paper_s_size() -> None:
     """Vision, the encoder, and its cross-attention (query, key, value and output, 768 x 768 in 12 layers) once more."""
     with torch.device("meta"):
-        made, blip = BLIPNLVR(BLIPConfig()), BLIP(BLIPConfig(queue_size=8))
+        made, blip = BLIPNLVR(NLVRConfig()), BLIP(BLIPConfig(queue_size=8))
     allowed = set(blip.adapter.prunable(blip))
     sizes = [made.get_parameter(name).numel() for name, source in inherited(made).items() if source in allowed]
     assert sum(sizes) == 84_934_656 + 113_246_208 + 12 * 4 * 768**2
@@ -107,3 +111,72 @@ def test_the_loss_reaches_every_weight(blip: BLIP) -> None:
     assert [name for name, p in made.named_parameters() if p.ndim == 2 and (p.grad is None or not p.grad.any())] == []
     with pytest.raises(ValueError, match="no labels"):
         made.pair_losses(replace(batch, labels=None))
+
+
+# --- the released, fine-tuned weights ---
+
+TINY = NLVRConfig(**asdict(CONFIG) | {"drop_path": 0.1})
+
+
+def released_name(name: str) -> str:
+    for ours, theirs in NAMES if name.startswith("vision_model") else ():
+        name = name.replace(ours, theirs)
+    return name
+
+
+@pytest.fixture
+def fine_tuned() -> BLIPNLVR:
+    torch.manual_seed(7)
+    return BLIPNLVR(TINY).eval()
+
+
+@pytest.fixture
+def file(fine_tuned: BLIPNLVR, tmp_path: Path) -> Path:
+    """As the released code saves it, with the counting buffer of its embeddings."""
+    state = {released_name(name): tensor for name, tensor in fine_tuned.state_dict().items()}
+    state["text_encoder.embeddings.position_ids"] = torch.arange(16)[None]
+    torch.save({"model": state, "epoch": 14}, tmp_path / "model_base_nlvr.pth")
+    return tmp_path / "model_base_nlvr.pth"
+
+
+def test_a_released_file_is_read(fine_tuned: BLIPNLVR, file: Path) -> None:
+    read, batch = build(file, TINY), batches()[0]
+    assert isinstance(read, BLIPNLVR)
+    images = batch.images.repeat_interleave(2, dim=0)
+    assert torch.equal(*(m.judge(images, batch.text_ids, batch.text_atts) for m in (fine_tuned, read)))
+    larger = build(file, replace(TINY, image_size=32))
+    assert larger.vision_model.embeddings.position_embedding.shape == (1, 17, 16)
+
+
+def test_a_released_file_is_recognised(file: Path) -> None:
+    found = identify(file, [TINY, CONFIG])
+    assert (found.model, found.fits) == ("BLIP, fine-tuned for NLVR2", True)
+    with pytest.raises(CheckpointError, match=r"weights of another model.*itm_head.*cls_head"):
+        build(file, CONFIG)
+
+
+def test_a_file_of_ours_comes_back(fine_tuned: BLIPNLVR, tmp_path: Path) -> None:
+    read = load_model(save_model(tmp_path / "nlvr.safetensors", fine_tuned))
+    assert read.config == TINY
+    assert all(torch.equal(*two) for two in zip(fine_tuned.parameters(), read.parameters(), strict=True))
+
+
+def test_names_of_the_released_code_at_the_paper_s_size() -> None:
+    """`nlvr_encoder.py`: two of each in every layer, merged from layer 6 on."""
+    with torch.device("meta"):
+        names = {released_name(name) for name in BLIPNLVR(NLVRConfig()).state_dict()}
+    cross = "text_encoder.encoder.layer.{}.crossattention"
+    for layer in range(12):
+        for part in ("self0.query", "self1.key", "self0.value", "output.dense0", "output.dense1", "output.LayerNorm"):
+            assert {f"{cross.format(layer)}.{part}.{kind}" for kind in ("weight", "bias")} <= names
+        assert (f"{cross.format(layer)}.output.merge_layer.weight" in names) == (layer >= 6)
+        assert f"visual_encoder.blocks.{layer}.attn.qkv.weight" in names
+    assert {"cls_head.0.weight", "cls_head.2.bias", "visual_encoder.pos_embed"} <= names
+
+
+def test_images_of_another_size_can_be_judged(fine_tuned: BLIPNLVR) -> None:
+    fine_tuned.resize_images(24)
+    batch = batches()[0]
+    images = torch.nn.functional.interpolate(batch.images.repeat_interleave(2, dim=0), 24)
+    assert fine_tuned.judge(images, batch.text_ids, batch.text_atts).shape == (len(batch.text_ids), 2)
+    assert fine_tuned.config.image_size == 24

@@ -54,7 +54,7 @@ def test_accuracy_is_the_share_of_right_answers(train: Train) -> None:
     made, pairs = task(), data()
     trainer = train(made, data=pairs, max_epochs=1)
     [metrics] = trainer.test(made, pairs, verbose=False)
-    assert set(metrics) == {"test/accuracy"}
+    assert set(metrics) == {"test/accuracy", "test/consistency"}
     made.eval()
     with torch.no_grad():
         right = [
@@ -62,7 +62,12 @@ def test_accuracy_is_the_share_of_right_answers(train: Train) -> None:
             for batch in pairs.test_dataloader()
             for logits in [made.model.judge(batch.images, batch.text_ids, batch.text_atts)]
         ]
-    assert metrics["test/accuracy"] == pytest.approx(100 * float(torch.cat(right).float().mean()))
+    answers = torch.cat(right)
+    assert metrics["test/accuracy"] == pytest.approx(100 * float(answers.float().mean()))
+    paired = answers[: len(answers) // 2 * 2].unflatten(0, (-1, 2)).all(1)  # each sentence is said twice; a last once
+    whole = torch.cat([paired, answers[len(paired) * 2 :]])
+    assert metrics["test/consistency"] == pytest.approx(100 * float(whole.float().mean()))
+    assert metrics["test/consistency"] < metrics["test/accuracy"]
 
 
 class AllTrue(ShapesPairs):

@@ -9,6 +9,7 @@ missing and broken images, what is left out and why, duplicates, and images that
 nothing must be mended, else with 2.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def main() -> None:
     """Perform one of the two."""
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
+        console.print(__doc__, markup=False, soft_wrap=True)
         return
     with one_line(words, traceback=wants_traceback(words)):
         command, *rest = words
@@ -158,11 +159,13 @@ def _recognised(path: str, images: str, form: str) -> "Split[Any]":
     """A file read as the first kind of data its content can be; Karpathy's and tables give their training split."""
     from pathlib import Path
 
-    from vlp_bench.data.readers import formats
+    from vlp_bench.data.readers import checked, formats
 
     given = Path(path)
     found = [form] if form else formats.recognise(given)
     if not found:
+        if given.suffix == ".json":
+            checked.load(given)  # says itself that it is not there, or cut off
         known = ", ".join(formats.TITLES)
         raise ValueError(f"cannot tell what {path} is; is it there, and complete? Else say format=NAME: {known}")
     errors = []
@@ -172,7 +175,15 @@ def _recognised(path: str, images: str, form: str) -> "Split[Any]":
                 return read(given, images or str(given.parent), name)
             except ValueError as error:
                 errors.append(error)
-    raise errors[0] if errors else ValueError(f"format={form}: check reads {', '.join(formats.READ)}")
+    if not errors:
+        raise ValueError(f"format={form}: check reads {', '.join(formats.READ)}")
+    raise max(reversed(errors), key=_record)
+
+
+def _record(error: ValueError) -> int:
+    """The record a reader stopped at: the one that came furthest reads the right kind of data."""
+    found = re.search(r"record (\d+)", str(error))
+    return int(found[1]) if found else -1
 
 
 def _options(words: Sequence[str], known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -4,6 +4,7 @@ Every error names the file, the number of the record (from 0) and what would men
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,9 @@ def _paired(record: Record) -> ImagePair:
     if not isinstance(images, list) or len(images) != 2:
         raise BadRecord(f"needs 'images', the paths of a left and a right image, got {checked.brief(images)}")
     left, right = (checked.image({"images": i}, "images") for i in images)
-    return ImagePair((left, right), checked.text(record, "sentence"), label(record), f"{left} {right}")
+    sentence = checked.text(record, "sentence")
+    pictures = re.sub(r"(-\d+)?-img[01]$", "", inside(left).stem)  # "dev-850-0-img0": set 850, its pair 0
+    return ImagePair((left, right), sentence, label(record), f"{left} {right}", f"{pictures} {sentence}")
 
 
 def label(record: Record) -> bool | None:

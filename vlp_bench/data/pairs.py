@@ -23,7 +23,7 @@ from vlp_bench.data.sources import ShapesRetrieval, Split
 from vlp_bench.data.statements import statements
 from vlp_bench.data.text import pre_caption
 
-_SIDES = re.compile("left|right")
+_SIDES = re.compile(r"\b(left|right)")
 
 
 class PairSource(CalibrationSource, Protocol):
@@ -66,11 +66,12 @@ class ShapesPairs(ShapesRetrieval):
 
 @dataclass(frozen=True)
 class Paired:
-    """A left and a right image, each (3, h, w), a sentence, and whether it is true."""
+    """A left and a right image, each (3, h, w), a sentence, whether it is true, and the sentence's number."""
 
     images: tuple[Tensor, Tensor]
     sentence: str
     label: bool
+    said: int
 
 
 class PairDataset(Dataset[Paired]):
@@ -88,6 +89,8 @@ class PairDataset(Dataset[Paired]):
         if unknown := sum(record.label is None for record in records):
             raise ValueError(f"{unknown} of {len(records)} pairs have no label: give a split whose labels are public")
         self.records, self.images, self.transform, self.swap, self.seed = records, images, transform, swap, seed
+        numbers: dict[str, int] = {}
+        self.said = [numbers.setdefault(r.said or r.sentence, len(numbers)) for r in records]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -98,18 +101,21 @@ class PairDataset(Dataset[Paired]):
         record = self.records[index]
         left, right = (self.transform(opened(self.images, key, self.transform), rng) for key in record.images)
         if self.swap and rng.random() < self.swap:
-            return Paired((right, left), other_way_round(record.sentence), bool(record.label))
-        return Paired((left, right), record.sentence, bool(record.label))
+            return Paired((right, left), other_way_round(record.sentence), bool(record.label), self.said[index])
+        return Paired((left, right), record.sentence, bool(record.label), self.said[index])
 
 
 def other_way_round(sentence: str) -> str:
-    """The sentence with every "left" a "right" and every "right" a "left"."""
-    return _SIDES.sub(lambda side: "right" if side[0] == "left" else "left", sentence)
+    """In lower case, every "left" a "right" and every "right" a "left", also at the start of a word (leftmost)."""
+    return _SIDES.sub(lambda side: "right" if side[0] == "left" else "left", sentence.lower())
 
 
 @dataclass
 class PairCollate:
-    """Pairs -> Batch: images (2 b, 3, h, w), those of a pair one after the other, b sentences, labels 1 where true."""
+    """Pairs -> Batch: images (2 b, 3, h, w), those of a pair one after the other, b sentences, labels 1 where true.
+
+    `idx`: numbers of the sentences; a sentence that is said of several pairs has one.
+    """
 
     tokenizer: BertTokenizer
     max_words: int
@@ -122,6 +128,7 @@ class PairCollate:
         batch = Batch(torch.stack([image for item in items for image in item.images]))
         batch.text_ids, batch.text_atts = told["input_ids"], told["attention_mask"]
         batch.labels = torch.tensor([int(item.label) for item in items])
+        batch.idx = torch.tensor([item.said for item in items])
         return batch
 
 

@@ -59,12 +59,16 @@ class Question:
 
 @dataclass(frozen=True)
 class ImagePair:
-    """NLVR2: a sentence that is true or false of a left and a right image; label None where a test set hides it."""
+    """NLVR2: a sentence that is true or false of a left and a right image; label None where a test set hides it.
+
+    `said`: the sentence's own identity, which all pairs it was written about share.
+    """
 
     images: tuple[str, str]
     sentence: str
     label: bool | None
     identity: str
+    said: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

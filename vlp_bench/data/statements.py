@@ -53,7 +53,8 @@ def _both(world: World, split: str, number: int) -> Iterator[ImagePair]:
         if said is not None and wrong is not None:
             break
     for label, (left, right) in ((True, pair), (False, wrong)):
-        yield ImagePair((key(left), key(right)), said.text, label, f"{split}-{number}-{label}")
+        images = (key(left), key(right))
+        yield ImagePair(images, said.text, label, f"{split}-{number}-{label}", f"{split}-{number}")
 
 
 def statement(pair: Pair, rng: np.random.Generator) -> Statement | None:

@@ -11,20 +11,22 @@ from torch import Tensor
 from vlp_bench.models.blip import BLIP
 from vlp_bench.models.blip_towers import BLIPConfig
 from vlp_bench.models.dino import DINO, DINOConfig
+from vlp_bench.models.nlvr import BLIPNLVR, NLVRConfig
 from vlp_bench.models.released import (
     BLIP_POSITIONS,
     VISION_POSITIONS,
     XVLM_POSITIONS,
     blip_key_map,
     dino_key_map,
+    nlvr_key_map,
     xvlm_key_map,
 )
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
 
-Model = XVLM | BLIP | DINO
-AnyModel = TypeVar("AnyModel", XVLM, BLIP, DINO)
-Config = XVLMConfig | BLIPConfig | DINOConfig
+Model = XVLM | BLIP | BLIPNLVR | DINO
+AnyModel = TypeVar("AnyModel", XVLM, BLIP, BLIPNLVR, DINO)
+Config = XVLMConfig | BLIPConfig | NLVRConfig | DINOConfig
 ROOTS = ("model", "model_state", "student")
 
 
@@ -58,6 +60,9 @@ FAMILIES = (
         (BLIP_POSITIONS, BLIP_POSITIONS.replace("model.", "model_m.", 1)),
     ),
     Family(
+        "BLIP, fine-tuned for NLVR2", "vlp_bench.blip_nlvr.1", NLVRConfig, BLIPNLVR, nlvr_key_map, (BLIP_POSITIONS,)
+    ),
+    Family(
         "DINO",
         "vlp_bench.dino.1",
         DINOConfig,
@@ -72,4 +77,4 @@ FAMILIES = (
 
 def family_of(config: Config) -> Family:
     """The family of a configuration."""
-    return next(family for family in FAMILIES if isinstance(config, family.config))
+    return next(family for family in FAMILIES if type(config) is family.config)

@@ -7,7 +7,8 @@ the layers, and put together by a linear layer in the upper half. Shape legend: 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,14 @@ from vlp_bench.models.words import replace_first
 
 FRESH = ("cls_head.", ".merge_layer.")
 """Parts no pre-trained model has: they start anew and are never pruned."""
+
+
+@dataclass(frozen=True)
+class NLVRConfig(BLIPConfig):
+    """Sizes of the model that judges; the defaults are those of the released one (`model_base_nlvr.pth`)."""
+
+    image_size: int = 384
+    drop_path: float = 0.1
 
 
 class TwinOutput(nn.Module):
@@ -65,7 +74,7 @@ class TwinAttention(nn.Module):
 class BLIPNLVR(nn.Module):
     """BLIP's encoder with two cross-attentions a layer, and a head that reads its first token."""
 
-    def __init__(self, config: BLIPConfig, *, attention: str = "sdpa") -> None:
+    def __init__(self, config: NLVRConfig, *, attention: str = "sdpa") -> None:
         super().__init__()
         self.config, self.attention = config, attention
         self.vision_model = blip_vision(config, attention)
@@ -83,7 +92,8 @@ class BLIPNLVR(nn.Module):
     @classmethod
     def of(cls, model: BLIP, *, drop_path: float = 0.1) -> BLIPNLVR:
         """The model that starts from a pre-trained (and pruned) one; what only two images need starts anew."""
-        made = cls(replace(model.config, drop_path=drop_path), attention=model.attention)
+        sizes: dict[str, Any] = asdict(model.config) | {"drop_path": drop_path}
+        made = cls(NLVRConfig(**sizes), attention=model.attention)
         with torch.no_grad():
             for name, parameter in made.named_parameters():
                 if not any(part in name for part in FRESH):
@@ -101,6 +111,11 @@ class BLIPNLVR(nn.Module):
         for side in "01":
             tail = tail.replace(f"self{side}.", "self.").replace(f"dense{side}.", "dense.")
         return f"{head}.crossattention.{tail}"
+
+    def resize_images(self, image_size: int) -> None:
+        """Take images of another size from now on (pixels): the table of positions is resized bicubically."""
+        self.config = replace(self.config, image_size=image_size)
+        self.vision_model.embeddings.resize(image_size, self.config.tokens)
 
     def judge(self, images: Tensor, ids: Tensor, atts: Tensor | None) -> Tensor:
         """(2 b, 3, h, w) images, a pair one after the other, and (b, t) sentences -> (b, 2) logits: false, true."""

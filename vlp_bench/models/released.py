@@ -85,6 +85,14 @@ def blip_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def nlvr_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the released BLIP code's NLVR2 model, fine-tuned: `self0`, `self1`, `dense0`, `dense1` as here.
+
+    Source of the names: `models/blip_nlvr.py` and `models/nlvr_encoder.py` of salesforce/BLIP.
+    """
+    return {blip_name(name): tensor for name, tensor in released.items() if not name.endswith("position_ids")}
+
+
 def dino_name(name: str) -> str:
     """A parameter's name in DINO's release, in transformers 4 or in transformers 5 -> ours; qkv stays in one."""
     for pattern, ours in _DINO_VISION:

@@ -31,10 +31,14 @@ class Accuracy:
         self.ranks.append(above + equal / 2)
         self.chosen.append(logits.argmax(1))
 
+    def right(self) -> Tensor:
+        """(m,) bool: whose class is the likeliest, alone; of the images of this process."""
+        return torch.cat(self.ranks) < 0.5
+
     def examples(self) -> dict[str, Tensor]:
         """Of each image in the order of the split, over all processes: `predicted` class, `accuracy` 100 or 0."""
         told, n = Gathered[tuple[int, float]](), processes.size()
-        right = 100.0 * (torch.cat(self.ranks) < 0.5)
+        right = 100.0 * self.right()
         own = list(zip(torch.cat(self.chosen).tolist(), right.tolist(), strict=True))
         told.add([processes.rank() + n * j for j in range(len(own))], own)
         whole = [each for _, each in sorted(told.whole().items())]

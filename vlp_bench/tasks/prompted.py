@@ -30,7 +30,8 @@ class PromptedVQA(Answering):
 
     Args:
         model, score, lemmas, shared: see `Answering`.
-        beams, max_new, length_penalty: of generation; BLIP-2's published numbers prefer short answers (-1).
+        beams, max_new, length_penalty: of generation; BLIP-2's published numbers prefer short answers (-1), and as in
+            LAVIS an answer may be empty: its shortest length, 1, counts the token a decoder starts from.
     """
 
     HEADLINES = ("accuracy", "accuracy_lemmas")
@@ -50,7 +51,7 @@ class PromptedVQA(Answering):
     ) -> None:
         check_lengths(beams=beams, max_new=max_new)
         super().__init__(model, score=score, lemmas=lemmas, **shared)
-        self.settings = {"num_beams": beams, "max_new_tokens": max_new, "min_new_tokens": 1}
+        self.settings = {"num_beams": beams, "max_new_tokens": max_new, "min_length": 1}
         self.length_penalty = length_penalty
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

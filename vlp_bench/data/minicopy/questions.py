@@ -124,7 +124,9 @@ def nlvr2(target: Target, sizes: dict[str, int]) -> None:
         target.lines(file, official)
         target.json(list_file, released)
         target.told[file] = told
-        target.told[list_file] = [replace(r, identity=" ".join(r.images)) for r in told]
+        target.told[list_file] = [
+            replace(r, identity=" ".join(r.images), said=f"{r.said.removesuffix('--0')} {r.sentence}") for r in told
+        ]
 
 
 def _statement(target: Target, folder: str, number: int, scenes: tuple[Scene, Scene], phrase: Phrase) -> ImagePair:
@@ -135,4 +137,6 @@ def _statement(target: Target, folder: str, number: int, scenes: tuple[Scene, Sc
     for scene, image in zip(pair, (left, right), strict=True):
         target.image(key(scene), f"images/nlvr2/{image}")
     sentence = f"in the left image, {phrase.text}"
-    return ImagePair((left, right), sentence, is_true(phrase.form, pair[0]), f"{folder}-{number}-0-0")
+    return ImagePair(
+        (left, right), sentence, is_true(phrase.form, pair[0]), f"{folder}-{number}-0-0", f"{folder}-{number}--0"
+    )

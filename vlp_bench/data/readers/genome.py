@@ -149,7 +149,8 @@ def _nlvr2(record: Record) -> ImagePair:
         raise BadRecord(f"'identifier' must be like 'dev-850-0-0', got {checked.brief(identity)}")
     folder = "/".join([stem.split("-")[0], *_directory(record)])
     left, right = (checked.image({"image": f"{folder}/{stem}-img{side}.png"}) for side in (0, 1))
-    return ImagePair((left, right), checked.text(record, "sentence"), label(record), identity)
+    pictures = stem.rpartition("-")[0]  # all pairs of a set: NLVR2's own metrics leave the pair's number out
+    return ImagePair((left, right), checked.text(record, "sentence"), label(record), identity, f"{pictures}--{number}")
 
 
 def _directory(record: Record) -> Iterator[str]:
