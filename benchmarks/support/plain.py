@@ -20,7 +20,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 
 from support.models import DEVICE, SIZES
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
+from vlp_bench.models.blip import BLIP, COPIES
 from vlp_bench.models.blip_towers import BLIPConfig
 from vlp_bench.models.towers import XVLMConfig
 from vlp_bench.models.xvlm import XVLM
@@ -40,6 +40,8 @@ def ours(name: str, size: str, pixels: int) -> tuple[nn.Module, Pass]:
 
         return xvlm, fused
     blip = BLIP(_blip(size, pixels)).to(DEVICE)
+    for name in COPIES:
+        delattr(blip, name)
 
     def both(b: Batch) -> Tensor:
         images = blip.encode_image(b.images)
@@ -86,6 +88,7 @@ def _plain_blip(c: BLIPConfig) -> tuple[nn.Module, Pass]:
     sizes = {"image_size": c.image_size, "patch_size": 16, "num_hidden_layers": c.vision_layers}
     vision = BlipVisionConfig(**sizes, initializer_range=0.02)  # its own 1e-10 ends in numbers too small to be quick
     common = {"num_hidden_layers": c.text_layers, "num_attention_heads": 12, "hidden_size": 768}
+    common |= {"hidden_dropout_prob": c.dropout, "attention_probs_dropout_prob": c.dropout}
     text = BlipTextConfig(**common, encoder_hidden_size=768, is_decoder=True, use_cache=False)
     net = nn.ModuleDict(
         {
@@ -94,6 +97,8 @@ def _plain_blip(c: BLIPConfig) -> tuple[nn.Module, Pass]:
             "decoder": BlipTextLMHeadModel(text),
         }
     ).to(DEVICE)
+    _share(net["encoder"], net["decoder"].bert)
+    net["decoder"].cls.predictions.decoder.weight = net["encoder"].embeddings.word_embeddings.weight
 
     def run(b: Batch) -> Tensor:
         images = net["vision"](pixel_values=b.images).last_hidden_state
@@ -102,3 +107,11 @@ def _plain_blip(c: BLIPConfig) -> tuple[nn.Module, Pass]:
         return torch.cat([fused.flatten(), net["decoder"](**read).logits.flatten()])
 
     return net, run
+
+
+def _share(encoder: nn.Module, decoder: nn.Module) -> None:
+    """As MED does: all but self-attention, so that both take a step over as many weights."""
+    for name, parameter in list(encoder.named_parameters()):
+        if ".attention." not in name:
+            path, _, leaf = name.rpartition(".")
+            setattr(decoder.get_submodule(path), leaf, parameter)

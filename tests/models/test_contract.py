@@ -113,7 +113,7 @@ def test_rows_are_images(model, tiny):
 def test_both_attentions_give_the_same_loss(tiny):
     for batch in tiny.batches():
         fast, plain = (loss_of(built(tiny, attention), batch) for attention in ("sdpa", "eager"))
-        torch.testing.assert_close(fast, plain, rtol=0, atol=2e-5)
+        torch.testing.assert_close(fast, plain, rtol=0, atol=max(2e-5, 2e-6 * float(plain.detach())))  # float32
 
 
 def test_an_unknown_attention_is_refused(tiny):

@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 import torch
 
+from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
 from vlp_bench.models.speed import blocks, compile_blocks, prepare, recompute_blocks
+from vlp_bench.models.vqa import BLIPVQA, XVLMVQA, Answers
 from vlp_bench.pruning.adapter import adapter_for
 
 FAMILIES = ("xvlm", "blip", "dino", "clip", "blip2")
@@ -46,6 +48,57 @@ def test_a_recomputed_step_is_the_same_step(tiny):
     assert recomputed.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(params=["xvlm", "blip"])
+def pretrained(request, model, blip):
+    return model if request.param == "xvlm" else blip
+
+
+@pytest.fixture(params=["retrieval", "captioning", "vqa"])
+def fine_tuned(request, pretrained, general):
+    """A model of a task in training, dropout and all, and its losses of a batch."""
+    if request.param == "retrieval":
+        return pretrained.train(), lambda model: model.retrieval_losses(general)
+    xvlm = hasattr(pretrained, "bbox_head")
+    if request.param == "captioning":
+        captioner = (XVLMCaptioner if xvlm else BLIPCaptioner).of(pretrained)
+        return captioner.train(), lambda model: model.captioning_losses(general)
+    ids = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3], [2, 8, 3, 0], [2, 9, 4, 3]])
+    answers = Answers(ids, (ids != 0).long(), torch.ones(4, dtype=torch.long), torch.tensor([0.4, 0.6, 1.0, 0.3]))
+    asked = (general.images, general.text_ids, general.text_atts, answers)
+    return (XVLMVQA if xvlm else BLIPVQA).of(pretrained).train(), lambda model: model.vqa_losses(*asked)
+
+
+def total(model, losses, dtype=torch.float32):
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        return torch.stack(list(losses(model).values())).sum()
+
+
+def test_recomputed_fine_tuning_is_the_same(fine_tuned):
+    plain, losses = fine_tuned
+    other = copy.deepcopy(plain)
+    prepare(other, recomputed=True)
+    loss, again = total(plain, losses), total(other, losses)
+    assert again == loss
+    loss.backward()
+    again.backward()
+    gradients = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    for name, parameter in other.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, gradients.pop(name), rtol=0, atol=1e-6)
+    assert not gradients
+
+
+def test_fine_tuning_in_bf16_is_near(fine_tuned):
+    model, losses = fine_tuned
+    plain, near = (
+        total(copy.deepcopy(model), losses).detach(),
+        total(model, losses, torch.bfloat16).detach(),
+    )
+    assert near.dtype == torch.float32
+    assert float(near) == pytest.approx(float(plain), rel=BF16)
 
 
 def test_recomputing_keeps_less(tiny):
@@ -102,6 +155,8 @@ def test_compiling_is_asked_of_every_layer(tiny, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # warns of itself
 def test_compiled_layers_give_the_same_losses(tiny):
     plain, other, batch = pair(tiny)
     compile_blocks(blocks(other))
@@ -110,6 +165,31 @@ def test_compiled_layers_give_the_same_losses(tiny):
     torch.testing.assert_close(again, loss, rtol=0, atol=COMPILED)
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=COMPILED)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_every_call_of_a_layer_is_compiled(tiny):
+    """In training and evaluation, of batches with and without regions: none falls back to what was not compiled."""
+    plain, other, _ = pair(tiny)
+    calls = {"plain": 0, "compiled": 0}
+
+    def count(who, result=None):
+        calls[who] += 1
+        return result
+
+    def backend(graph, _):
+        return lambda *args: count("compiled", graph(*args))
+
+    for block in blocks(plain):
+        block.register_forward_hook(lambda *_: count("plain"))
+    compile_blocks(blocks(other), backend=backend)
+    for model in (plain, other, other):
+        calls["compiled"] = 0  # of the second time alone: the first one compiles
+        for batch in tiny.batches():
+            adapter_for(model).loss(model.train(), batch).backward()
+            adapter_for(model).encode(model.eval(), batch)
+    assert calls["compiled"] == calls["plain"] > 0
 
 
 def test_a_model_without_layers_is_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,6 +13,7 @@ from torch import Tensor
 from vlp_bench.models.blip_towers import BLIPConfig
 from vlp_bench.models.checkpoints import CheckpointError, read_config, read_released, resized, tensors_of
 from vlp_bench.models.families import FAMILIES, Config, Family, family_of
+from vlp_bench.models.hub import KINDS, model_type, read_reported
 from vlp_bench.models.places import content_hash, initialisation, located, weight_file
 
 
@@ -47,11 +47,13 @@ class Finding:
 
 
 def identify(place: Path | str, configs: Sequence[Config] | None = None) -> Finding:
-    """Hold a file against every model, and keep the one it fits best.
+    """Hold a file against every model, and keep the one it fits best; a folder of CLIP or BLIP-2 against itself.
 
-    configs: the sizes that released files are held against; None: the papers'. CheckpointError if the file is missing,
+    configs: the sizes that released files are held against; None: the papers'. ValueError if the file is missing,
     broken, or holds no tensors.
     """
+    if model_type(located(place)) in KINDS:
+        return _folder(place)
     path = weight_file(place)
     if not path.is_file():
         raise CheckpointError(path, "no such file", "check the path")
@@ -63,12 +65,33 @@ def identify(place: Path | str, configs: Sequence[Config] | None = None) -> Find
     return replace(best, notes=[*best.notes, *_told(place)])
 
 
+def _folder(place: Path | str) -> Finding:
+    """What transformers says of a folder in the hub's layout: read as its config.json has it, in the stored dtype."""
+    folder = located(place)
+    name, kind = KINDS[model_type(folder) or ""]
+    model, wrong = read_reported(kind, folder, dtype="auto", ignore_mismatched_sizes=True)
+    weights = dict(model.named_parameters())
+    return Finding(
+        path=folder,
+        hash=content_hash(folder),
+        model=name,
+        origin=f"a folder for transformers' {kind.__name__}",
+        config=None,
+        tensors=len(weights),
+        numbers=sum(weight.numel() for weight in weights.values()),
+        dtypes=tuple(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})),
+        missing=wrong.get("missing", []),
+        unexpected=wrong.get("unexpected", []),
+        misshapen=wrong.get("mismatched", []),
+        not_finite=sorted(name for name, weight in weights.items() if not bool(weight.isfinite().all())),
+        notes=list(_told(place)),
+    )
+
+
 def _told(place: Path | str) -> Iterator[str]:
     if told := initialisation(place):
         yield told
-    config = located(place) / "config.json"
-    if config.is_file():
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if kind := model_type(located(place)):
         yield f"a folder in the hub's layout, model_type {kind}"
 
 

@@ -13,6 +13,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+VARIANTS = 128
+"""How often the code of a layer may be compiled: for every kind of layer, each with masks and without, in training and
+evaluation, of batches of fixed and of changing size, and with its own rate of drop-path."""
+
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer layers: what lies in the outermost lists of modules. ValueError for a model without."""
@@ -27,8 +31,11 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def compile_blocks(found: list[nn.Module], **settings: Any) -> None:
     """Compile each block by itself: equal blocks share one compilation, so it takes seconds, not minutes.
 
-    The compiler may add up in another order: losses agree to 1e-5 in float32.
+    The compiler may add up in another order: losses agree to 1e-5 in float32. It counts all kinds of layers as one
+    function, and past 8 compilations would run what comes next uncompiled: a two-tower model needs more.
     """
+    limits = torch._dynamo.config
+    limits.cache_size_limit = max(limits.cache_size_limit, VARIANTS)
     for block in found:
         block.compile(**settings)
 
