@@ -83,17 +83,16 @@ def leader(table: pd.DataFrame, level: float) -> str:
 
 
 def leaders(frame: pd.DataFrame, exps: list[str], levels: list[float]) -> str:
-    """Pruners by their average rank over the experiments and sparsities in which all of them have run."""
-    ranks = []
+    """Average ranks, over all experiments and sparsities, of the pruners that have run everywhere."""
+    columns = []
     for exp in exps:
         table = spread(matching(frame, exp=exp), [headline(frame, exp)])
-        for level in levels:
-            values = _values(matching(table, sparsity=level), "mean")
-            ranks.append(pd.Series(values).rank(ascending=False).rename(f"{exp} {level}"))
-    whole = pd.concat([rank for rank in ranks if len(rank) == max(map(len, ranks))], axis=1)
-    order = whole.mean(axis=1).sort_values()
+        columns += [_values(matching(table, sparsity=level), "mean") for level in levels]
+    everywhere = sorted(set.intersection(*map(set, columns)))
+    ranks = pd.DataFrame([[column[name] for name in everywhere] for column in columns], columns=everywhere)
+    order = ranks.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
     text = ", ".join(f"{name} {value:.1f}" for name, value in order.items())
-    return f"Average rank of {len(order)} pruners over the {whole.shape[1]} columns in which all have run: {text}."
+    return f"Average rank over {len(columns)} columns of the {len(order)} pruners that have run in all: {text}."
 
 
 def page(frame: pd.DataFrame) -> str:
