@@ -83,11 +83,12 @@ def leader(table: pd.DataFrame, level: float) -> str:
 
 
 def leaders(frame: pd.DataFrame, exps: list[str], levels: list[float]) -> str:
-    """Average ranks, over all experiments and sparsities, of the pruners that have run everywhere."""
+    """Average ranks, over the columns of the tables that are not empty, of the pruners in each of them."""
     columns = []
     for exp in exps:
         table = spread(matching(frame, exp=exp), [headline(frame, exp)])
         columns += [_values(matching(table, sparsity=level), "mean") for level in levels]
+    columns = [column for column in columns if column]
     everywhere = sorted(set.intersection(*map(set, columns)))
     ranks = pd.DataFrame([[column[name] for name in everywhere] for column in columns], columns=everywhere)
     order = ranks.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
