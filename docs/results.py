@@ -1,18 +1,21 @@
-"""Writes what docs/results.csv has: the README's results, docs/results.md, and what came out of each experiment.
+"""Writes what the stored rows say: the README's results, docs/results.md, and what came out of each experiment.
 
-python docs/results.py --collect outputs  # takes the test rows of these runs into docs/results.csv first
+python docs/results.py --collect outputs  # takes the rows of these runs into docs/results.csv and experiments/ first
 python docs/results.py                    # writes the texts and docs/results-*.png
 python docs/results.py --check            # exit code 1 if a text is out of date
 """
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from vlp_bench.commands import plans
+from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import LABELS, plot_panels, plot_sparsity
 from vlp_bench.results.published import load, of
+from vlp_bench.results.report.material import studies
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import cell, comparison, markdown, spread
 
@@ -28,9 +31,10 @@ ORDER = (
 )
 HEADLINES = {
     "itr": ("txt_r1", "img_r1"),
-    "ic": ("truth", "cider_regex"),
+    "ic": ("truth", "cider_regex", "bleu4_regex"),
     "vqa": ("accuracy",),
     "cls": ("accuracy",),
+    "zeroshot": ("accuracy",),
 }
 NAMES = {
     "itr": "image-text retrieval",
@@ -38,19 +42,51 @@ NAMES = {
     "vqa": "visual question answering",
     "cls": "classification",
 }
-TABLES = ("main_benchmark", "table04_baselines", "table05_tamt_blip", "table06_dino", "table08_edges_nodes")
-TABLES = (*TABLES, "table11_recipes")
+TABLES = (
+    *("main_benchmark", "table04_baselines", "table05_tamt_blip", "table06_dino", "table08_edges_nodes"),
+    *("table09_meteor_spice", "table11_recipes"),
+)
+METRICS = {"table09_meteor_spice": ("cider_regex", "bleu4_regex")}
+APART = ("ecoflap", "table07_runtimes", "table10_ridge")
+"""Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
 
 def collect(out: Path) -> None:
-    """Test rows of the embedded world, of the commonest setting of every experiment and seed, into docs/results.csv."""
+    """Test rows of the embedded world, of the commonest setting of every experiment and seed, into docs/results.csv.
+
+    Raises:
+        ValueError: two runs of one setting differ in their pruner's options alone, which a table cannot tell apart.
+    """
     frame = Store(out / "runs").query(split="test", benchmark="mini")
-    wanted = [m for metrics in HEADLINES.values() for m in metrics]
-    frame = frame.loc[frame["metric"].isin(wanted) | frame["status"].eq("ERR"), :]
+    wanted = [m for exp in EXPERIMENTS for m in HEADLINES[exp.split("_")[1]]]
+    frame = frame.loc[frame["exp"].isin(EXPERIMENTS) & (frame["metric"].isin(wanted) | frame["status"].eq("ERR")), :]
     runs = frame.groupby(["exp", "seed", "setting"])["run"].nunique().reset_index().sort_values("run")
     commonest = runs.drop_duplicates(["exp", "seed"], keep="last")[["exp", "seed", "setting"]]
     frame = frame.merge(commonest)[[*COLUMNS, *ORIGIN]].sort_values(COLUMNS[:5])
-    frame.to_csv(DATA, index=False, lineterminator="\n", float_format="%.6g")
+    for spot, rows in frame.groupby(COLUMNS[:4]):
+        if rows["run"].nunique() > 1:
+            raise ValueError(f"{spot} (experiment, pruner, sparsity, seed) has several runs: {set(rows['run'])}")
+    _write(frame, DATA)
+
+
+def collect_apart(out: Path, name: str) -> None:
+    """The rows of a folder's own runs into its results.csv; pruners are told apart by their options."""
+    planned = [spec for group in plan(Request(name, (f"paths.out={out}",)), choose=False) for spec in group]
+    runs, parts = {spec.run for spec in planned}, []
+    for root in dict.fromkeys(spec.out for spec in planned):
+        for study in studies(Store(root / "runs"), runs):
+            config = next(iter(study.origin.values()))["config"]
+            parts.append(study.frame.assign(epochs=config["recipe"]["epochs"]))
+    if parts:
+        frame = pd.concat(parts)
+        shown = frame["split"].eq("test") & frame["metric"].isin(m for ms in HEADLINES.values() for m in ms)
+        shown |= frame["metric"].eq("seconds") | frame["status"].eq("ERR")
+        columns = [*COLUMNS[:4], "epochs", *COLUMNS[4:], *ORIGIN]
+        _write(frame.loc[shown, columns].sort_values(columns[:6]), ROOT / "experiments" / name / "results.csv")
+
+
+def _write(frame: pd.DataFrame, file: Path) -> None:
+    frame.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def section(frame: pd.DataFrame) -> str:
@@ -112,16 +148,80 @@ def came_out(frame: pd.DataFrame, name: str) -> str:
         pruners = ("dense", *part.pruner) if part.dense else part.pruner
         for exp in part.exp:
             rows = matching(frame, exp=exp, pruner=list(pruners))
-            wanted = {matching(rows, pruner=p).shape[0] > 0 for p in part.pruner}
-            if True not in wanted:
+            if matching(rows, pruner=list(part.pruner)).empty:
                 parts.append(f"`{exp}`: not run yet.\n")
                 continue
-            metric, runs = headline(frame, exp), rows.drop_duplicates("run")
-            count, seeds = len(runs), ", ".join(map(str, sorted(rows["seed"].unique())))
-            parts.append(f"`{exp}`, {LABELS[metric]} ({count} runs of the embedded world; seeds {seeds}):\n")
-            names = [pruner for pruner in dict.fromkeys(pruners) if pruner in set(rows["pruner"])]
-            parts.append(markdown(comparison(spread(rows, [metric]), names, part.sparsity, metric)))
+            metrics = METRICS.get(name, (headline(frame, exp),))
+            for metric in metrics:
+                parts += block(rows, f"`{exp}`", metric, pruners, part.sparsity)
+            if len(metrics) > 1:
+                parts.append(agreement(rows, metrics, part.sparsity))
     return "\n".join([*parts, "Nothing has been run with `benchmark=paper`.\n"])
+
+
+def block(
+    rows: pd.DataFrame, title: str, metric: str, pruners: Sequence[str], levels: Sequence[float]
+) -> tuple[str, str]:
+    """What was run and the table of one metric."""
+    seeds = sorted(rows["seed"].unique())
+    count, word = rows["run"].nunique(), "seeds" if len(seeds) > 1 else "seed"
+    told = f"{count} runs of the embedded world; {word} {', '.join(map(str, seeds))}"
+    names = [pruner for pruner in dict.fromkeys(pruners) if pruner in set(rows["pruner"])]
+    head = f"{title}, {LABELS.get(metric, metric)} ({told}):\n"
+    return head, markdown(comparison(spread(rows, [metric]), names, levels, metric))
+
+
+def agreement(rows: pd.DataFrame, metrics: Sequence[str], levels: Sequence[float]) -> str:
+    """How far two metrics order the pruners alike."""
+    table, told = spread(rows, metrics), []
+    for level in levels:
+        first, second = (pd.Series(_values(matching(table, sparsity=level, metric=m), "mean")) for m in metrics)
+        if len(first) > 2:
+            told.append(f"{first.corr(second, method='spearman'):.2f} at {100 * level:g} %")
+    return f"Rank correlation of {' and '.join(metrics)} over these pruners: {', '.join(told) or 'too few'}.\n"
+
+
+def came_out_apart(name: str) -> str:
+    """The tables of a folder with rows of its own."""
+    file = ROOT / "experiments" / name / "results.csv"
+    if not file.is_file():
+        return "Not run yet, on either benchmark.\n"
+    frame = pd.read_csv(file)
+    tables = {"table07_runtimes": _seconds, "table10_ridge": _ridges}.get(name, _recipes)(frame)
+    return "\n".join([*tables, "Nothing has been run with `benchmark=paper`.\n"])
+
+
+def _recipes(frame: pd.DataFrame) -> Iterator[str]:
+    """The first metric of every experiment, with and without fine-tuning."""
+    pruned = frame.groupby(["exp", "epochs"], sort=False).filter(lambda rows: rows["sparsity"].max() > 0)
+    for (exp, epochs), rows in pruned.groupby(["exp", "epochs"], sort=False):
+        title = f"`{exp}`, {'fine-tuned' if epochs else 'not fine-tuned'}"
+        pruners, levels = ["dense", *sorted(set(rows["pruner"]) - {"dense"})], sorted(set(rows["sparsity"]) - {0.0})
+        yield from block(rows, title, headline(rows, str(exp)), pruners, levels)
+
+
+def _seconds(frame: pd.DataFrame) -> Iterator[str]:
+    """Seconds of every mask, with the calibration pass it was made from."""
+    seconds = matching(frame, split="mask", metric="seconds").assign(split="test")
+    for exp, rows in seconds.groupby("exp", sort=False):
+        pruners = [name for name in ORDER if name in set(rows["pruner"])]
+        yield from block(rows, f"`{exp}`", "seconds", pruners, sorted(set(rows["sparsity"])))
+
+
+def _ridges(frame: pd.DataFrame) -> Iterator[str]:
+    """Average R@1 of every ridge, the best of each column in bold."""
+    found = matching(frame, split="test", metric=["txt_r1", "img_r1"])
+    found = found.assign(ridge=found["pruner"].str.extract(r"ridge=([^,)]+)", expand=False).astype(float))
+    model, method = found["exp"].str.split("_").str[0].str.upper(), found["pruner"].str.split().str[0]
+    found = found.assign(column=model + ", " + method)
+    table = found.pivot_table(index="ridge", columns="column", values="value", aggfunc="mean")
+    rows = [["ridge", *table.columns]]
+    for ridge, values in table.iterrows():
+        best = [value == table[name].max() for name, value in values.items()]
+        texts = [f"{value:.1f}" for value in values]
+        rows.append([f"{ridge:g}", *(f"**{t}**" if b else t for t, b in zip(texts, best, strict=True))])
+    yield "Average of text and image R@1 (%) at 63 %, one epoch, seed 0; bold is what `ridge: chosen` takes:\n"
+    yield markdown(rows)
 
 
 def present(frame: pd.DataFrame) -> list[str]:
@@ -199,6 +299,9 @@ def texts(frame: pd.DataFrame) -> dict[Path, str]:
     for name in TABLES:
         file = ROOT / "experiments" / name / "README.md"
         files[file] = _between(file, came_out(frame, name))
+    for name in APART:
+        file = ROOT / "experiments" / name / "README.md"
+        files[file] = _between(file, came_out_apart(name))
     return files
 
 
@@ -211,7 +314,10 @@ def main() -> int:
     """Perform the command line."""
     words = sys.argv[1:]
     if "--collect" in words:
-        collect(Path(words[words.index("--collect") + 1]))
+        out = Path(words[words.index("--collect") + 1])
+        collect(out)
+        for name in APART:
+            collect_apart(out, name)
     frame = pd.read_csv(DATA)
     files = texts(frame)
     if "--check" in words:

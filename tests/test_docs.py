@@ -106,6 +106,46 @@ def test_results_by_hand(results):
     assert "`xvlm_ic`: not run yet." in results.came_out(frame, "table04_baselines")
 
 
+def rows(exp, pruner, sparsity, values, split="test", **more):
+    common = {"exp": exp, "pruner": pruner, "sparsity": sparsity, "seed": 0, "split": split, "status": "ok"}
+    return [common | {"metric": m, "value": v, "run": f"{pruner}{sparsity}"} | more for m, v in values.items()]
+
+
+def test_metrics_of_captions_are_held_against_each_other(results):
+    captions = {"omp": (30.0, 3.0), "snip": (20.0, 1.0), "lamp": (10.0, 2.0)}
+    listed = [
+        row
+        for name, (cider, bleu) in captions.items()
+        for row in rows("xvlm_ic", name, 0.63, {"cider_regex": cider, "bleu4_regex": bleu})
+    ]
+    told = results.came_out(pd.DataFrame(listed), "table09_meteor_spice")
+    # ranks 1 2 3 and 1 3 2: 1 - 6 * 2 / (3 * 8)
+    assert "Rank correlation of cider_regex and bleu4_regex over these pruners: 0.50 at 63 %." in told
+    assert "| snip | 20.00 | – |" in told
+
+
+def test_recipes_seconds_and_ridges_by_hand(results):
+    tuned = [
+        *rows("blip_vqa", "dense", 0.0, {"accuracy": 80.0}, epochs=1),
+        *rows("blip_vqa", "dense", 0.0, {"accuracy": 70.0}, epochs=0),
+        *rows("blip_vqa", "wanda", 0.5, {"accuracy": 60.0}, epochs=0),
+    ]
+    text = "".join(results._recipes(pd.DataFrame(tuned)))
+    assert "`blip_vqa`, not fine-tuned, accuracy (%) (2 runs of the embedded world; seed 0):" in text
+    assert "| dense | 70.00 |" in text
+    assert "80.00" not in text  # dense alone says nothing
+    spent = [*rows("xvlm_itr", "snip", 0.9, {"seconds": 2.0}, "mask"), *rows("xvlm_itr", "snip", 0.9, {"txt_r1": 5.0})]
+    assert "| snip | 2.00 |" in "".join(results._seconds(pd.DataFrame(spent)))
+    grid = [
+        *rows("blip_itr", "chita (ridge=0.1)", 0.63, {"txt_r1": 10.0, "img_r1": 20.0}),
+        *rows("blip_itr", "chita (ridge=1.0)", 0.63, {"txt_r1": 30.0, "img_r1": 20.0}),
+    ]
+    text = "".join(results._ridges(pd.DataFrame(grid)))
+    assert "| ridge | BLIP, chita |" in text
+    assert "| 0.1 | 15.0 |" in text
+    assert "| 1 | **25.0** |" in text
+
+
 def test_keys_by_hand():
     spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
     keys = importlib.util.module_from_spec(spec)

@@ -61,3 +61,13 @@ def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):
     assert "not_there is not in conf/exp yet" in said
     assert "4 runs: 0 stored already, 4 to compute" in " ".join(said.split())
     assert computed == []
+
+
+def test_masks_made_alone_are_a_report_of_their_own(tiny, monkeypatch, computed):
+    part = "{exp: [xvlm_itr], pruner: [omp], sparsity: [0.5], seed: [0], dense: false"
+    sweep(monkeypatch, f"parts: [{part}}}, {part}, alone: true}}]")
+    words = [word for word in tiny if not word.startswith("+exp")]
+    folder = experiment.perform(experiment.Request.parse(["x", *words]))
+    assert len(computed) == 2  # one mask in outputs/, another in outputs/x/
+    for report in (folder, folder / "alone"):
+        assert "| omp |" in (report / "report.md").read_text(encoding="utf-8")

@@ -100,10 +100,10 @@ def perform(request: Request) -> Path | None:
         if rest := missing(group):
             failures |= compute(rest, request.workers)
     folder = Path(request.out) / "experiments" / f"{request.name}-{request.benchmark}"
-    report(
-        ReportRequest(str(cells[0].out), to=str(folder), title=_first_line(request.name)),
-        runs=frozenset(cell.run for cell in cells),
-    )
+    for out in dict.fromkeys(cell.out for cell in cells):  # parts with masks of their own are a report of their own
+        to = folder / "alone" if out != cells[0].out else folder
+        runs = frozenset(cell.run for cell in cells if cell.out == out)
+        report(ReportRequest(str(out), to=str(to), title=_first_line(request.name)), runs=runs)
     for name, reason in failures.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False, soft_wrap=True)
     if failures:
