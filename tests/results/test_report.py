@@ -268,6 +268,18 @@ def test_variants_of_a_pruner_are_told_apart(tmp_path):
     assert study.pruners == ["chita (ridge=0.1)", "chita (ridge=10)"]
 
 
+def test_another_solver_is_told_by_its_name_alone(tmp_path):
+    store = Store(tmp_path)
+    score = {"_target_": "vlp_bench.pruning.scores.wanda", "compat": "corrected"}
+    keep = {"_target_": "vlp_bench.pruning.solvers.keep_top.KeepTop", "within": "output", "score": score}
+    for run, solve in (("a", keep), ("b", {"_target_": "vlp_bench.pruning.solvers.sparsegpt.SparseGPT", "damping": 1})):
+        given = origin(0, recipe={"epochs": 1}) | {}
+        given["config"]["pruner"] = {"name": "ecoflap", "solve": solve}
+        store.append(run, [row(run=run, pruner="ecoflap", provenance=given)])
+    [study] = material.studies(store)
+    assert study.pruners == ["ecoflap (solve=KeepTop)", "ecoflap (solve=SparseGPT)"]
+
+
 def test_runs_outside_a_report_name_nothing_in_it(tmp_path):
     store = Store(tmp_path)
     for run, ridge in (("a", 0.1), ("b", 10)):

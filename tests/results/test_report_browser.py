@@ -8,11 +8,12 @@ import subprocess
 import tempfile
 from html import unescape
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from tests.results.test_report import PUBLISHED, SCORES, study_of
-from vlp_bench.results.report import gallery, page
+from vlp_bench.results.report import figures, gallery, page
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = os.environ.get("VLP_BENCH_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -72,11 +73,28 @@ def test_figures_are_whole_and_the_page_fits(html, width):
     assert measured["scroll"] <= measured["inner"]  # what is wide scrolls in its own box
     assert len(measured["figures"]) == 8
     for figure in measured["figures"]:
-        assert figure["width"] > 300, figure["name"]
-        assert figure["drawn"] >= 8, figure["name"]
-        for left, top, right, bottom in figure["texts"]:
-            assert -1 <= left <= right <= figure["width"] + 1, figure["name"]
-            assert -1 <= top <= bottom <= figure["height"] + 1, figure["name"]
+        assert_whole(figure)
+
+
+def assert_whole(figure):
+    assert figure["width"] > 300, figure["name"]
+    assert figure["drawn"] >= 8, figure["name"]
+    for left, top, right, bottom in figure["texts"]:
+        assert -1 <= left <= right <= figure["width"] + 1, figure["name"]
+        assert -1 <= top <= bottom <= figure["height"] + 1, figure["name"]
+
+
+def test_the_legend_of_many_pruners_is_not_cut(tmp_path):
+    names = ["dense", "multiflow_edges", "ecoflap (solve=SparseGPT)", *(f"pruner {i}" for i in range(8))]
+    lines = [{"pruner": n, "sparsity": s, "metric": "accuracy"} for n in names for s in (0.63, 0.9)]
+    table = pd.DataFrame(lines).assign(mean=1.0, low=0.5, high=1.5)
+    svg = figures.curves("many", table, names, ["accuracy"])
+    file = tmp_path / "figure.html"
+    file.write_text(f"<!doctype html><body><figure id='many'>{svg}</figure>{MEASURE}", encoding="utf-8")
+    dom = browse("--window-size=1100,2000", "--dump-dom", file.as_uri())
+    [figure] = json.loads(unescape(re.search(r'<pre id="measured">(.*?)</pre>', dom, re.DOTALL)[1]))["figures"]
+    assert len(figure["texts"]) > len(names)
+    assert_whole(figure)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

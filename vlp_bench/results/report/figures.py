@@ -17,6 +17,7 @@ from vlp_bench.results.store import matching
 INK = "#010203"  # stands for the colour of the page's text
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")
 MARKERS = "osD^vP*X<>"
+LETTER = 0.085  # inches, a wide one at the size below
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.facecolor": "none", "figure.facecolor": "none",
@@ -63,10 +64,17 @@ def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequ
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _curve_panel(axes, matching(table, metric=metric), pruners)
             axes.set_ylabel(LABELS.get(metric, metric))
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        _legend_below(figure)
     return out[0]
+
+
+def _legend_below(figure: Figure) -> None:
+    """One legend for all panels, in as many columns as the width has room for."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        entry = LETTER * max(map(len, labels)) + 0.5  # inches, its mark included
+        columns = max(1, min(5, len(labels), int(figure.get_figwidth() / entry)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None:
@@ -191,6 +199,5 @@ def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
             axes.set_title(column)
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels) or 1))
+        _legend_below(figure)
     return out[0]

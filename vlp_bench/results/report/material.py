@@ -24,6 +24,7 @@ INCIDENTAL = (  # what may differ inside a study: the first four are told apart,
     "compile", "recompute", "trainer",
 )  # fmt: skip
 PREFERRED = ("txt_r1", "img_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
+TARGET = "._target_"
 LABELS = {
     "txt_r1": "text R@1 (%)", "img_r1": "image R@1 (%)", "cider": "CIDEr", "bleu4": "BLEU-4", "meteor": "METEOR",
     "spice": "SPICE", "truth": "true captions (%)", "accuracy": "accuracy (%)", "r_mean": "mean recall (%)",
@@ -186,8 +187,20 @@ def _labels(runs: Mapping[str, tuple[str, dict[str, str], str]]) -> dict[str, st
         names = sorted(set().union(*others))
         apart = [n for n in names if "." not in n and len({o.get(n) for o in others}) > 1]
         apart = apart or [n for n in names if len({o.get(n) for o in others}) > 1]
-        labels[run] = f"{name} ({', '.join(f'{n}={options.get(n)}' for n in apart)})" if apart else name
+        told = [_told(option, options.get(option)) for option in _outermost(apart)]
+        labels[run] = f"{name} ({', '.join(told)})" if told else name
     return labels
+
+
+def _told(option: str, value: str | None) -> str:
+    """'ridge=0.1'; 'solve=SparseGPT' of a class."""
+    return f"{option.removesuffix(TARGET)}={str(value).rpartition('.')[2] if option.endswith(TARGET) else value}"
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    """Options without those of a part that is another one altogether (`solve._target_`): they say no more."""
+    parts = [n.removesuffix(TARGET) for n in names if n.endswith(TARGET)]
+    return [n for n in names if not any(n.startswith(f"{p}.") and n != f"{p}{TARGET}" for p in parts)]
 
 
 def _digest(content: object) -> str:
