@@ -29,6 +29,8 @@ ORDER = (
     *("dense", "random", "omp", "l2", "lamp", "snip", "itersnip", "chita", "chita_pp", "tamt"),
     *("multiflow_edges", "multiflow_nodes", "multiflow_128", "multiflow"),
 )
+BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the README's; the others are of one table each
+ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
     "itr": ("txt_r1", "img_r1"),
     "ic": ("truth", "cider_regex", "bleu4_regex"),
@@ -91,6 +93,7 @@ def _write(frame: pd.DataFrame, file: Path) -> None:
 
 def section(frame: pd.DataFrame) -> str:
     """The README's text between BEGIN and END: at each sparsity every pruner on every experiment, and who leads."""
+    frame = compared(frame)
     exps, levels = present(frame), sorted(set(frame["sparsity"]) - {0.0})
     runs = frame.drop_duplicates("run")
     parts = [
@@ -111,6 +114,11 @@ def section(frame: pd.DataFrame) -> str:
         parts.append(markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds]))
     parts.append(f"{leaders(frame, exps, levels)}\n")
     return "\n".join([*parts, "![every experiment: its first metric against sparsity](docs/results-all.png)\n"])
+
+
+def compared(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the benchmark: its experiments and pruners."""
+    return frame.loc[frame["exp"].isin(BENCHMARK) & ~frame["pruner"].isin(ABLATIONS), :]
 
 
 def leader(table: pd.DataFrame, level: float) -> str:
@@ -149,7 +157,8 @@ def came_out(frame: pd.DataFrame, name: str) -> str:
         for exp in part.exp:
             rows = matching(frame, exp=exp, pruner=list(pruners))
             if matching(rows, pruner=list(part.pruner)).empty:
-                parts.append(f"`{exp}`: not run yet.\n")
+                told = "needs the papers' files" if part.benchmark == "paper" else "not run yet"
+                parts.append(f"`{exp}`: {told}.\n")
                 continue
             metrics = METRICS.get(name, (headline(frame, exp),))
             for metric in metrics:
@@ -288,9 +297,10 @@ def plots(frame: pd.DataFrame) -> None:
         metrics = [m for m in HEADLINES[task] if m in set(rows["metric"])]
         title = f"{exp}, the embedded world: test, mean ± std over {rows['seed'].nunique()} seeds"
         plot_sparsity(spread(rows, metrics), _pruners(rows), metrics, title, [ROOT / "docs" / f"results-{exp}.png"])
-        panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(rows, metrics[:1])
+        panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(compared(rows), metrics[:1])
+    panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
-    plot_panels(panels, _pruners(frame), title, [ROOT / "docs" / "results-all.png"])
+    plot_panels(panels, _pruners(compared(frame)), title, [ROOT / "docs" / "results-all.png"])
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:

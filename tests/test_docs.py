@@ -104,6 +104,9 @@ def test_results_by_hand(results):
     told = "Average rank over 2 columns of the 3 pruners that have run in all: omp 1.5, l2 2.0, tamt 2.5."
     assert told in section
     assert "`xvlm_ic`: not run yet." in results.came_out(frame, "table04_baselines")
+    assert "`dino_cifar100`: needs the papers' files." in results.came_out(frame, "table06_dino")
+    others = [frame.assign(pruner="multiflow_edges"), frame.assign(exp="dino_cls", metric="accuracy")]
+    assert results.section(pd.concat([frame, more[more["pruner"] != "lamp"], *others])) == section
 
 
 def rows(exp, pruner, sparsity, values, split="test", **more):
