@@ -1,6 +1,7 @@
 """Writes what the stored rows say: the README's results, docs/results.md, and what came out of each experiment.
 
-python docs/results.py --collect outputs  # takes the rows of these runs into docs/results.csv and experiments/ first
+python docs/results.py --collect outputs  # takes the rows of these runs into docs/results.csv and experiments/ first;
+                                          # recorded runs that are not there stay
 python docs/results.py                    # writes the texts and docs/results-*.png
 python docs/results.py --check            # exit code 1 if a text is out of date
 """
@@ -64,11 +65,25 @@ def collect(out: Path) -> None:
     frame = frame.loc[frame["exp"].isin(EXPERIMENTS) & (frame["metric"].isin(wanted) | frame["status"].eq("ERR")), :]
     runs = frame.groupby(["exp", "seed", "setting"])["run"].nunique().reset_index().sort_values("run")
     commonest = runs.drop_duplicates(["exp", "seed"], keep="last")[["exp", "seed", "setting"]]
-    frame = frame.merge(commonest)[[*COLUMNS, *ORIGIN]].sort_values(COLUMNS[:5])
+    frame = merged(recorded(DATA), frame.merge(commonest)[[*COLUMNS, *ORIGIN]]).sort_values(COLUMNS[:5])
     for spot, rows in frame.groupby(COLUMNS[:4]):
         if rows["run"].nunique() > 1:
             raise ValueError(f"{spot} (experiment, pruner, sparsity, seed) has several runs: {set(rows['run'])}")
     _write(frame, DATA)
+
+
+def recorded(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=[*COLUMNS, *ORIGIN])
+
+
+def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The new rows, and the old ones of other runs that may stand beside them: of the same setting, or alone."""
+    settings = {
+        (exp, seed): setting for exp, seed, setting in zip(new["exp"], new["seed"], new["setting"], strict=True)
+    }
+    spots = zip(old["exp"], old["seed"], old["setting"], strict=True)
+    beside = pd.Series([settings.get((exp, seed), own) == own for exp, seed, own in spots], old.index, bool)
+    return pd.concat([part for part in (new, old.loc[beside & ~old["run"].isin(new["run"]), :]) if len(part)])
 
 
 def collect_apart(out: Path, name: str) -> None:
@@ -80,11 +95,13 @@ def collect_apart(out: Path, name: str) -> None:
             config = next(iter(study.origin.values()))["config"]
             parts.append(study.frame.assign(epochs=config["recipe"]["epochs"]))
     if parts:
-        frame = pd.concat(parts)
+        frame, file = pd.concat(parts), ROOT / "experiments" / name / "results.csv"
         shown = frame["split"].eq("test") & frame["metric"].isin(m for ms in HEADLINES.values() for m in ms)
         shown |= frame["metric"].eq("seconds") | frame["status"].eq("ERR")
         columns = [*COLUMNS[:4], "epochs", *COLUMNS[4:], *ORIGIN]
-        _write(frame.loc[shown, columns].sort_values(columns[:6]), ROOT / "experiments" / name / "results.csv")
+        old = recorded(file)
+        kept = old.loc[old["run"].isin(runs - set(frame["run"])), :]
+        _write(pd.concat([frame.loc[shown, columns], kept]).sort_values(columns[:6]), file)
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:

@@ -109,6 +109,16 @@ def test_results_by_hand(results):
     assert results.section(pd.concat([frame, more[more["pruner"] != "lamp"], *others])) == section
 
 
+def test_recorded_runs_stay_unless_their_setting_has_changed(results):
+    def frame(*runs):
+        return pd.DataFrame([{"exp": e, "seed": s, "setting": t, "run": r} for e, s, t, r in runs])
+
+    old = frame(("itr", 0, "a", "1"), ("itr", 0, "a", "2"), ("itr", 1, "b", "3"), ("vqa", 0, "c", "4"))
+    again = results.merged(old, frame(("itr", 0, "a", "2"), ("vqa", 0, "d", "5")))
+    assert list(again["run"]) == ["2", "5", "1", "3"]  # the old run of vqa had another recipe
+    assert list(results.merged(old.iloc[:0], old)["run"]) == ["1", "2", "3", "4"]
+
+
 def rows(exp, pruner, sparsity, values, split="test", **more):
     common = {"exp": exp, "pruner": pruner, "sparsity": sparsity, "seed": 0, "split": split, "status": "ok"}
     return [common | {"metric": m, "value": v, "run": f"{pruner}{sparsity}"} | more for m, v in values.items()]
