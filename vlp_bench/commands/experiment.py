@@ -88,7 +88,7 @@ def perform(request: Request) -> Path | None:
     from vlp_bench.commands.report import report
 
     groups = plan(request, choose=not request.dry)
-    cells = list({cell.run: cell for group in groups for cell in group}.values())
+    cells = list({(cell.out, cell.run): cell for group in groups for cell in group}.values())
     if not cells:
         raise UserError(f"{request.name}: none of its experiments is in conf/exp yet")
     todo = missing(cells)
