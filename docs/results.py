@@ -179,13 +179,13 @@ def came_out(frame: pd.DataFrame, name: str) -> str:
                 continue
             metrics = METRICS.get(name, (headline(frame, exp),))
             for metric in metrics:
-                parts += block(rows, f"`{exp}`", metric, pruners, part.sparsity)
+                parts += headed(rows, f"`{exp}`", metric, pruners, part.sparsity)
             if len(metrics) > 1:
                 parts.append(agreement(rows, metrics, part.sparsity))
     return "\n".join([*parts, "Nothing has been run with `benchmark=paper`.\n"])
 
 
-def block(
+def headed(
     rows: pd.DataFrame, title: str, metric: str, pruners: Sequence[str], levels: Sequence[float]
 ) -> tuple[str, str]:
     """What was run and the table of one metric."""
@@ -223,7 +223,7 @@ def _recipes(frame: pd.DataFrame) -> Iterator[str]:
     for (exp, epochs), rows in pruned.groupby(["exp", "epochs"], sort=False):
         title = f"`{exp}`, {'fine-tuned' if epochs else 'not fine-tuned'}"
         pruners, levels = ["dense", *sorted(set(rows["pruner"]) - {"dense"})], sorted(set(rows["sparsity"]) - {0.0})
-        yield from block(rows, title, headline(rows, str(exp)), pruners, levels)
+        yield from headed(rows, title, headline(rows, str(exp)), pruners, levels)
 
 
 def _seconds(frame: pd.DataFrame) -> Iterator[str]:
@@ -231,7 +231,7 @@ def _seconds(frame: pd.DataFrame) -> Iterator[str]:
     seconds = matching(frame, split="mask", metric="seconds").assign(split="test")
     for exp, rows in seconds.groupby("exp", sort=False):
         pruners = [name for name in ORDER if name in set(rows["pruner"])]
-        yield from block(rows, f"`{exp}`", "seconds", pruners, sorted(set(rows["sparsity"])))
+        yield from headed(rows, f"`{exp}`", "seconds", pruners, sorted(set(rows["sparsity"])))
 
 
 def _ridges(frame: pd.DataFrame) -> Iterator[str]:
