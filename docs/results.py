@@ -17,6 +17,7 @@ from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import LABELS, plot_panels, plot_sparsity
 from vlp_bench.results.published import load, of
 from vlp_bench.results.report.material import studies
+from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import cell, comparison, markdown, spread
 
@@ -129,7 +130,7 @@ def section(frame: pd.DataFrame) -> str:
             best = [name == leader(tables[exp], level) for exp in exps]
             rows.append([name, *(f"**{v}**" if bold else v for v, bold in zip(values, best, strict=True))])
         parts.append(markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds]))
-    parts.append(f"{leaders(frame, exps, levels)}\n")
+    parts.append(f"{leaders(frame, exps)}\n")
     return "\n".join([*parts, "![every experiment: its first metric against sparsity](docs/results-all.png)\n"])
 
 
@@ -143,18 +144,20 @@ def leader(table: pd.DataFrame, level: float) -> str:
     return next(iter(_values(matching(table, sparsity=level), "mean")), "")
 
 
-def leaders(frame: pd.DataFrame, exps: list[str], levels: list[float]) -> str:
-    """Average ranks, over the columns of the tables that are not empty, of the pruners in each of them."""
-    columns = []
-    for exp in exps:
-        table = spread(matching(frame, exp=exp), [headline(frame, exp)])
-        columns += [_values(matching(table, sparsity=level), "mean") for level in levels]
-    columns = [column for column in columns if column]
-    everywhere = sorted(set.intersection(*map(set, columns)))
-    ranks = pd.DataFrame([[column[name] for name in everywhere] for column in columns], columns=everywhere)
-    order = ranks.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
-    text = ", ".join(f"{name} {value:.1f}" for name, value in order.items())
-    return f"Average rank over {len(columns)} columns of the {len(order)} pruners that have run in all: {text}."
+def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
+    """Average ranks over all columns of the pruners in each of them, and how they differ from MULTIFLOW there."""
+    tables = [summary(matching(frame, exp=exp).assign(benchmark="mini"), [headline(frame, exp)]) for exp in exps]
+    matrix = cells(pd.concat(tables)).dropna(axis=1)
+    ranks = ", ".join(f"{row['pruner']} {row['rank']:.1f}" for row in average_ranks(matrix).to_dict("records"))
+    told = f"Average rank over {len(matrix)} columns of the {matrix.shape[1]} pruners that have run in all: {ranks}."
+    if "multiflow" in matrix:
+        tests = wilcoxon(matrix, "multiflow").to_dict("records")
+        apart = ", ".join(f"{row['pruner']} {row['median']:+.1f} (p = {row['p_holm']:.2g})" for row in tests)
+        told += (
+            f" Points from MULTIFLOW, median over the same columns, with p of Wilcoxon's signed-rank test after Holm's "
+            f"correction (columns of one model are not independent: a summary, not a proof): {apart}."
+        )
+    return told
 
 
 def page(frame: pd.DataFrame) -> str:

@@ -103,6 +103,11 @@ def test_results_by_hand(results):
     # LAMP has not run everywhere
     told = "Average rank over 2 columns of the 3 pruners that have run in all: omp 1.5, l2 2.0, tamt 2.5."
     assert told in section
+    flow = frame[frame["pruner"] == "omp"].assign(pruner="multiflow", value=25.0)
+    # one cell: the signed-rank test of one difference has p = 1
+    assert "l2 +15.0 (p = 1), omp +5.0 (p = 1), lamp -5.0 (p = 1), tamt -15.0 (p = 1)." in results.section(
+        pd.concat([frame, flow])
+    )
     assert "`xvlm_ic`: not run yet." in results.came_out(frame, "table04_baselines")
     assert "`dino_cifar100`: needs the papers' files." in results.came_out(frame, "table06_dino")
     others = [frame.assign(pruner="multiflow_edges"), frame.assign(exp="dino_cls", metric="accuracy")]

@@ -190,7 +190,7 @@ def average_ranks(matrix: pd.DataFrame) -> pd.DataFrame:
     whole = matrix.dropna()
     ranks = whole.rank(axis=1, ascending=False, method="average")
     table = pd.DataFrame({"rank": ranks.mean(), "failed": (whole == -np.inf).sum()})
-    return table.assign(cells=len(whole)).rename_axis("pruner").sort_values("rank").reset_index()
+    return table.assign(cells=len(whole)).rename_axis("pruner").sort_values("rank", kind="stable").reset_index()
 
 
 def wilcoxon(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -211,7 +211,9 @@ def wilcoxon(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
         median = float(np.median(difference)) if len(difference) else np.nan
         rows.append({"pruner": pruner, "cells": len(difference), "median": median, "p": p})
     table = pd.DataFrame(rows, columns=["pruner", "cells", "median", "p"])
-    return table.assign(p_holm=holm(table["p"].to_numpy())).sort_values("median", ascending=False, ignore_index=True)
+    return table.assign(p_holm=holm(table["p"].to_numpy())).sort_values(
+        "median", ascending=False, ignore_index=True, kind="stable"
+    )
 
 
 def holm(p: "pd.Series | Sequence[float] | np.ndarray") -> np.ndarray:
