@@ -195,3 +195,10 @@ def test_a_stored_choice_comes_back_and_a_broken_one_is_named(tmp_path):
 def test_only_chita_has_a_ridge():
     with pytest.raises(UserError, match="a ridge belongs to chita and chita_pp"):
         ridge.choose("omp", ["+exp=xvlm_itr"])
+
+
+def test_the_name_may_stand_anywhere():
+    asked = experiment.Request.parse(["workers=1", "ecoflap", "seed=0,1", "task.lr=1e-3"])
+    assert asked == experiment.Request("ecoflap", ("task.lr=1e-3",), workers=1, seed=(0, 1))
+    with pytest.raises(UserError, match=r"ecoflop: there is no such experiment.*did you mean ecoflap"):
+        experiment.plan(experiment.Request.parse(["ecoflop"]))

@@ -37,8 +37,9 @@ class Request:
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> "Request":
-        """The request of a command line: the name first, then key=value."""
-        name, *rest = words
+        """The request of a command line: the name, and key=value before or after it."""
+        name = next((word for word in words if "=" not in word), words[0])
+        rest = [word for word in words if word != name]
         given = {word.partition("=")[0]: word.partition("=")[2] for word in rest}
         own = {key: parsed(key, given[key]) for key in ("workers", "sparsity", "seed") if key in given}
         if given.get("dry", "false") not in ("true", "false"):
