@@ -164,12 +164,14 @@ def test_an_unknown_experiment_is_named():
 
 def test_the_command_line_narrows():
     request = experiment.Request.parse(
-        ["x", "seed=1", "sparsity=0.9,0.5", "dry=true", "benchmark=paper", "paths.out=o"]
+        ["x", "seed=1,7", "sparsity=0.9,0.63,0.5", "dry=true", "benchmark=paper", "paths.out=o"]
     )
     part = request.narrowed(plans.load("table04_baselines")[0])
-    assert (part.seed, part.sparsity) == ((1,), (0.9, 0.5))
+    assert (part.seed, part.sparsity) == ((1,), (0.63, 0.9))  # no run is added to the plan
     assert (request.dry, request.benchmark, request.out) == (True, "paper", "o")
     assert request.words == ("benchmark=paper", "paths.out=o")
+    with pytest.raises(UserError, match=r"no run with sparsity=0.8, seed=any: its sparsities are \[0.63, 0.75, 0.9\]"):
+        experiment.plan(experiment.Request.parse(["table04_baselines", "sparsity=0.8"]))
 
 
 def test_the_best_ridge_is_that_of_the_best_average():

@@ -5,7 +5,7 @@
     python -m vlp_bench.commands.experiment table08_edges_nodes              # the embedded world, two processes
     python -m vlp_bench.commands.experiment table08_edges_nodes benchmark=paper paths.data=DIR paths.weights=DIR
 
-Other words go to every run (seed=0 and sparsity=0.9 narrow it). Stored runs are not computed again.
+seed=0 and sparsity=0.9 leave the others out; further words go to every run. Stored runs are not computed again.
 """
 
 import sys
@@ -56,9 +56,11 @@ class Request:
     def out(self) -> str:
         return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("paths.out=")), "outputs")
 
-    def narrowed(self, part: plans.Part) -> plans.Part:
-        """The part with the sparsities and seeds of the command line, where it gives some."""
-        return replace(part, sparsity=self.sparsity or part.sparsity, seed=self.seed or part.seed)
+    def narrowed(self, part: plans.Part) -> plans.Part | None:
+        """The part with those of its sparsities and seeds that the command line names; None if it has none of them."""
+        levels = tuple(level for level in part.sparsity if level in (self.sparsity or part.sparsity))
+        seeds = tuple(seed for seed in part.seed if seed in (self.seed or part.seed))
+        return replace(part, sparsity=levels, seed=seeds) if levels and seeds else None
 
 
 def main() -> None:
@@ -120,8 +122,16 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
     """
     from vlp_bench.commands.cells import specifications
 
-    groups = []
-    for part in map(request.narrowed, plans.load(request.name)):
+    groups, parts = [], plans.load(request.name)
+    narrowed = [part for part in map(request.narrowed, parts) if part is not None]
+    if not narrowed:
+        levels, seeds = ({value for part in parts for value in getattr(part, key)} for key in ("sparsity", "seed"))
+        sparsity, seed = (",".join(map(str, values)) or "any" for values in (request.sparsity, request.seed))
+        raise UserError(
+            f"{request.name} has no run with sparsity={sparsity}, seed={seed}: "
+            f"its sparsities are {sorted(levels)}, its seeds {sorted(seeds)}"
+        )
+    for part in narrowed:
         if part.benchmark not in ("", request.benchmark):
             continue
         words = _words(request, part)
