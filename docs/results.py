@@ -194,7 +194,7 @@ def headed(
     """What was run and the table of one metric."""
     seeds = sorted(rows["seed"].unique())
     count, word = rows["run"].nunique(), "seeds" if len(seeds) > 1 else "seed"
-    told = f"{count} runs of the embedded world; {word} {', '.join(map(str, seeds))}"
+    told = f"{count} run{'s' * (count > 1)} of the embedded world; {word} {', '.join(map(str, seeds))}"
     names = [pruner for pruner in dict.fromkeys(pruners) if pruner in set(rows["pruner"])]
     head = f"{title}, {LABELS.get(metric, metric)} ({told}):\n"
     return head, markdown(comparison(spread(rows, [metric]), names, levels, metric))
