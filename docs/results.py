@@ -315,7 +315,8 @@ def plots(frame: pd.DataFrame) -> None:
     for exp in present(frame):
         rows, task = matching(frame, exp=exp), exp.split("_")[1]
         metrics = [m for m in HEADLINES[task] if m in set(rows["metric"])]
-        title = f"{exp}, the embedded world: test, mean ± std over {rows['seed'].nunique()} seeds"
+        seeds = rows["seed"].nunique()
+        title = f"{exp}, the embedded world: test, {f'mean ± std over {seeds} seeds' if seeds > 1 else 'one seed'}"
         plot_sparsity(spread(rows, metrics), _pruners(rows), metrics, title, [ROOT / "docs" / f"results-{exp}.png"])
         panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(compared(rows), metrics[:1])
     panels = {label: table for label, table in panels.items() if not table.empty}

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.pruning.solution import TableRow
 from vlp_bench.results import tables
-from vlp_bench.results.plot import plot_sparsity
+from vlp_bench.results.plot import plot_panels, plot_sparsity
 from vlp_bench.results.store import Store
 
 
@@ -110,6 +110,11 @@ def test_the_plot_is_an_image_and_a_drawing(store, tmp_path):
     again = tmp_path / "again.svg"
     plot_sparsity(table, ["dense", "omp", "lamp", "snip", "wanda"], ["txt_r1"], "a title", [again])
     assert again.read_bytes() == files[1].read_bytes()
+    two = {"left": table, "right": table}
+    plot_panels(two, ["dense", "omp", "random"], "a title", [again])
+    told = again.read_text(encoding="utf-8")
+    # a legend for all panels, of what was run
+    assert [told.count(f"<!-- {name} -->") for name in ("left", "right", "omp", "random")] == [1, 1, 1, 0]
 
 
 def test_metrics_of_any_task_are_listed_the_known_ones_first():

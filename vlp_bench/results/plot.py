@@ -42,17 +42,25 @@ def plot_panels(
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 9}):
         figure = Figure(figsize=(5 * across, 4 * down), layout="constrained")
         spots = figure.subplots(down, across, squeeze=False).flat
+        named: dict[str, Any] = {}
         for (label, table), axes in zip(panels.items(), spots, strict=False):
-            _panel(axes, table, pruners, label, colors)
+            named |= _panel(axes, table, pruners, label, colors)
         for axes in spots:  # what is left of the last line
             axes.set_axis_off()
         figure.suptitle(title, fontsize=9)
+        if order := [name for name in pruners if name in named]:  # every run may have failed
+            lines = [named[name] for name in order]
+            figure.legend(lines, order, loc="outside lower center", ncols=4 * across, fontsize=8)
         for file in files:
             metadata = {"Date": None} if file.suffix == ".svg" else None
             figure.savefig(file, dpi=150, metadata=metadata)
 
 
-def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str, colors: Mapping[str, Any]) -> None:
+def _panel(
+    axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str, colors: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Draw one panel; returns what stands for each pruner in it."""
+    named: dict[str, Any] = {}
     for pruner in pruners:
         line = matching(table, pruner=pruner).sort_values("sparsity")
         if line.empty:
@@ -60,21 +68,19 @@ def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str, c
         spread = line["std"].fillna(0.0)
         if pruner == "dense":
             mean, std = float(line["mean"].iloc[0]), float(spread.iloc[0])
-            axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="dense")
+            named[pruner] = axes.axhline(mean, color="black", linestyle="--", linewidth=1)
             axes.axhspan(mean - std, mean + std, color="black", alpha=0.1, linewidth=0)
         else:
-            axes.errorbar(
+            named[pruner] = axes.errorbar(
                 100 * line["sparsity"],
                 line["mean"],
                 spread,
                 marker="o",
                 capsize=3,
-                label=pruner,
                 color=colors.get(pruner),
             )
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.set_xlabel("sparsity (%)")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-    if axes.has_data():  # every run may have failed
-        axes.legend(fontsize=8)
+    return named
