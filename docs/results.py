@@ -63,7 +63,8 @@ def collect(out: Path) -> None:
     """
     frame = Store(out / "runs").query(split="test", benchmark="mini")
     wanted = [m for exp in EXPERIMENTS for m in HEADLINES[exp.split("_")[1]]]
-    frame = frame.loc[frame["exp"].isin(EXPERIMENTS) & (frame["metric"].isin(wanted) | frame["status"].eq("ERR")), :]
+    shown = frame["exp"].isin(EXPERIMENTS) & frame["pruner"].isin(ORDER)  # ECoFLaP's are collected apart
+    frame = frame.loc[shown & (frame["metric"].isin(wanted) | frame["status"].eq("ERR")), :]
     runs = frame.groupby(["exp", "seed", "setting"])["run"].nunique().reset_index().sort_values("run")
     commonest = runs.drop_duplicates(["exp", "seed"], keep="last")[["exp", "seed", "setting"]]
     frame = merged(recorded(DATA), frame.merge(commonest)[[*COLUMNS, *ORIGIN]]).sort_values(COLUMNS[:5])

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -127,6 +128,18 @@ def test_recorded_runs_stay_unless_their_setting_has_changed(results):
 def rows(exp, pruner, sparsity, values, split="test", **more):
     common = {"exp": exp, "pruner": pruner, "sparsity": sparsity, "seed": 0, "split": split, "status": "ok"}
     return [common | {"metric": m, "value": v, "run": f"{pruner}{sparsity}"} | more for m, v in values.items()]
+
+
+def test_the_benchmarks_own_pruners_are_collected_each_once(results, monkeypatch, tmp_path):
+    more = dict.fromkeys(results.ORIGIN, "") | {"setting": "a"}
+    listed = [row for name in ("omp", "wanda") for row in rows("xvlm_itr", name, 0.9, {"txt_r1": 1.0}, **more)]
+    monkeypatch.setattr(results, "Store", lambda folder: SimpleNamespace(query=lambda **asked: pd.DataFrame(listed)))
+    monkeypatch.setattr(results, "DATA", tmp_path / "results.csv")
+    results.collect(tmp_path)
+    assert pd.read_csv(results.DATA)["pruner"].tolist() == ["omp"]  # Wanda's rows are of ECoFLaP's folder
+    listed.append(listed[0] | {"run": "another ridge"})
+    with pytest.raises(ValueError, match="several runs"):
+        results.collect(tmp_path)
 
 
 def test_metrics_of_captions_are_held_against_each_other(results):
