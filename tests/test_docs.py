@@ -214,8 +214,8 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_site_is_built_without_a_broken_link(tmp_path):
     """As `make docs` does; where its tools are not installed, that target installs them."""
-    pytest.importorskip("mkdocs")
-    pytest.importorskip("material")
+    pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
+    pytest.importorskip("material", reason="needs the extra 'docs'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True,
                           text=True, check=False)  # fmt: skip

@@ -100,7 +100,7 @@ def test_a_saved_workspace_needs_an_extra_and_says_so(chapter, monkeypatch):
 
 
 def test_the_definition_becomes_a_workspace_of_wandbs_package(chapter, tmp_path, monkeypatch):
-    ws = pytest.importorskip("wandb_workspaces.workspaces")
+    ws = pytest.importorskip("wandb_workspaces.workspaces", reason="needs the extra 'dashboards'")
     content = wandb_workspace.definition(chapter, ["train/loss"])
     made = wandb_workspace.workspace(content, "team", "project")
     wanted = [[panel["kind"] for panel in section["panels"]] for section in json.loads(content)["sections"]]

@@ -398,7 +398,7 @@ def test_labelled_files(copy: Copy, arguments: dict[str, Any]) -> None:
 
 
 def test_a_table_opens_its_images(copy: Copy) -> None:
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="needs the extra 'parquet'")
     split = formats.captions(copy.root / "parquet", "", "parquet", "train")
     assert [split.images.open(r.image).size for r in split.records] == [(48, 48)] * len(split.records)
     with pytest.raises(ValueError, match=r"there is no image train.*parquet/99"):
