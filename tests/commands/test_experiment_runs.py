@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from vlp_bench.commands import cells, experiment, plans, ridge
+from vlp_bench.commands.report import Request as ReportRequest
+from vlp_bench.commands.report import chapters
 from vlp_bench.commands.run import Helpers, run
 from vlp_bench.commands.workshop import Workshop
 
@@ -63,7 +65,7 @@ def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):
     assert computed == []
 
 
-def test_masks_made_alone_are_a_report_of_their_own(tiny, monkeypatch, computed):
+def test_masks_made_alone_are_a_report_of_their_own(tiny, tmp_path, monkeypatch, computed):
     part = "{exp: [xvlm_itr], pruner: [omp], sparsity: [0.5], seed: [0], dense: false"
     sweep(monkeypatch, f"parts: [{part}}}, {part}, alone: true}}]")
     words = [word for word in tiny if not word.startswith("+exp")]
@@ -71,3 +73,5 @@ def test_masks_made_alone_are_a_report_of_their_own(tiny, monkeypatch, computed)
     assert len(computed) == 2  # one mask in out/, another in out/table07_runtimes/
     for report in (folder, folder / "alone"):
         assert "| omp |" in (report / "report.md").read_text(encoding="utf-8")
+    [chapter] = chapters(ReportRequest(str(tmp_path / "out")))
+    assert [mask.file for mask in chapter.study.masks] == [*(tmp_path / "out" / "masks").glob("*.safetensors")]

@@ -3,13 +3,15 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from tests.results.test_report import PUBLISHED, fill
+from tests.results.test_report import MASKS, PUBLISHED, fill
 from vlp_bench.commands import wandb_sync, wandb_workspace
 from vlp_bench.commands.errors import UserError
+from vlp_bench.commands.words import parse
 from vlp_bench.results.report import material, page
 from vlp_bench.results.store import Store
 
@@ -41,11 +43,11 @@ def test_a_summary_holds_every_number_and_its_origin(study):
 @pytest.mark.parametrize(("word", "said"), [("online=yes", "true or false"), ("projekt=x", "a key of out, project")])
 def test_a_mistyped_request_is_explained(word, said):
     with pytest.raises(UserError, match=said):
-        wandb_sync.Request.parse([word])
+        parse(wandb_sync.Request, [word])
 
 
 def test_a_request_is_read():
-    request = wandb_sync.Request.parse(["online=true", "entity=team", "out=o"])
+    request = parse(wandb_sync.Request, ["online=true", "entity=team", "out=o"])
     assert (request.online, request.entity, request.out, request.project) == (True, "team", "o", "vlp_bench")
 
 
@@ -126,6 +128,17 @@ def test_trouble_with_the_workspace_stops_nothing(chapter, tmp_path, monkeypatch
     run = SimpleNamespace(entity="team", project="p")
     wandb_sync._save_workspace(run, chapter, "{}", wandb_sync.Request(out=str(tmp_path), online=True))
     assert "no workspace was saved" in capsys.readouterr().err
+
+
+def test_the_stored_masks_of_a_study_are_one_artifact(chapter, tmp_path):
+    file = tmp_path / "xvlm_mini-omp-0.5-0123456789.safetensors"
+    file.write_bytes(b"bits")
+    study, sent = replace(chapter.study, masks=[replace(MASKS[0], file=file), MASKS[1]]), []
+    wb = SimpleNamespace(log=lambda content: None, log_artifact=sent.append)
+    wandb_sync._log_study(wb, replace(chapter, study=study), {"index.html": ""}, wandb_sync.Request(str(tmp_path)))
+    assert [(artifact.type, sorted(artifact.manifest.entries)) for artifact in sent] == [
+        ("report", ["index.html"]), ("masks", [file.name])
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

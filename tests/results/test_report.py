@@ -313,6 +313,7 @@ def test_a_report_on_nothing_is_refused(tmp_path):
 def test_a_mistyped_request_is_explained(word, said):
     from vlp_bench.commands.errors import UserError
     from vlp_bench.commands.report import Request
+    from vlp_bench.commands.words import parse
 
     with pytest.raises(UserError, match=said):
-        Request.parse([word])
+        parse(Request, [word])

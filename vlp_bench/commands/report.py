@@ -11,7 +11,7 @@ Options: out, to, exp and benchmark (filters), baseline (omp), examples (picture
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vlp_bench.commands.conf import PACKAGE
 from vlp_bench.commands.console import console, stderr
 from vlp_bench.commands.errors import UserError, one_line, wants_traceback
 from vlp_bench.commands.galleries import galleries
+from vlp_bench.commands.words import parse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,31 +47,9 @@ class Request:
     weights: bool = True
     title: str = "What pruning costs"
 
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> "Request":
-        """The request of a command line; UserError for a word that is not key=value or has no such key."""
-        given: dict[str, Any] = {}
-        kinds = {field.name: type(field.default) for field in fields(cls)}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals or key not in kinds:
-                raise UserError(f"{word}: expected key=value with a key of {', '.join(kinds)}")
-            given[key] = _typed(word, value, kinds[key])
-        return cls(**given)
-
     @property
     def folder(self) -> Path:
         return Path(self.to) if self.to else Path(self.out) / "report"
-
-
-def _typed(word: str, value: str, kind: type) -> Any:
-    if kind is bool and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if kind is int and value.isdigit():
-        return int(value)
-    if kind is str:
-        return value
-    raise UserError(f"{word}: expected {'true or false' if kind is bool else 'a whole number'}")
 
 
 def main() -> None:
@@ -80,7 +59,7 @@ def main() -> None:
         console.print(__doc__, markup=False)
         return
     with one_line(words, traceback=wants_traceback(words)):
-        report(Request.parse([word for word in words if not word.startswith("debug=")]))
+        report(parse(Request, [word for word in words if not word.startswith("debug=")]))
 
 
 def report(request: Request, runs: frozenset[str] | None = None) -> Path:
@@ -167,7 +146,8 @@ def _masks(study: "Study", stored: "Stored") -> Iterator["Mask"]:
     for (pruner, sparsity, name), part in known.loc[known["sparsity"] > 0].groupby(["pruner", "sparsity", "mask"]):
         if name in stored:
             seeds = tuple(sorted(part["seed"])) if several[pruner, sparsity] > 1 else ()
-            yield mask_of(stored[name][0], str(pruner), float(sparsity), seeds)
+            solution, file = stored[name]
+            yield mask_of(solution, str(pruner), float(sparsity), seeds, file)
 
 
 def _stored_masks(folder: Path, notes: list[str]) -> "Stored":

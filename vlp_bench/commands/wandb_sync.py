@@ -12,8 +12,8 @@ dashboard becomes a saved workspace of the project.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from vlp_bench.commands.errors import UserError, one_line, wants_traceback
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
 from vlp_bench.commands.wandb_workspace import definition, save
+from vlp_bench.commands.words import parse
 
 if TYPE_CHECKING:
     from vlp_bench.results.report.material import Study
@@ -37,20 +38,10 @@ class Request:
 
     out: str = "outputs"
     project: str = "vlp_bench"
-    entity: str | None = None
+    entity: str = ""
     online: bool = False
     exp: str = ""
     baseline: str = "omp"
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> "Request":
-        """The request of a command line; UserError for an unknown key."""
-        given: dict[str, Any] = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-        if unknown := [key for key in given if key not in cls.__dataclass_fields__]:
-            raise UserError(f"{unknown[0]}: expected key=value with a key of {', '.join(cls.__dataclass_fields__)}")
-        if given.get("online", "false") not in ("true", "false"):
-            raise UserError(f"online={given['online']}: expected true or false")
-        return replace(cls(**given), online=given.get("online") == "true")
 
 
 def main() -> None:
@@ -60,7 +51,7 @@ def main() -> None:
         console.print(__doc__, markup=False)
         return
     with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        sync(Request.parse(words))
+        sync(parse(Request, words))
 
 
 def sync(request: Request) -> int:
@@ -114,7 +105,7 @@ def _send(request: Request, given: dict[str, Any], log: Any) -> None:
     folder(request).mkdir(parents=True, exist_ok=True)
     try:
         run = wandb.init(
-            project=request.project, entity=request.entity, dir=str(folder(request)), resume="allow",
+            project=request.project, entity=request.entity or None, dir=str(folder(request)), resume="allow",
             mode="online" if request.online else "offline", settings=wandb.Settings(silent=True), **given,
         )  # fmt: skip
     except Error as error:
@@ -167,7 +158,7 @@ def _log_study(wb: Any, chapter: "Chapter", page: dict[str, str], request: Reque
         with report.new_file(name, mode="w", encoding="utf-8") as file:
             file.write(text)
     wb.log_artifact(report)
-    if masks := sorted((Path(request.out) / "masks").glob(f"{chapter.study.exp}-*.safetensors")):
+    if masks := [mask.file for mask in chapter.study.masks if mask.file is not None]:
         stored = wandb.Artifact(f"masks-{chapter.study.key}", type="masks")
         for file in masks:
             stored.add_file(os.fspath(file))

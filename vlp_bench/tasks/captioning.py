@@ -1,5 +1,6 @@
 """Captioning: prune once, learn to continue the prompt, generate with beam search, compare with what people said."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.metrics.scores import CaptionScorer
+from vlp_bench.metrics.scores import CaptionScorer, score
 from vlp_bench.models.beam import BeamRule
 from vlp_bench.models.captioning import Captioner
 from vlp_bench.tasks.finetuning import FineTuning, Shared
 from vlp_bench.tasks.gathering import Gathered, write_json
+
+CAPTIONS = "captions.json"  # in a run's folder
 
 
 class Pictures(Protocol):
@@ -128,29 +131,14 @@ class Captioning(FineTuning):
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
 
     def _scored(self, split: str, captions: Mapping[int, str]) -> dict[str, float]:
-        """All metrics of a split; of the test also the result file and the values of single images.
-
-        Where images have domains (NoCaps), each domain is scored by itself too: `in-domain/cider`, ...
-        """
-        images, metrics = self.pictures.described(split), {}
-        found = [scorer(captions, images) for scorer in self.scorers]
-        for scores in found:
-            metrics |= scores.values
-            self.notes |= scores.notes
-        for domain in sorted({image.domain for image in images if image.domain}):
-            metrics |= {f"{domain}/{name}": value for name, value in self._of_domain(domain, captions, images).items()}
+        """All metrics of a split; of the test also the result file and the values of single images."""
+        images = self.pictures.described(split)
+        scores = score(self.scorers, captions, images)
+        self.notes |= scores.notes
         if split == "test":
-            self.examples = {name: torch.tensor(each) for scores in found for name, each in scores.examples.items()}
-            write_captions(Path(self.trainer.default_root_dir) / "captions.json", images, captions)
-        return metrics
-
-    def _of_domain(
-        self, domain: str, captions: Mapping[int, str], images: Sequence[CaptionedImage]
-    ) -> dict[str, float]:
-        """All metrics of the images of one domain, which weigh their words by that domain alone."""
-        own = [n for n, image in enumerate(images) if image.domain == domain]
-        told = {place: captions[n] for place, n in enumerate(own)}
-        return {k: v for scorer in self.scorers for k, v in scorer(told, [images[n] for n in own]).values.items()}
+            self.examples = {name: torch.tensor(each) for name, each in scores.examples.items()}
+            write_captions(Path(self.trainer.default_root_dir) / CAPTIONS, images, captions)
+        return scores.values
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:
@@ -159,6 +147,21 @@ def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mappi
         {"image_id": server_id(image), "caption": captions[n]} for n, image in enumerate(images)
     ]
     write_json(file, rows)
+
+
+def read_captions(file: Path, images: Sequence[CaptionedImage]) -> dict[int, str]:
+    """What `write_captions` wrote for these images, by their places.
+
+    Raises:
+        ValueError: the file is broken, or describes other images.
+    """
+    try:
+        told = [(row["image_id"], str(row["caption"])) for row in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} cannot be read ({error!r}); compute the run again with force=true") from error
+    if [name for name, _ in told] != [server_id(image) for image in images]:
+        raise ValueError(f"{file} describes {len(told)} images that are not the {len(images)} of the test split")
+    return {place: caption for place, (_, caption) in enumerate(told)}
 
 
 def server_id(image: CaptionedImage) -> int | str:

@@ -41,6 +41,7 @@ class Mask:
     table: tuple[TableRow, ...]
     blocks: Mapping[str, str] = field(repr=False)  # layer -> "modality · block", in the order of the model
     bits: Mapping[str, np.ndarray] = field(repr=False)
+    file: Path | None = None  # where it is stored
 
     @property
     def name(self) -> str:
@@ -100,12 +101,12 @@ class Study:
         return examples.read(self.folders[run])
 
 
-def mask_of(solution: Solution, pruner: str, sparsity: float, seeds: tuple[int, ...]) -> Mask:
+def mask_of(solution: Solution, pruner: str, sparsity: float, seeds: tuple[int, ...], file: Path | None = None) -> Mask:
     """A stored solution as a report needs it."""
     layers = solution.report["layers"]
     blocks = {name: block_name(layer["modality"], layer["block"]) for name, layer in layers.items()}
     bits = {name: np.packbits(mask.cpu().numpy().reshape(-1)) for name, mask in solution.masks.items()}
-    return Mask(pruner, sparsity, seeds, tuple(solution.table()), blocks, bits)
+    return Mask(pruner, sparsity, seeds, tuple(solution.table()), blocks, bits, file)
 
 
 def block_name(modality: str, block: str) -> str:
