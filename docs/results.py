@@ -1,7 +1,8 @@
 """Writes what the stored rows say: the README's results, docs/results.md, and what came out of each experiment.
 
 python docs/results.py --collect outputs  # takes the rows of these runs into docs/results.csv and experiments/ first;
-                                          # recorded runs that are not there stay
+                                          # recorded runs that are not there stay; captions are scored with
+                                          # Java before that (python -m vlp_bench.commands.rescore out=outputs)
 python docs/results.py                    # writes the texts and docs/results-*.png
 python docs/results.py --check            # exit code 1 if a text is out of date
 """
@@ -14,12 +15,12 @@ import pandas as pd
 
 from vlp_bench.commands import plans
 from vlp_bench.commands.experiment import Request, plan
-from vlp_bench.results.plot import LABELS, plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_panels, plot_sparsity
 from vlp_bench.results.published import load, of
 from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
 from vlp_bench.results.store import Store, matching
-from vlp_bench.results.tables import cell, comparison, markdown, spread
+from vlp_bench.results.tables import LABELS, cell, comparison, markdown, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE, DATA = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "results.csv"
@@ -35,7 +36,7 @@ BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the README's;
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
     "itr": ("txt_r1", "img_r1"),
-    "ic": ("truth", "cider_regex", "bleu4_regex"),
+    "ic": ("truth", "meteor", "cider", "bleu4"),
     "vqa": ("accuracy",),
     "cls": ("accuracy",),
     "zeroshot": ("accuracy",),
@@ -50,7 +51,7 @@ TABLES = (
     *("main_benchmark", "table04_baselines", "table05_tamt_blip", "table06_dino", "table08_edges_nodes"),
     *("table09_meteor_spice", "table11_recipes"),
 )
-METRICS = {"table09_meteor_spice": ("cider_regex", "bleu4_regex")}
+METRICS = {"table09_meteor_spice": ("meteor", "cider")}
 APART = ("ecoflap", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
@@ -208,7 +209,8 @@ def agreement(rows: pd.DataFrame, metrics: Sequence[str], levels: Sequence[float
         first, second = (pd.Series(_values(matching(table, sparsity=level, metric=m), "mean")) for m in metrics)
         if len(first) > 2:
             told.append(f"{first.corr(second, method='spearman'):.2f} at {100 * level:g} %")
-    return f"Rank correlation of {' and '.join(metrics)} over these pruners: {', '.join(told) or 'too few'}.\n"
+    names = " and ".join(LABELS[metric] for metric in metrics)
+    return f"Rank correlation of {names} over these pruners: {', '.join(told) or 'too few'}.\n"
 
 
 def came_out_apart(name: str) -> str:

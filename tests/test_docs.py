@@ -146,12 +146,12 @@ def test_metrics_of_captions_are_held_against_each_other(results):
     captions = {"omp": (30.0, 3.0), "snip": (20.0, 1.0), "lamp": (10.0, 2.0)}
     listed = [
         row
-        for name, (cider, bleu) in captions.items()
-        for row in rows("xvlm_ic", name, 0.63, {"cider_regex": cider, "bleu4_regex": bleu})
+        for name, (meteor, cider) in captions.items()
+        for row in rows("xvlm_ic", name, 0.63, {"meteor": meteor, "cider": cider})
     ]
     told = results.came_out(pd.DataFrame(listed), "table09_meteor_spice")
     # ranks 1 2 3 and 1 3 2: 1 - 6 * 2 / (3 * 8)
-    assert "Rank correlation of cider_regex and bleu4_regex over these pruners: 0.50 at 63 %." in told
+    assert "Rank correlation of METEOR and CIDEr over these pruners: 0.50 at 63 %." in told
     assert "| snip | 20.00 | – |" in told
 
 

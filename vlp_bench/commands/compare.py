@@ -106,9 +106,9 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     """Print a table per metric; write them and the plot to outputs/compare/."""
     from vlp_bench.commands.specification import digest
     from vlp_bench.commands.workshop import task_class
-    from vlp_bench.results.plot import LABELS, plot_sparsity
+    from vlp_bench.results.plot import plot_sparsity
     from vlp_bench.results.store import Store, matching
-    from vlp_bench.results.tables import comparison, markdown, spread, text_table
+    from vlp_bench.results.tables import LABELS, comparison, markdown, spread, text_table
 
     first, runs = cells[0], {cell.run for cell in cells}
     experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]

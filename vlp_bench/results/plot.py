@@ -9,19 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlp_bench.results.store import matching
-
-LABELS = {
-    "txt_r1": "text R@1 (%)",
-    "img_r1": "image R@1 (%)",
-    "r_mean": "mean recall (%)",
-    "accuracy": "accuracy (%)",
-    "majority": "accuracy of the majority answer (%)",
-    "truth": "captions true in every clause (%)",
-    "bleu4": "BLEU@4",
-    "bleu4_regex": "BLEU@4, words cut without Java",
-    "cider": "CIDEr",
-    "cider_regex": "CIDEr, words cut without Java",
-}
+from vlp_bench.results.tables import LABELS
 
 
 def plot_sparsity(

@@ -17,6 +17,20 @@ METRICS = (  # shown first and in this order; what else a run has follows by nam
 )
 UNSHOWN = ("itc_",)  # recalls before re-ranking but for the two above
 REFERENCES = ("dense", "omp")
+LABELS = {
+    "txt_r1": "text R@1 (%)",
+    "img_r1": "image R@1 (%)",
+    "r_mean": "mean recall (%)",
+    "accuracy": "accuracy (%)",
+    "majority": "accuracy of the majority answer (%)",
+    "truth": "captions true in every clause (%)",
+    "meteor": "METEOR",
+    "spice": "SPICE",
+    "bleu4": "BLEU@4",
+    "bleu4_regex": "BLEU@4, words cut without Java",
+    "cider": "CIDEr",
+    "cider_regex": "CIDEr, words cut without Java",
+}
 
 
 def sparsity_table(rows: Iterable[TableRow]) -> Table:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlp_bench.results.report.material import LABELS, Mask, Study, block_name
+from vlp_bench.results.report.material import Mask, Study, block_name
 from vlp_bench.results.store import matching
+from vlp_bench.results.tables import LABELS
 
 INK = "#010203"  # stands for the colour of the page's text
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")

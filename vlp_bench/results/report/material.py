@@ -25,10 +25,6 @@ INCIDENTAL = (  # what may differ inside a study: the first four are told apart,
 )  # fmt: skip
 PREFERRED = ("txt_r1", "img_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 TARGET = "._target_"
-LABELS = {
-    "txt_r1": "text R@1 (%)", "img_r1": "image R@1 (%)", "cider": "CIDEr", "bleu4": "BLEU-4", "meteor": "METEOR",
-    "spice": "SPICE", "truth": "true captions (%)", "accuracy": "accuracy (%)", "r_mean": "mean recall (%)",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

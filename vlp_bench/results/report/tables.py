@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from vlp_bench.results.report.material import LABELS
 from vlp_bench.results.store import matching
+from vlp_bench.results.tables import LABELS
 from vlp_bench.results.tables import markdown as markdown_rows
 
 

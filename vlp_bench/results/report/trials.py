@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vlp_bench.results import examples, statistics
-from vlp_bench.results.report.material import LABELS, Study
-from vlp_bench.results.tables import markdown
+from vlp_bench.results.report.material import Study
+from vlp_bench.results.tables import LABELS, markdown
 
 DRAWS = 2000
 
