@@ -19,8 +19,8 @@ def computed(monkeypatch):
     """Cells are computed in this process; the list names them."""
     names, workshop = [], Workshop()
 
-    def compute(todo, workers):
-        cells.prune(todo)
+    def compute(todo, workers, *, alone=False):
+        cells.prune(todo, alone=alone)
         for cell in todo:
             names.append(cell.name.rpartition("-")[0])
             run(cell, Helpers(workshop, Console(quiet=True)))
@@ -66,12 +66,14 @@ def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):
 
 
 def test_masks_made_alone_are_a_report_of_their_own(tiny, tmp_path, monkeypatch, computed):
-    part = "{exp: [xvlm_itr], pruner: [omp], sparsity: [0.5], seed: [0], dense: false"
+    part = "{exp: [xvlm_itr], pruner: [snip], sparsity: [0.5], seed: [0], dense: false"
     sweep(monkeypatch, f"parts: [{part}}}, {part}, alone: true}}]")
     words = [word for word in tiny if not word.startswith("+exp")]
     folder = experiment.perform(experiment.Request.parse(["table07_runtimes", *words]))
     assert len(computed) == 2  # one mask in out/, another in out/table07_runtimes/
     for report in (folder, folder / "alone"):
-        assert "| omp |" in (report / "report.md").read_text(encoding="utf-8")
+        assert "| snip |" in (report / "report.md").read_text(encoding="utf-8")
     [chapter] = chapters(ReportRequest(str(tmp_path / "out")))
     assert [mask.file for mask in chapter.study.masks] == [*(tmp_path / "out" / "masks").glob("*.safetensors")]
+    assert [*(tmp_path / "out").glob("statistics/*/gradients.safetensors")]  # the next mask is spared the pass ...
+    assert not [*(tmp_path / "out" / "table07_runtimes").glob("statistics/*/*")]  # ... but not where seconds are asked

@@ -59,9 +59,13 @@ def missing(cells: Iterable[Specification]) -> list[Specification]:
     return [c for c in cells if c.config["force"] or not Store(c.out / "runs").done(c.run, c.name)]
 
 
-def compute(cells: Sequence[Specification], workers: int) -> dict[str, str]:
-    """Make the masks, then run the cells in parallel; returns the reasons of those that failed, by name."""
-    prune(cells)
+def compute(cells: Sequence[Specification], workers: int, *, alone: bool = False) -> dict[str, str]:
+    """Make the masks, then run the cells in parallel; returns the reasons of those that failed, by name.
+
+    Args:
+        alone: statistics of earlier passes are not used and none are kept, so that a mask's seconds are its own.
+    """
+    prune(cells, alone=alone)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")
     news = context.Queue()
@@ -96,8 +100,12 @@ def _follow(futures: Mapping["Future[str | None]", Specification], news: Any, bo
     return failures
 
 
-def prune(cells: Sequence[Specification]) -> None:
-    """Write the masks that are missing: one calibration for all of them, one call per pruner for all its sparsities."""
+def prune(cells: Sequence[Specification], *, alone: bool = False) -> None:
+    """Write the masks that are missing: one calibration for all of them, one call per pruner for all its sparsities.
+
+    Args:
+        alone: see `compute`.
+    """
     workshop, began = Workshop(), time.monotonic()
     config = cells[0].config
     data, model = workshop.data(config), workshop.model(config).to(root_device(config))
@@ -106,10 +114,10 @@ def prune(cells: Sequence[Specification]) -> None:
     @cache
     def shared(batches: int | None) -> Calibration:
         kept = archive(cells[0], data, batches, seed)
-        return calibration(model, data, device, kept, batches, seed)
+        return calibration(model, data, device, None if alone else kept, batches, seed)
 
     made, groups = 0, _by_pruner(cells)
-    alone = len(groups) == 1
+    own = len(groups) == 1
     for group in groups.values():
         todo = {c.config["sparsity"]: mask_file(c, data) for c in group}
         todo = {level: file for level, file in todo.items() if load_mask(file) is None}
@@ -120,7 +128,7 @@ def prune(cells: Sequence[Specification]) -> None:
                 with peak(device) as memory:
                     solutions = build(pruner).prune(model, list(todo), asked)
                 for level, solution in solutions.items():
-                    solution.report["peak_gb"] = memory.gigabytes if alone else None  # others left statistics behind
+                    solution.report["peak_gb"] = memory.gigabytes if own else None  # others left statistics behind
                     solution.save(todo[level])
             made += len(todo)
     console.print(f"{made} masks made with one calibration pass in {time.monotonic() - began:.1f} s")

@@ -101,7 +101,7 @@ def perform(request: Request) -> Path | None:
     failures: dict[str, str] = {}
     for group in groups:
         if rest := missing(group):
-            failures |= compute(rest, request.workers)
+            failures |= compute(rest, request.workers, alone=rest[0].out != Path(request.out))
     folder = Path(request.out) / "experiments" / f"{request.name}-{request.benchmark}"
     for out in dict.fromkeys(cell.out for cell in cells):  # parts with masks of their own are a report of their own
         to = folder / "alone" if out != cells[0].out else folder
