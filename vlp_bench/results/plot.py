@@ -24,7 +24,8 @@ def plot_panels(
     panels: Mapping[str, pd.DataFrame], pruners: Sequence[str], title: str, files: Sequence[Path], columns: int = 3
 ) -> None:
     """The same for tables of one metric each, by what their vertical axis says; at most `columns` side by side."""
-    across, down = min(columns, len(panels)), -(-len(panels) // columns)
+    down = -(-len(panels) // columns)
+    across = -(-len(panels) // down)  # four panels are two by two, not three and one
     others = [name for name in pruners if name != "dense"]
     colors = {name: mpl.colormaps["tab20"](number % 20) for number, name in enumerate(others)}
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 9}):
