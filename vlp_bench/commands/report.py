@@ -8,7 +8,6 @@ Options: out, to, exp and benchmark (filters), baseline (omp), examples (picture
 (false: leave out magnitudes and scores of the pre-trained weights), title.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.conf import PACKAGE
 from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import UserError, one_line, wants_traceback
+from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.galleries import galleries
-from vlp_bench.commands.words import parse
+from vlp_bench.commands.words import perform
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,12 +53,7 @@ class Request:
 
 def main() -> None:
     """Write the report of the command line."""
-    words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
-        return
-    with one_line(words, traceback=wants_traceback(words)):
-        report(parse(Request, [word for word in words if not word.startswith("debug=")]))
+    perform(Request, report, __doc__)
 
 
 def report(request: Request, runs: frozenset[str] | None = None) -> Path:

@@ -8,7 +8,6 @@ anew with the metrics beside them. It needs Java and the extra `caption`. Option
 corenlp_dir (CoreNLP 3.6.0's two jars, for SPICE), force (true: also runs that have these metrics).
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import FAILED, UserError, one_line, wants_traceback
-from vlp_bench.commands.words import parse
+from vlp_bench.commands.errors import FAILED, UserError
+from vlp_bench.commands.words import perform
 
 if TYPE_CHECKING:
     from vlp_bench.metrics.captions import CaptionScores
@@ -43,12 +42,7 @@ class Request:
 
 def main() -> None:
     """Score the runs of the command line."""
-    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
-    if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
-        return
-    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        rescore(parse(Request, words))
+    perform(Request, rescore, __doc__)
 
 
 def rescore(request: Request) -> int:

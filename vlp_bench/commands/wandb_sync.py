@@ -11,18 +11,17 @@ dashboard becomes a saved workspace of the project.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import UserError, one_line, wants_traceback
+from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
 from vlp_bench.commands.wandb_workspace import definition, save
-from vlp_bench.commands.words import parse
+from vlp_bench.commands.words import perform
 
 if TYPE_CHECKING:
     from vlp_bench.results.report.material import Study
@@ -46,12 +45,7 @@ class Request:
 
 def main() -> None:
     """Send, or write offline, what is stored."""
-    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
-    if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
-        return
-    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        sync(parse(Request, words))
+    perform(Request, sync, __doc__)
 
 
 def sync(request: Request) -> int:

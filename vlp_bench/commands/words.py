@@ -1,12 +1,24 @@
 """Commands whose whole command line is key=value, from the fields of a dataclass."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from vlp_bench.commands.errors import UserError
+from vlp_bench.commands.console import console
+from vlp_bench.commands.errors import UserError, one_line, wants_traceback
 
 T = TypeVar("T")
+
+
+def perform(cls: type[T], act: Callable[[T], object], about: str | None) -> None:
+    """Do what this process's command line asks: `act` on its request, or print `about` for --help."""
+    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
+    if {"-h", "--help"} & set(words):
+        console.print(about, markup=False)
+        return
+    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
+        act(parse(cls, words))
 
 
 def parse(cls: type[T], words: Sequence[str]) -> T:
