@@ -1,6 +1,7 @@
 """Captions of a finished run scored again: the run keeps all it had and gains the metrics it lacked."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from tests.commands.test_tasks import SMALL
 from vlp_bench.commands.conf import conf_folder
 from vlp_bench.commands.errors import UserError
-from vlp_bench.commands.rescore import NOTE, Request, rescore
+from vlp_bench.commands.rescore import NOTE, Request, _extended, rescore
 from vlp_bench.commands.specification import register, specify
 from vlp_bench.metrics import captions
 from vlp_bench.metrics.scores import Scores
@@ -69,6 +70,9 @@ def test_a_run_keeps_its_rows_and_gains_metrics(run, tmp_path, monkeypatch, caps
     assert rescore(Request(str(tmp_path), force=True)) == 1
     assert rescore(Request(str(tmp_path), corenlp_dir=str(tmp_path))) == 1  # SPICE is still missing
     assert "1 captioning runs: 1 scored already, 0 to score" in capsys.readouterr().out
+    had = [*after.values(), replace(after["test", "truth"], metric="spice")]  # computed before, not this time
+    [again, *_] = _extended(had, Scores({"meteor": 1.0}, {}, {"spice": "not computed: a test"}), 1.0)
+    assert again.provenance["notes"].keys() == {"..._regex", "meteor"}
     assert len(store.query(run=made.run)) == len(after)
 
 

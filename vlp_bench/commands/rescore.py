@@ -123,8 +123,10 @@ def _extended(rows: "list[Row]", scores: "Scores", seconds: float) -> "Iterator[
 
     known, now = rows[0].provenance, datetime.now(UTC).isoformat(timespec="microseconds")
     kept = [row for row in rows if row.split != "test" or row.metric not in scores.values]
-    notes = {name: why for name, why in known.get("notes", {}).items() if not set(name.split(", ")) & {*scores.values}}
-    notes |= scores.notes | {", ".join(scores.values): NOTE}
+    there = {row.metric for row in kept} | {*scores.values}  # a metric that is there needs no word on why it is not
+    said = known.get("notes", {}) | scores.notes
+    notes = {name: why for name, why in said.items() if not set(name.split(", ")) & there}
+    notes[", ".join(scores.values)] = NOTE
     shared = {"notes": notes, "time": now}
     own = origin(known["config"], known["weights"]) | {key: known[key] for key in ("data", "mask")} | shared
     own["seconds"] = round(known["seconds"] + seconds, 3)
