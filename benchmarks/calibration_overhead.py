@@ -23,7 +23,7 @@ from torch import Tensor
 
 import vlp_bench
 from vlp_bench import Batch, Calibration
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.adapter import adapter_for
 
 GOAL = 1.05

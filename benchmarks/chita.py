@@ -24,11 +24,11 @@ import torch
 from support.measure import interleaved, ratio
 from torch import Tensor, nn
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.schedule import exponential
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.chita import Chita
-from vlp_bench.pruning.solvers.rows import bytes_of, cut
+from vlp_bench.pruning.solvers.chita.rows import bytes_of, cut
+from vlp_bench.pruning.solvers.chita.solver import Chita
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 IMAGES, WIDTH = 64, 768
 

@@ -23,12 +23,12 @@ from PIL import Image, ImageOps
 from support.measure import interleaved, ratio
 from torch import Tensor
 
-from vlp_bench.data import augment
 from vlp_bench.data.cache import cached
-from vlp_bench.data.datasets import CaptionDataset
-from vlp_bench.data.decoding import Folder
-from vlp_bench.data.images import MEAN, STD, Augment, crop_box
+from vlp_bench.data.items import CaptionDataset
 from vlp_bench.data.records import CaptionedImage
+from vlp_bench.data.transforms import augment
+from vlp_bench.data.transforms.decoding import Folder
+from vlp_bench.data.transforms.images import MEAN, STD, Augment, crop_box
 
 try:
     import cv2

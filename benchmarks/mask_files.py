@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 import vlp_bench
 from vlp_bench import Batch, Calibration, Solution
-from vlp_bench.models.checkpoints import load_model
-from vlp_bench.pruning import packed
-from vlp_bench.pruning.positions import entropy
+from vlp_bench.models.checkpoints.read_write import load_model
+from vlp_bench.pruning.masks import packed_checkpoint as packed
+from vlp_bench.pruning.masks.bit_packing import entropy
 
 SHIPPED = "pkg://vlp_bench/assets/xvlm_shapes.safetensors"
 SPARSITIES = (0.63, 0.75, 0.9)

@@ -28,11 +28,12 @@ from torch import Tensor
 
 import vlp_bench
 from vlp_bench import Batch
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import catalogue, sensitivity
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.adapter import adapter_for
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.replay import Replay
+from vlp_bench.pruning.allocation.ecoflap import sensitivity
+from vlp_bench.pruning.statistics.activation_cache import Replay
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 PLAIN = ["plain forward", "loss", "gradients"]
 GIB = 2.0**30

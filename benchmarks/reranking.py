@@ -19,7 +19,7 @@ from support.models import DEVICE, SIZES
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.tasks.gallery import Share, WholeGallery
 
 TOKENS = 40

@@ -19,9 +19,9 @@ from support.measure import seconds
 from support.models import SIZES, pairs, xvlm
 
 import vlp_bench
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.solvers.train_masks import TrainMasks
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def itersnip(model: XVLM, args: argparse.Namespace) -> None:

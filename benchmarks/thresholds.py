@@ -20,9 +20,9 @@ from support.measure import interleaved, ratio
 from support.models import DEVICE
 from torch import Tensor
 
-from vlp_bench.pruning import rest
 from vlp_bench.pruning.scores import share_of_rest
-from vlp_bench.pruning.thresholds import keep_largest, kept_per_layer
+from vlp_bench.pruning.selection import lamp_order as rest
+from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 
 SPARSITIES = [0.63, 0.75, 0.9]
 BLOCK = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]  # 7.1 million weights

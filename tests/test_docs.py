@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vlp_bench.commands import conf
+from vlp_bench.runs import conf
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -11,11 +11,11 @@ from tests.pruning.test_xvlm import CONFIG, batch
 from tests.support.forked import together
 from vlp_bench import processes
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.archive import Archive
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.on_disk import Archive
 
 
 def test_alone_everything_is_the_identity():

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlp_bench.batch import Batch, Place
-    from vlp_bench.models.pretrained import from_pretrained, save_pretrained
+    from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
     from vlp_bench.pruning.adapter import Adapter, PlainAdapter
-    from vlp_bench.pruning.calibration import Calibration
     from vlp_bench.pruning.keep_pruned import KeepPruned
-    from vlp_bench.pruning.pruner import Pruner, prune
+    from vlp_bench.pruning.prune import prune
+    from vlp_bench.pruning.pruner import Pruner
     from vlp_bench.pruning.solution import Solution
+    from vlp_bench.pruning.statistics.calibration import Calibration
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,15 +40,15 @@ __all__ = [
 _HOMES = {
     "Adapter": "vlp_bench.pruning.adapter",
     "Batch": "vlp_bench.batch",
-    "Calibration": "vlp_bench.pruning.calibration",
+    "Calibration": "vlp_bench.pruning.statistics.calibration",
     "KeepPruned": "vlp_bench.pruning.keep_pruned",
     "Place": "vlp_bench.batch",
     "PlainAdapter": "vlp_bench.pruning.adapter",
     "Pruner": "vlp_bench.pruning.pruner",
     "Solution": "vlp_bench.pruning.solution",
-    "from_pretrained": "vlp_bench.models.pretrained",
-    "prune": "vlp_bench.pruning.pruner",
-    "save_pretrained": "vlp_bench.models.pretrained",
+    "from_pretrained": "vlp_bench.models.checkpoints.pretrained",
+    "prune": "vlp_bench.pruning.prune",
+    "save_pretrained": "vlp_bench.models.checkpoints.pretrained",
 }
 
 

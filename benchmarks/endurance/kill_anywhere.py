@@ -28,7 +28,12 @@ DEMO = ("+exp=xvlm_itr", "pruner=multiflow", "sparsity=0.63", "trainer=cpu", "re
 STEPS = {"calibration": 2, "training": 5, "evaluation": 2}  # phase -> largest step that is drawn
 WRITES = {"statistics": 1, "masks": 1, "best.ckpt": 1, "last.ckpt": 2, "rows.jsonl": 1}
 MEASURED = ("seconds", "peak_gb")  # what no two runs share
-SLOW = ("vlp_bench.commands.run", "vlp_bench.data.module", "vlp_bench.tasks.retrieval", "vlp_bench.models.checkpoints")
+SLOW = (
+    "vlp_bench.runs.run",
+    "vlp_bench.data.datasets.retrieval",
+    "vlp_bench.tasks.retrieval",
+    "vlp_bench.models.checkpoints.read_write",
+)
 ORDER = ("calibration", "statistics", "masks", "training", "best.ckpt", "last.ckpt", "evaluation", "rows.jsonl")
 
 
@@ -68,7 +73,7 @@ def _die_in_step(moment: Moment) -> None:
     import torch
     from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 
-    from vlp_bench.models.xvlm import XVLMAdapter
+    from vlp_bench.models.xvlm.model import XVLMAdapter
 
     owner, name = {
         "calibration": (XVLMAdapter, "encode"),
@@ -118,8 +123,8 @@ def differences(calm: Path, killed: Path) -> list[str]:
     """
     import torch
 
-    from vlp_bench.commands.lock import LEFT
     from vlp_bench.pruning.solution import Solution
+    from vlp_bench.runs.lock import LEFT
 
     found = [f"{path} was left behind" for path in killed.rglob(".*") if LEFT.fullmatch(path.name)]
     for run in sorted((calm / "runs").iterdir()):
@@ -173,7 +178,7 @@ def perform(words: list[str], moment: Moment | None) -> None:
     torch.set_num_threads(1)  # threads do not survive a fork
     if moment is not None:
         arm(moment)
-    from vlp_bench.commands.launch import launch
+    from vlp_bench.runs.launch import launch
 
     sys.argv = [sys.argv[0], *words]
     launch(words)

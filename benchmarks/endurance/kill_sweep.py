@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlp_bench.commands.sweep import Cell
+    from vlp_bench.sweeps.sweep import Cell
 
 MINI = (
     "+exp=xvlm_itr", "trainer=cpu", "recipe.epochs=1", "data.source.train=96", "data.source.val=8",
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="")
     args, own = parser.parse_known_args()
-    from vlp_bench.commands.expand import cells_of
+    from vlp_bench.sweeps.expand import cells_of
 
     with tempfile.TemporaryDirectory() as scratch:
         words = [*MINI, *own, f"paths.out={args.out or scratch}"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from vlp_bench.batch import Batch
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 
 SIZES = {
     "tiny": XVLMConfig(

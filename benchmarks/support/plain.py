@@ -20,10 +20,10 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, Bli
 
 from support.models import DEVICE, SIZES
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP, COPIES
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.model import BLIP, COPIES
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 
 Pass = Callable[[Batch], Tensor]
 """Batch -> what its last layer says; its mean square is the loss of a training step."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from vlp_bench.commands.sweep import Cell
+    from vlp_bench.sweeps.sweep import Cell
 
 
 class _Cells(Launcher):
@@ -37,8 +37,8 @@ class _Cells(Launcher):
         return [done for _ in job_overrides]
 
     def _cell(self, words: list[str]) -> Cell:
-        from vlp_bench.commands.specification import specify
-        from vlp_bench.commands.sweep import Cell
+        from vlp_bench.runs.specification import specify
+        from vlp_bench.sweeps.sweep import Cell
 
         config = self.context.config_loader.load_sweep_config(self.config, words)
         own = tuple(word for word in words if not word.lstrip("+~").startswith("hydra"))
@@ -49,36 +49,36 @@ class _Cells(Launcher):
 
 
 class FreshProcesses(_Cells):
-    """Jobs on this machine; see `vlp_bench.commands.sweep.Sweep` for the arguments."""
+    """Jobs on this machine; see `vlp_bench.sweeps.sweep.Sweep` for the arguments."""
 
     def __init__(self, n_parallel: int | None = None, retries: int = 1) -> None:
         self.n_parallel, self.retries = n_parallel, retries
 
     def perform(self, cells: list[Cell]) -> None:
-        from vlp_bench.commands.sweep import sweep
+        from vlp_bench.sweeps.sweep import sweep
 
         sweep(cells, n_parallel=self.n_parallel, retries=self.retries)
 
 
 class Submitit(_Cells):
-    """Jobs through SLURM by submitit; see `vlp_bench.commands.slurm.submit`."""
+    """Jobs through SLURM by submitit; see `vlp_bench.sweeps.slurm.submit`."""
 
     def __init__(self, **resources: Any) -> None:
         self.resources = resources
 
     def perform(self, cells: list[Cell]) -> None:
-        from vlp_bench.commands.slurm import submit
+        from vlp_bench.sweeps.slurm import submit
 
         submit(cells, self.resources)
 
 
 class Sbatch(_Cells):
-    """A job array as a script for sbatch; see `vlp_bench.commands.slurm.emit`."""
+    """A job array as a script for sbatch; see `vlp_bench.sweeps.slurm.emit`."""
 
     def __init__(self, **resources: Any) -> None:
         self.resources = resources
 
     def perform(self, cells: list[Cell]) -> None:
-        from vlp_bench.commands.slurm import emit
+        from vlp_bench.sweeps.slurm import emit
 
         emit(cells, self.resources)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from vlp_bench.commands.specification import Specification
+from vlp_bench.runs.specification import Specification
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory):
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.models.checkpoints import save_model
-    from vlp_bench.models.towers import XVLMConfig
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.models.checkpoints.read_write import save_model
+    from vlp_bench.models.xvlm.model import XVLM
+    from vlp_bench.models.xvlm.towers import XVLMConfig
 
     config = XVLMConfig(
         image_size=48, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, local_attn_depth=1,
@@ -39,8 +39,8 @@ def specified(tiny):
     """Words to add -> the specification `python -m vlp_bench` would perform."""
     from hydra import compose, initialize_config_dir
 
-    from vlp_bench.commands.conf import conf_folder
-    from vlp_bench.commands.specification import register, specify
+    from vlp_bench.runs.conf import conf_folder
+    from vlp_bench.runs.specification import register, specify
 
     def specification(*words: str) -> Specification:
         register()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from vlp_bench.commands.conf import conf_folder
-from vlp_bench.commands.specification import register, specify
 from vlp_bench.results.store import Store
+from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.specification import register, specify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
     from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
     from tests.models.tiny import blip2
-    from vlp_bench.data.phrases import vocabulary
+    from vlp_bench.data.shapes.phrases import vocabulary
 
     root, words = tmp_path_factory.mktemp("weights"), _tokenizer(list(vocabulary()))
     config = replace(blip2.SIZES, vocab_size=len(words)).config("sdpa")
@@ -123,7 +123,7 @@ def test_texts_without_images_count_in_calibration(performed, copy):
 def test_a_small_one_there_is_not():
     from hydra.errors import MissingConfigException
 
-    from vlp_bench.commands.errors import explain
+    from vlp_bench.runs.errors import explain
 
     with (
         initialize_config_dir(str(conf_folder()), version_base="1.3"),

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from vlp_bench.commands.checkpointing import WholeFiles, write_whole
+from vlp_bench.runs.checkpointing import WholeFiles, write_whole
 
 
 def test_a_checkpoint_comes_back(tmp_path):

@@ -2,13 +2,14 @@
 
 import pytest
 
-from vlp_bench.commands import cells, compare, worker
-from vlp_bench.commands.cells import missing, prune, specifications
-from vlp_bench.commands.compare import Grid
-from vlp_bench.commands.prune_once import load_mask, mask_file
-from vlp_bench.commands.run import Helpers, run
-from vlp_bench.commands.workshop import Workshop
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.commands import compare
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.prune_once import load_mask, mask_file
+from vlp_bench.runs.run import Helpers, run
+from vlp_bench.sweeps import cells, worker
+from vlp_bench.sweeps.cells import missing, prune, specifications
+from vlp_bench.sweeps.grid import Grid
 
 
 def test_the_default_grid_is_that_of_the_papers_table():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from vlp_bench.commands import conf
-from vlp_bench.commands.specification import specify
-from vlp_bench.commands.workshop import build, maker
+from vlp_bench.runs import conf
+from vlp_bench.runs.object_cache import build, maker
+from vlp_bench.runs.specification import specify
 
 
 @pytest.mark.parametrize("pruner", conf.choices("pruner"))
@@ -42,7 +42,7 @@ def test_the_papers_benchmark_composes_once_its_files_are_there(tmp_path):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from vlp_bench.commands.specification import missing_files, register
+    from vlp_bench.runs.specification import missing_files, register
 
     register()
     words = ["+exp=xvlm_itr", "benchmark=paper", f"paths.data={tmp_path}/d", f"paths.weights={tmp_path}/w"]

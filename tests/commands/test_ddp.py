@@ -11,19 +11,20 @@ from lightning.pytorch import Callback
 from benchmarks.endurance.kill_anywhere import MEASURED
 from tests.support.forked import together
 from vlp_bench import processes
-from vlp_bench.commands.expand import cells_of
-from vlp_bench.commands.group import Plan, perform
-from vlp_bench.commands.prune_once import load_mask
 from vlp_bench.results.store import Store
+from vlp_bench.runs.process_group import perform
+from vlp_bench.runs.process_plan import Plan
+from vlp_bench.runs.prune_once import load_mask
+from vlp_bench.sweeps.expand import cells_of
 
 
 @pytest.fixture(scope="session")
 def dry_weights(tmp_path_factory):
     """A model without dropout: several processes cannot drop what one would."""
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.models.checkpoints import save_model
-    from vlp_bench.models.towers import XVLMConfig
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.models.checkpoints.read_write import save_model
+    from vlp_bench.models.xvlm.model import XVLM
+    from vlp_bench.models.xvlm.towers import XVLMConfig
 
     config = XVLMConfig(
         image_size=48, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, local_attn_depth=1,
@@ -42,7 +43,7 @@ def run_forked(specification, count, folder, *watchers):
     """What `perform` does in processes that torchrun would have started."""
     from rich.console import Console
 
-    from vlp_bench.commands.run import Helpers, run
+    from vlp_bench.runs.run import Helpers, run
 
     def once():
         os.environ.update(RANK=str(processes.rank()), LOCAL_RANK=str(processes.rank()), NODE_RANK="0")
@@ -123,7 +124,7 @@ def test_processes_that_do_not_fit_the_devices_are_refused(specified, monkeypatc
 
 
 def test_srun_is_recognised(monkeypatch):
-    from vlp_bench.commands.group import _srun
+    from vlp_bench.runs.process_group import _srun
 
     step = {
         "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
@@ -180,8 +181,8 @@ def test_torchrun_on_the_embedded_world_computes_what_one_process_does(tmp_path)
     import subprocess
     from dataclasses import replace
 
-    from vlp_bench.models.checkpoints import build, save_model
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.models.checkpoints.read_write import build, save_model
+    from vlp_bench.models.xvlm.model import XVLM
 
     shipped = build("pkg://vlp_bench/assets/xvlm_shapes.safetensors")
     dry = XVLM(replace(shipped.config, dropout=0.0))

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from vlp_bench.commands.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, exit_code, explain, one_line
-from vlp_bench.commands.launch import launch
+from vlp_bench.runs.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, exit_code, explain, one_line
+from vlp_bench.runs.launch import launch
 from vlp_bench.tasks.optimisation import Diverged
 
 EXP = "+exp=xvlm_itr"
@@ -128,11 +128,11 @@ def test_an_error_that_hydra_wraps_is_explained_by_its_cause():
     from hydra.utils import instantiate
 
     with pytest.raises(Exception, match="epochs") as wrapped:
-        instantiate({"_target_": "vlp_bench.commands.recipe.Recipe", "epochs": -1, "target_batch": 1})
+        instantiate({"_target_": "vlp_bench.runs.recipe.Recipe", "epochs": -1, "target_batch": 1})
     assert explain(wrapped.value) == "recipe.epochs must be at least 0, got -1"
     assert exit_code(wrapped.value) == MISTAKE
     with pytest.raises(Exception, match="Recipe") as ours:
-        instantiate({"_target_": "vlp_bench.commands.recipe.Recipe", "epochs": 1, "target_batch": 1, "epoch": 2})
+        instantiate({"_target_": "vlp_bench.runs.recipe.Recipe", "epochs": 1, "target_batch": 1, "epoch": 2})
     assert explain(ours.value) is None
 
 
@@ -146,7 +146,7 @@ def test_an_interruption_says_how_to_go_on(capsys):
 def test_an_error_of_a_worker_is_the_line_it_said(tmp_path):
     from torch.utils.data import DataLoader
 
-    from vlp_bench.data.decoding import Folder
+    from vlp_bench.data.transforms.decoding import Folder
 
     class Images:
         def __len__(self):

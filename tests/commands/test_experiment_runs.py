@@ -5,11 +5,12 @@ import json
 import pytest
 from rich.console import Console
 
-from vlp_bench.commands import cells, experiment, plans, ridge
+from vlp_bench.commands import experiment, ridge
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters
-from vlp_bench.commands.run import Helpers, run
-from vlp_bench.commands.workshop import Workshop
+from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.run import Helpers, run
+from vlp_bench.sweeps import cells, plans
 
 pytestmark = pytest.mark.slow
 

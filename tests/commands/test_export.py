@@ -11,13 +11,13 @@ import vlp_bench
 from tests.models.conftest import SMALL
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands import export
-from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.prune_once import mask_hash
-from vlp_bench.models.checkpoints import load_model, save_model
-from vlp_bench.models.pretrained import from_pretrained, save_pretrained
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import packed
+from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
+from vlp_bench.models.checkpoints.read_write import load_model, save_model
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.pruning.masks import packed_checkpoint as packed
 from vlp_bench.results.store import Store
+from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.prune_once import mask_hash
 
 HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

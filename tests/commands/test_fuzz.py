@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.results.test_row import row
-from vlp_bench.commands.checkpointing import WholeFiles, read_checkpoint
-from vlp_bench.commands.errors import explain
-from vlp_bench.models.checkpoints import load_model, save_model, weights_hash
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import masks
-from vlp_bench.pruning.archive import Archive, Statistic
+from vlp_bench.models.checkpoints.read_write import load_model, save_model, weights_hash
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
+from vlp_bench.pruning.masks import file_format as masks
+from vlp_bench.pruning.statistics.on_disk import Archive, Statistic
 from vlp_bench.results.store import Store
+from vlp_bench.runs.checkpointing import WholeFiles, read_checkpoint
+from vlp_bench.runs.errors import explain
 
 CASES = [60, pytest.param(500, marks=pytest.mark.slow)]
 FOREIGN = (

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vlp_bench.commands import conf
-from vlp_bench.commands.help import help_text, no_experiment
+from vlp_bench.runs import conf
+from vlp_bench.runs.help import help_text, no_experiment
 
 HEAVY = {"torch", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

@@ -9,12 +9,12 @@ import torch
 import vlp_bench
 from tests.models.conftest import SMALL
 from vlp_bench.commands import masks
-from vlp_bench.commands.console import console, stderr
-from vlp_bench.models.checkpoints import save_model
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import stored_scores
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.models.checkpoints.read_write import save_model
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.runs.console import console, stderr
 
 HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

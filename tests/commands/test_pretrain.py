@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vlp_bench.commands import pretrain, pretrain_dino
-from vlp_bench.commands.pretrain_run import PretrainingRun
-from vlp_bench.models.checkpoints import load_model
+from vlp_bench.models.checkpoints.read_write import load_model
+from vlp_bench.runs.pretraining import PretrainingRun
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from vlp_bench.commands.expand import cells_of
-from vlp_bench.commands.lock import PROGRESS, alone
-from vlp_bench.commands.progress import Progress
-from vlp_bench.commands.run import Helpers, run
-from vlp_bench.commands.states import progress_of
 from vlp_bench.commands.status import runs_of, show
-from vlp_bench.commands.sweep import Job, Sweep
+from vlp_bench.runs.lock import PROGRESS, alone
+from vlp_bench.runs.progress import Progress
+from vlp_bench.runs.run import Helpers, run
+from vlp_bench.sweeps.expand import cells_of
+from vlp_bench.sweeps.states import progress_of
+from vlp_bench.sweeps.sweep import Job, Sweep
 
 
 def trainer(**changes):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vlp_bench.commands.masks import scores_file
-from vlp_bench.commands.prune_once import PruneOnce
-from vlp_bench.commands.workshop import Workshop
-from vlp_bench.pruning.stored_scores import another_sparsity
+from vlp_bench.pruning.another_sparsity import another_sparsity
+from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.prune_once import PruneOnce
 
 CPU = torch.device("cpu")
 WORKSHOP = Workshop()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlp_bench.commands.recipe import Recipe
+from vlp_bench.runs.recipe import Recipe
 
 
 def test_the_target_batch_is_reached_by_accumulating():

@@ -8,15 +8,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from tests.commands.test_tasks import SMALL
-from vlp_bench.commands.conf import conf_folder
-from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.rescore import NOTE, Request, _extended, rescore
-from vlp_bench.commands.specification import register, specify
 from vlp_bench.metrics import captions
 from vlp_bench.metrics.scores import Scores
 from vlp_bench.metrics.tokenisers import java, package
 from vlp_bench.results import examples
 from vlp_bench.results.store import Store
+from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.specification import register, specify
 
 
 class Lengths:

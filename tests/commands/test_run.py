@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from vlp_bench.commands import prune_once
-from vlp_bench.commands.run import Helpers, run
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.results.store import Store
+from vlp_bench.runs import prune_once
+from vlp_bench.runs.run import Helpers, run
 from vlp_bench.tasks.optimisation import Diverged
 
 
@@ -186,7 +186,7 @@ def test_a_training_that_diverges_is_stored_as_an_error(specified):
 
 
 def test_two_runs_in_one_folder_are_refused(specified):
-    from vlp_bench.commands.lock import alone
+    from vlp_bench.runs.lock import alone
 
     found = specified("pruner=omp", "sparsity=0.5", "recipe.epochs=0")
     with alone(found.folder), pytest.raises(ValueError, match="another run"):

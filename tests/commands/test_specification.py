@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlp_bench.commands.specification import check_targets, digest, missing_files, weights_of
+from vlp_bench.runs.specification import check_targets, digest, missing_files, weights_of
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_weights_count_by_content_not_by_place(specified, tiny_weights, tmp_
 
 
 def test_the_weights_hash_is_the_models_own(specified, tiny_weights):
-    from vlp_bench.models.checkpoints import weights_hash
+    from vlp_bench.models.checkpoints.read_write import weights_hash
 
     assert specified().weights == weights_hash(tiny_weights)
 

@@ -3,12 +3,12 @@
 import pytest
 
 from tests.results.test_row import ORIGIN, row
-from vlp_bench.commands.errors import UserError
-from vlp_bench.commands.expand import cells_of
-from vlp_bench.commands.lock import alone, owner
-from vlp_bench.commands.states import FAILED_FILE, State, reason_of
 from vlp_bench.commands.status import UNFINISHED, runs_of, show
 from vlp_bench.results.store import Store
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.lock import alone, owner
+from vlp_bench.sweeps.expand import cells_of
+from vlp_bench.sweeps.states import FAILED_FILE, State, reason_of
 
 
 @pytest.fixture

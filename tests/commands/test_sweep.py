@@ -13,15 +13,15 @@ from benchmarks.endurance.kill_anywhere import SLOW
 from benchmarks.endurance.kill_sweep import endure
 from tests.results.test_row import ORIGIN, row
 from tests.support.sweeps import forked
-from vlp_bench.commands import slurm
-from vlp_bench.commands.errors import UserError
-from vlp_bench.commands.expand import cells_of, expand
-from vlp_bench.commands.group import Plan
-from vlp_bench.commands.launch import _in_hydras_words
-from vlp_bench.commands.lock import LEFT, alone
-from vlp_bench.commands.states import State
-from vlp_bench.commands.sweep import Sweep, _slots
 from vlp_bench.results.store import Store
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.launch import _in_hydras_words
+from vlp_bench.runs.lock import LEFT, alone
+from vlp_bench.runs.process_plan import Plan
+from vlp_bench.sweeps import slurm
+from vlp_bench.sweeps.expand import cells_of, expand
+from vlp_bench.sweeps.states import State
+from vlp_bench.sweeps.sweep import Sweep, _slots
 
 QUICK = ("recipe.epochs=0", "sparsity=0.5")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from vlp_bench.commands.conf import conf_folder
-from vlp_bench.commands.specification import register, specify
 from vlp_bench.results.store import Store
+from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.specification import register, specify
 
 SMALL = (
     "trainer=cpu", "pruner=omp", "sparsity=0.5", "recipe.epochs=1", "recipe.target_batch=4", "data.batch_size=4",
@@ -17,10 +17,10 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def blip_weights(tmp_path_factory):
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.blip_towers import BLIPConfig
-    from vlp_bench.models.checkpoints import save_model
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.blip.towers import BLIPConfig
+    from vlp_bench.models.checkpoints.read_write import save_model
 
     known = len(vocabulary())
     config = BLIPConfig(

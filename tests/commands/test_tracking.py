@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlp_bench.commands.finetune import _finish
-from vlp_bench.commands.tracking import CarefulWandb, KeepArtifacts, labels
+from vlp_bench.runs.finetune import _finish
+from vlp_bench.runs.tracking import CarefulWandb, KeepArtifacts, labels
 
 
 class Run:

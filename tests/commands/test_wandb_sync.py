@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.results.test_report import MASKS, PUBLISHED, fill
-from vlp_bench.commands import wandb_sync, wandb_workspace
-from vlp_bench.commands.errors import UserError
-from vlp_bench.commands.words import parse
+from vlp_bench.commands import wandb_sync
 from vlp_bench.results.report import material, page
 from vlp_bench.results.store import Store
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.key_value import parse
+from vlp_bench.sweeps import wandb_workspace
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import torch
 
 from tests.models.tiny import blip, blip2, blip2_opt, clip, dino, xvlm
 from vlp_bench.commands.weights import main
-from vlp_bench.models import identify as module
-from vlp_bench.models.checkpoints import save_model, weights_hash
-from vlp_bench.models.identify import identify
-from vlp_bench.models.places import content_hash, initialisation, warn
+from vlp_bench.models.checkpoints import identify as module
+from vlp_bench.models.checkpoints.identify import identify
+from vlp_bench.models.checkpoints.locations import content_hash, initialisation, warn
+from vlp_bench.models.checkpoints.read_write import save_model, weights_hash
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp_bench.data.annotations import read_captions, read_regions
+from vlp_bench.data.readers.annotations import read_captions, read_regions
 from vlp_bench.data.records import CaptionedImage, RegionCaption, RegionImage
 
 TRAIN = [

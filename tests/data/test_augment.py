@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from vlp_bench.data.augment import (
+from vlp_bench.data.transforms.augment import (
     COLOUR_OPERATIONS,
     FILL,
     OPERATIONS,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vlp_bench.data.boxes import BoxCrop, around, says_side
-from vlp_bench.data.datasets import RegionDataset
-from vlp_bench.data.images import MEAN, STD, to_tensor
+from vlp_bench.data.items import RegionDataset
 from vlp_bench.data.records import RegionCaption, RegionImage
+from vlp_bench.data.transforms.boxes import BoxCrop, around, says_side
+from vlp_bench.data.transforms.images import MEAN, STD, to_tensor
 
 WIDTH, HEIGHT = 40, 30
 BOX = (10.0, 6.0, 8.0, 5.0)

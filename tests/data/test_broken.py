@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DistributedSampler
 
-from vlp_bench.data.broken import mended
 from vlp_bench.data.cache import cached
-from vlp_bench.data.datasets import CaptionDataset, Collate
-from vlp_bench.data.decoding import BrokenImage, Folder
-from vlp_bench.data.images import Augment
+from vlp_bench.data.items import CaptionDataset, Collate
 from vlp_bench.data.loading import CalibrationBatches, EpochSampler, ResumableLoader, calibration_order
-from vlp_bench.data.phrases import vocabulary
 from vlp_bench.data.records import CaptionedImage
+from vlp_bench.data.shapes.phrases import vocabulary
 from vlp_bench.data.text import make_tokenizer
+from vlp_bench.data.transforms.decoding import BrokenImage, Folder
+from vlp_bench.data.transforms.images import Augment
+from vlp_bench.data.transforms.replace_broken import mended
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 COLLATE = Collate(make_tokenizer(vocabulary()))

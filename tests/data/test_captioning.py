@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from vlp_bench.data.captioning import CaptioningData, ShapesCaptions
-from vlp_bench.data.images import Eval
-from vlp_bench.data.module import CalibrationSettings
+from vlp_bench.data.datasets.captioning import CaptioningData, ShapesCaptions
+from vlp_bench.data.datasets.retrieval import CalibrationSettings
+from vlp_bench.data.transforms.images import Eval
 
 SIZES: dict[str, Any] = {"train": 6, "val": 3, "test": 5, "general": 8, "regions": 8}
 

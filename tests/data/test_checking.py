@@ -11,9 +11,9 @@ import pytest
 
 from vlp_bench.commands import data
 from vlp_bench.data import checking
-from vlp_bench.data.files import FilesRetrieval
+from vlp_bench.data.datasets.files import FilesRetrieval
+from vlp_bench.data.datasets.sources import ShapesRetrieval
 from vlp_bench.data.minicopy import write
-from vlp_bench.data.sources import ShapesRetrieval
 
 
 @pytest.fixture(scope="module")

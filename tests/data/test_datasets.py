@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from vlp_bench.data.curriculum import WHAT, WHERE, Curriculum, word_ids
-from vlp_bench.data.datasets import CaptionDataset, Collate, RegionDataset, patch_mask
-from vlp_bench.data.images import Eval
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.probes import batches, cases
-from vlp_bench.data.shapes import World
+from vlp_bench.data.items import CaptionDataset, Collate, RegionDataset, patch_mask
+from vlp_bench.data.shapes.curriculum import WHAT, WHERE, Curriculum, word_ids
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.shapes.probes import batches, cases
+from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import IGNORED, Masker, make_tokenizer
+from vlp_bench.data.transforms.images import Eval
 
 WORLD = World(0)
 LOOK = Eval(48)

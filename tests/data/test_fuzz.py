@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlp_bench.data import annotations
 from vlp_bench.data.minicopy import Copy, write
-from vlp_bench.data.readers import coco, genome
+from vlp_bench.data.readers import annotations, coco, genome
 from vlp_bench.data.readers.classes import Cifar, read_aircraft, read_coop, read_folders, read_listed
 from vlp_bench.data.readers.shards import Shards, read_triplets
 from vlp_bench.data.readers.texts import read_texts

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlp_bench.data.decoding import Folder, decode, inside
-from vlp_bench.data.images import MEAN, STD, Augment, Eval, Light, crop_box, to_tensor
+from vlp_bench.data.transforms.decoding import Folder, decode, inside
+from vlp_bench.data.transforms.images import MEAN, STD, Augment, Eval, Light, crop_box, to_tensor
 
 
 def generator(*place: int) -> np.random.Generator:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from vlp_bench.batch import Batch
-from vlp_bench.data.datasets import CaptionDataset, Collate
-from vlp_bench.data.images import Light
+from vlp_bench.data.items import CaptionDataset, Collate
 from vlp_bench.data.loading import EpochSampler, GalleryCollate, GalleryDataset, ResumableLoader, in_order
-from vlp_bench.data.phrases import vocabulary
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.data.shapes import World
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import make_tokenizer
+from vlp_bench.data.transforms.images import Light
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 RECORDS = World(0).images("itr_train", 11)

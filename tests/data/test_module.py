@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from vlp_bench.data.images import Eval, Light
-from vlp_bench.data.module import CalibrationSettings, RetrievalData
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.sources import ShapesRetrieval
+from vlp_bench.data.datasets.retrieval import CalibrationSettings, RetrievalData
+from vlp_bench.data.datasets.sources import ShapesRetrieval
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.transforms.images import Eval, Light
 
 SOURCE = ShapesRetrieval(train=12, val=5, test=6, general=9, regions=8)
 CONF = Path(__file__).parents[2] / "conf"

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from tests.tasks.worlds import SIZES, shared
-from vlp_bench.data.annotations import read_pairs
-from vlp_bench.data.images import Eval
+from vlp_bench.data.datasets.pairs import PairData, PairDataset, ShapesPairs, other_way_round
 from vlp_bench.data.minicopy.writing import write
-from vlp_bench.data.pairs import PairData, PairDataset, ShapesPairs, other_way_round
-from vlp_bench.data.phrases import NUMBERS, vocabulary
+from vlp_bench.data.readers.annotations import read_pairs
 from vlp_bench.data.readers.genome import read_nlvr2
 from vlp_bench.data.records import ImagePair
-from vlp_bench.data.scenes import Catalogue, is_true
-from vlp_bench.data.shapes import SPLITS, World, parse
-from vlp_bench.data.statements import LONGEST, statements
+from vlp_bench.data.shapes.phrases import NUMBERS, vocabulary
+from vlp_bench.data.shapes.scenes import Catalogue, is_true
+from vlp_bench.data.shapes.statements import LONGEST, statements
+from vlp_bench.data.shapes.world import SPLITS, World, parse
+from vlp_bench.data.transforms.images import Eval
 from vlp_bench.metrics.truth import _partial
 from vlp_bench.metrics.truth import parse as form_of
 

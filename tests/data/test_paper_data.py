@@ -39,7 +39,7 @@ def built(name, root, *words):
     ],
 )
 def test_questions(copy, name, words, monkeypatch):
-    from vlp_bench.data import questions
+    from vlp_bench.data.datasets import questions
 
     monkeypatch.setattr(questions, "most_frequent", lambda asked, least: sorted({a for q in asked for a in q.answers}))
     data = built(name, copy, *words)

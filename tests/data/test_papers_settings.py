@@ -45,7 +45,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family -> a file (a folder in the hub's layout) of its full-size model with random weights."""
-    from vlp_bench.models.checkpoints import save_model
+    from vlp_bench.models.checkpoints.read_write import save_model
 
     root = tmp_path_factory.mktemp("weights")
 
@@ -64,11 +64,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def _model(family: str):
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.blip_towers import BLIPConfig
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.blip.towers import BLIPConfig
     from vlp_bench.models.dino import DINO, DINOConfig
-    from vlp_bench.models.towers import XVLMConfig
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.models.xvlm.model import XVLM
+    from vlp_bench.models.xvlm.towers import XVLMConfig
 
     if family == "dino":
         return DINO(DINOConfig())
@@ -100,11 +100,11 @@ def performed(exp: str, copy: Path, weights: Path, out: Path, *words: str) -> di
     """The test's numbers of an experiment."""
     from hydra import compose, initialize_config_dir
 
-    from vlp_bench.commands.conf import conf_folder
-    from vlp_bench.commands.run import run
-    from vlp_bench.commands.specification import register, specify
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
+    from vlp_bench.runs.conf import conf_folder
+    from vlp_bench.runs.run import run
+    from vlp_bench.runs.specification import register, specify
 
     epochs = () if exp.startswith("clip_") else ("recipe.epochs=1",)
     given = [

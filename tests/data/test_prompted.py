@@ -5,12 +5,12 @@ import torch
 
 from tests.tasks.worlds import SIZES, shared
 from vlp_bench.data.calibration import TextCollate
-from vlp_bench.data.captioning import ShapesCaptions
-from vlp_bench.data.images import Eval
-from vlp_bench.data.module import CalibrationSettings
-from vlp_bench.data.prompted import PromptedPictures, PromptedQuestions, kept_question
-from vlp_bench.data.questions import ShapesQuestions
+from vlp_bench.data.datasets.captioning import ShapesCaptions
+from vlp_bench.data.datasets.prompted import PromptedPictures, PromptedQuestions, kept_question
+from vlp_bench.data.datasets.questions import ShapesQuestions
+from vlp_bench.data.datasets.retrieval import CalibrationSettings
 from vlp_bench.data.text import make_tokenizer
+from vlp_bench.data.transforms.images import Eval
 
 WORDS = {
     w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "question", "short", "answer", ":", "is"))

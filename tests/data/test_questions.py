@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlp_bench.data.images import Eval
-from vlp_bench.data.module import CalibrationSettings, RetrievalData
-from vlp_bench.data.questions import (
+from vlp_bench.data.datasets.questions import (
     QuestionData,
     QuestionDataset,
     ShapesQuestions,
@@ -15,8 +13,10 @@ from vlp_bench.data.questions import (
     pre_question,
     weighted,
 )
+from vlp_bench.data.datasets.retrieval import CalibrationSettings, RetrievalData
+from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.records import Question
-from vlp_bench.data.sources import ShapesRetrieval, Split
+from vlp_bench.data.transforms.images import Eval
 
 SIZES: dict[str, Any] = {"train": 14, "val": 5, "test": 7, "general": 8, "regions": 8}
 SETTINGS = CalibrationSettings(Eval(48), Eval(48), side=6, num_batches=2, batch_size=4)

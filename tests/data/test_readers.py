@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlp_bench.data import annotations
-from vlp_bench.data.decoding import Folder
-from vlp_bench.data.files import FilesQuestions, FilesRetrieval
-from vlp_bench.data.labelled_files import FilesLabelled
+from vlp_bench.data.datasets.files import FilesQuestions, FilesRetrieval
+from vlp_bench.data.datasets.labelled_files import FilesLabelled
 from vlp_bench.data.minicopy import Copy, write
-from vlp_bench.data.readers import coco, formats, genome
+from vlp_bench.data.readers import annotations, coco, formats, genome
 from vlp_bench.data.readers.classes import Cifar, read_aircraft, read_coop, read_folders, read_listed
 from vlp_bench.data.readers.shards import Shards, read_triplets
 from vlp_bench.data.readers.texts import read_texts
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionCaption, RegionImage
+from vlp_bench.data.transforms.decoding import Folder
 
 
 @pytest.fixture(scope="module")

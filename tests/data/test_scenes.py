@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vlp_bench.data.drawing import SIDE, boxes, draw, stamp
-from vlp_bench.data.phrases import KINDS, WORDS, caption, question, vocabulary
-from vlp_bench.data.scenes import (
+from vlp_bench.data.shapes.drawing import SIDE, boxes, draw, stamp
+from vlp_bench.data.shapes.phrases import KINDS, WORDS, caption, question, vocabulary
+from vlp_bench.data.shapes.scenes import (
     ATTRIBUTES,
     Catalogue,
     Form,

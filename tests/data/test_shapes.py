@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlp_bench.data.scenes import ATTRIBUTES, Catalogue
-from vlp_bench.data.shapes import SPLITS, World, key, parse
+from vlp_bench.data.shapes.scenes import ATTRIBUTES, Catalogue
+from vlp_bench.data.shapes.world import SPLITS, World, key, parse
 
 
 def test_a_key_spells_its_scene_out():

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch
-from vlp_bench.data.files import FilesRetrieval
-from vlp_bench.data.images import Eval
-from vlp_bench.data.module import CalibrationSettings, RetrievalData
-from vlp_bench.data.phrases import vocabulary
+from vlp_bench.data.datasets.files import FilesRetrieval
+from vlp_bench.data.datasets.retrieval import CalibrationSettings, RetrievalData
+from vlp_bench.data.datasets.sources import RetrievalSource, ShapesRetrieval
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.data.sources import RetrievalSource, ShapesRetrieval
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.transforms.images import Eval
 
 SIZES = {"train": 8, "val": 6, "test": 7, "general": 4, "regions": 4}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlp_bench.data.phrases import vocabulary
+from vlp_bench.data.shapes.phrases import vocabulary
 from vlp_bench.data.text import IGNORED, Masker, make_tokenizer, pre_caption
 
 

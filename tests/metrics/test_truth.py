@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vlp_bench.data.phrases import KINDS, caption
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.data.scenes import Form, Partial, Scene, Thing, draw_scene, twin
-from vlp_bench.data.shapes import key
+from vlp_bench.data.shapes.phrases import KINDS, caption
+from vlp_bench.data.shapes.scenes import Form, Partial, Scene, Thing, draw_scene, twin
+from vlp_bench.data.shapes.world import key
 from vlp_bench.metrics.truth import Truth, parse
 
 

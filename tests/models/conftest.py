@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.xvlm import XVLM, XVLMConfig
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.xvlm.model import XVLM, XVLMConfig
 
 SMALL = XVLMConfig(
     image_size=24,

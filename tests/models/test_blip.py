@@ -8,8 +8,8 @@ import torch
 
 import vlp_bench
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
 from vlp_bench.tasks.gallery import Gallery, Share
 

@@ -7,8 +7,8 @@ import torch
 from transformers import Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
 from tests.models.tiny import blip2, blip2_opt, words
-from vlp_bench.models.blip2 import BLIP2
-from vlp_bench.models.blip2_tasks import BLIP2Retriever, language_tokenizer, with_bridge
+from vlp_bench.models.blip2.model import BLIP2
+from vlp_bench.models.blip2.tasks import BLIP2Retriever, language_tokenizer, with_bridge
 
 
 def loud(net: torch.nn.Module) -> torch.nn.Module:

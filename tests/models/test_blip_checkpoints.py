@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.checkpoints import build, load_model, load_weights, read_config, save_model
-from vlp_bench.models.released import blip_key_map, blip_name
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.checkpoints.read_write import build, load_model, load_weights, read_config, save_model
+from vlp_bench.models.released_names import blip_key_map, blip_name
+from vlp_bench.models.xvlm.model import XVLM
 
 SMALL = BLIPConfig(
     image_size=24,

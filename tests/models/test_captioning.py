@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from vlp_bench.models.beam import BeamRule
-from vlp_bench.models.blip_towers import BLIPConfig
+from vlp_bench.models.blip.med import new_cache
+from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
-from vlp_bench.models.inherit import inherited
-from vlp_bench.models.med import new_cache
-from vlp_bench.models.words import next_word_loss, next_word_losses, replace_first, targets
-from vlp_bench.models.xvlm import XVLMConfig
+from vlp_bench.models.checkpoints.inherit import inherited
+from vlp_bench.models.next_word_losses import next_word_loss, next_word_losses, replace_first, targets
+from vlp_bench.models.xvlm.model import XVLMConfig
 
 
 @pytest.fixture(params=["xvlm", "blip"])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlp_bench.models import checkpoints
-from vlp_bench.models.checkpoints import (
+from vlp_bench.models.checkpoints import read_write as checkpoints
+from vlp_bench.models.checkpoints.locations import located
+from vlp_bench.models.checkpoints.read_write import (
     build,
     load_model,
     load_weights,
@@ -20,8 +21,7 @@ from vlp_bench.models.checkpoints import (
     save_model,
     weights_hash,
 )
-from vlp_bench.models.places import located
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.models.tiny import blip2, blip2_opt, clip, dino, labelled, towers, words, xvlm
-from vlp_bench.models.blip2 import BLIP2, BLIP2Sizes, build_blip2, halves
-from vlp_bench.models.checkpoints import save_model
+from vlp_bench.models.blip2.model import BLIP2, BLIP2Sizes, build_blip2, halves
+from vlp_bench.models.checkpoints.locations import content_hash
+from vlp_bench.models.checkpoints.read_write import save_model
 from vlp_bench.models.clip import CLIP, build_clip, build_towers, clip_tokenizer
-from vlp_bench.models.places import content_hash
 
 
 def counted(model):

@@ -7,7 +7,7 @@ import pytest
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
-from vlp_bench.models.xvlm import XVLMConfig
+from vlp_bench.models.xvlm.model import XVLMConfig
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.checkpoints import build, load_model, read_config, save_model
+from vlp_bench.models.checkpoints.read_write import build, load_model, read_config, save_model
 from vlp_bench.models.dino import DINO, DINOConfig
-from vlp_bench.models.released import dino_name
+from vlp_bench.models.released_names import dino_name
 
 SMALL = DINOConfig(image_size=24, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, classes=5)
 RELEASED = (

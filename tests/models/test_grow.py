@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.grow import blip_from_xvlm
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.grow import blip_from_xvlm
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 
 SIZES = {"image_size": 16, "patch_size": 8, "stem": "conv", "vision_width": 32, "text_width": 32, "embed_dim": 8}
 SIZES |= {"vision_layers": 2, "vision_heads": 4, "text_layers": 3, "text_heads": 4, "max_positions": 12, "dropout": 0.0}

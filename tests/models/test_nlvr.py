@@ -8,12 +8,12 @@ import torch
 
 from tests.models.test_blip_checkpoints import NAMES
 from tests.models.tiny.blip import CONFIG, batches, model
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.checkpoints import CheckpointError, build, load_model, save_model
-from vlp_bench.models.identify import identify
-from vlp_bench.models.inherit import inherited
-from vlp_bench.models.nlvr import BLIPNLVR, NLVRConfig
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.nlvr import BLIPNLVR, NLVRConfig
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.checkpoints.identify import identify
+from vlp_bench.models.checkpoints.inherit import inherited
+from vlp_bench.models.checkpoints.read_write import CheckpointError, build, load_model, save_model
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from vlp_bench.models.towers import ConvStem, XVLMConfig, key_mask, resize_positions, sine_positions, vision_tower
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.attention_masks import key_mask
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import ConvStem, XVLMConfig, resize_positions, sine_positions, vision_tower
 
 
 @pytest.fixture(scope="module")

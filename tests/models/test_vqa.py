@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.inherit import inherited
-from vlp_bench.models.towers import XVLMConfig
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.checkpoints.inherit import inherited
 from vlp_bench.models.vqa import BLIPVQA, XVLMVQA, Answers
+from vlp_bench.models.xvlm.towers import XVLMConfig
 
 
 @pytest.fixture(params=["xvlm", "blip"])

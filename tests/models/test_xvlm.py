@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.xvlm import XVLM, XVLMAdapter
+from vlp_bench.models.xvlm.model import XVLM, XVLMAdapter
 
 
 def close(a, b, atol=1e-5):

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.checkpoints import load_weights
-from vlp_bench.models.released import blip_name
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.checkpoints.read_write import load_weights
+from vlp_bench.models.released_names import blip_name
 
 TINY = BLIPConfig(
     image_size=64,

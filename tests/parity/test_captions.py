@@ -10,10 +10,10 @@ from tests.parity.test_blip_tiny import TINY as BLIP_TINY
 from tests.parity.test_xvlm_tiny import TINY as XVLM_TINY
 from vlp_bench.batch import Batch
 from vlp_bench.models.beam import BeamRule
-from vlp_bench.models.blip import BLIP
+from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
-from vlp_bench.models.released import blip_key_map, xvlm_key_map
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.released_names import blip_key_map, xvlm_key_map
+from vlp_bench.models.xvlm.model import XVLM
 
 DATA = Path(__file__).parent / "data"
 RULE = BeamRule(beams=3, max_length=20, min_length=5, eos=3, pad=0)

@@ -11,10 +11,10 @@ from torch import nn
 from tests.parity.toyvlm import DATA, tree
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.ecoflap import BlockSensitivity
-from vlp_bench.pruning.sensitivity import losses_around, noise, noise_seeds
-from vlp_bench.pruning.shares import share_out
+from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around, noise, noise_seeds
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 #             rows, pairs, noises, epsilon
 MEASURED = {

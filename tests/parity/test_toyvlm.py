@@ -6,11 +6,11 @@ import torch
 
 import vlp_bench
 from tests.parity import toyvlm
-from vlp_bench.pruning.allocation import Competition
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.allocation.global_threshold import Competition
 from vlp_bench.pruning.catalogue import load
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 SPARSITIES = {"s63": 0.63, "s75": 0.75, "s90": 0.9}
 BY_MODALITY = {"allocate": "magnitude_by_modality", "allocate.hand_over": "counts"}

@@ -6,11 +6,11 @@ import torch
 from tests.parity.test_blip_tiny import TINY as BLIP_TINY
 from tests.parity.test_captions import close, filled, read, weights
 from tests.parity.test_xvlm_tiny import TINY as XVLM_TINY
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.released import blip_key_map, xvlm_key_map
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.next_word_losses import replace_first
+from vlp_bench.models.released_names import blip_key_map, xvlm_key_map
 from vlp_bench.models.vqa import BLIPVQA, XVLMVQA, Answers
-from vlp_bench.models.words import replace_first
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 
 
 @pytest.fixture(scope="module")

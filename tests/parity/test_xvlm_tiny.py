@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vlp_bench.batch import Batch
-from vlp_bench.models.checkpoints import load_weights, official_key_map
+from vlp_bench.models.checkpoints.read_write import load_weights, official_key_map
 from vlp_bench.models.losses import box_losses
-from vlp_bench.models.xvlm import XVLM, XVLMConfig
+from vlp_bench.models.xvlm.model import XVLM, XVLMConfig
 
 TINY = XVLMConfig(
     image_size=64,

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from tests.pruning.toys import TwoModalities, sequential
-from vlp_bench.pruning.allocation import Competition, Everything, Uniform, by_ratio, evaluate, kept_of
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
+from vlp_bench.pruning.allocation.global_threshold import Competition
+from vlp_bench.pruning.allocation.uniform import Everything, Uniform
+from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 SIZES = {"0.weight": 60, "2.weight": 70, "4.weight": 21}
 
@@ -128,7 +131,7 @@ def test_a_step_scores_each_layer_once_and_takes_what_was_removed_last(calibrati
 def test_the_solver_starts_where_the_competition_ended(calibration, compat, monkeypatch):
     kept = Competition(partial(sized), compat=compat)(calibration, 0.5)
     expected = KeepTop(magnitude, compat=compat)(calibration, kept).masks
-    monkeypatch.delattr("vlp_bench.pruning.thresholds.largest_value")
+    monkeypatch.delattr("vlp_bench.pruning.selection.thresholds.largest_value")
     found = KeepTop(partial(sized), compat=compat)(calibration, kept).masks
     assert all(found[name].equal(mask) for name, mask in expected.items())
     with pytest.raises(NameError):

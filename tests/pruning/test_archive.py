@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.pruning.test_xvlm import CONFIG, batch
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.archive import Archive
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.on_disk import Archive
 
 
 class Counted(list):

@@ -6,10 +6,11 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.batch import Batch
-from vlp_bench.pruning import gradients, inputs
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.inputs import sum_of_squares
+from vlp_bench.pruning.statistics import gradients
+from vlp_bench.pruning.statistics import input_norms as inputs
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.input_norms import sum_of_squares
 
 
 def close(a, b):
@@ -394,7 +395,7 @@ def test_a_mapping_is_called_by_keyword():
 
 
 def test_region_batches_of_the_released_code_count_only_word_one():
-    from vlp_bench.pruning.batches import as_released
+    from vlp_bench.pruning.statistics.batches import as_released
 
     ids = torch.tensor([[1, 4, 1], [2, 3, 4]])
     region = Batch(torch.zeros(1, 3, 2, 2), ids, torch.ones(2, 3), idx_to_group_img=torch.zeros(2))

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 
 import vlp_bench
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.allocation import Competition
+from vlp_bench.pruning.allocation.global_threshold import Competition
 from vlp_bench.pruning.pruner import Pruner, describe
 
 

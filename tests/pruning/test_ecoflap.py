@@ -5,12 +5,13 @@ from torch import nn
 
 import vlp_bench
 from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
-from vlp_bench.pruning import sensitivity
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.ecoflap import BlockGradient, BlockSensitivity
-from vlp_bench.pruning.replay import Replay, blocks_of
-from vlp_bench.pruning.sensitivity import losses_around
-from vlp_bench.pruning.shares import apportion, share_out
+from vlp_bench.pruning.allocation.budgets import apportion
+from vlp_bench.pruning.allocation.ecoflap import sensitivity
+from vlp_bench.pruning.allocation.ecoflap.allocators import BlockGradient, BlockSensitivity
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
+from vlp_bench.pruning.statistics.activation_cache import Replay, blocks_of
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 class Block(nn.Module):
@@ -289,7 +290,8 @@ def test_a_tied_weight_moves_both_readers():
 def test_losses_are_measured_once_for_all_sparsities(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "vlp_bench.pruning.ecoflap.losses_around", lambda *a, **k: calls.append(1) or losses_around(*a, **k)
+        "vlp_bench.pruning.allocation.ecoflap.allocators.losses_around",
+        lambda *a, **k: calls.append(1) or losses_around(*a, **k),
     )
     model = sequential()
     vlp_bench.prune(model, "ecoflap", [0.3, 0.5, 0.7], Calibration(model, labelled()))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlp_bench.pruning.identical import checksum, leaves, matches
+from vlp_bench.pruning.statistics.fingerprints import checksum, leaves, matches
 
 
 @dataclass

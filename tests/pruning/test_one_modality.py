@@ -5,7 +5,7 @@ import pytest
 import vlp_bench
 from tests.pruning.toys import TwoModalities, labelled, sequential
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def pruned(name, sparsity=0.5, batches=None, **options):

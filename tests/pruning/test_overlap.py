@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlp_bench.pruning.overlap import Overlap, diff, overlap
+from vlp_bench.pruning.masks.overlap import Overlap, diff, overlap
 
 
 def test_overlap_by_hand():

@@ -3,8 +3,8 @@ import torch
 
 import vlp_bench
 from tests.pruning.toys import Tied, sequential
-from vlp_bench.pruning import packed
-from vlp_bench.pruning.positions import FORMS
+from vlp_bench.pruning.masks import packed_checkpoint as packed
+from vlp_bench.pruning.masks.bit_packing import FORMS
 
 
 def sparse(*shape, kept=0.1, dtype=torch.float32, seed=0):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlp_bench.pruning import positions
-from vlp_bench.pruning.coding import ONE, decode, encode
-from vlp_bench.pruning.positions import COLUMNS, ROWS, entropy, fetch, pack, store, unpack
+from vlp_bench.pruning.masks import bit_packing as positions
+from vlp_bench.pruning.masks.bit_packing import COLUMNS, ROWS, entropy, fetch, pack, store, unpack
+from vlp_bench.pruning.masks.range_coder import ONE, decode, encode
 from vlp_bench.pruning.solution import Solution
 
 KEPT = (0.37, 0.25, 0.1)  # of 63, 75 and 90 % sparsity

@@ -8,12 +8,13 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.allocation import Competition, Uniform
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.allocation.global_threshold import Competition
+from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.pruner import Pruner, describe, hash_of
 from vlp_bench.pruning.schedule import exponential, linear
 from vlp_bench.pruning.scores import magnitude, snip
 from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 AWKWARD = [0.0, 0.001, 0.1, 1 / 3, 0.5, 0.63, 0.75, 0.9, 0.995]
 BY_LAYER = ("lmp", "wanda", "sparsegpt")
@@ -299,6 +300,6 @@ def test_hash_sees_names_types_and_values():
 
 def test_description_is_the_constructor_call():
     found = describe(Pruner(allocate=Uniform(), solve=KeepTop(snip), schedule=partial(linear, steps=3)))
-    assert found["allocate"] == {"_target_": "vlp_bench.pruning.allocation.Uniform", "compat": "corrected"}
+    assert found["allocate"] == {"_target_": "vlp_bench.pruning.allocation.uniform.Uniform", "compat": "corrected"}
     assert found["solve"]["score"] == "vlp_bench.pruning.scores.snip"
     assert found["schedule"] == {"_target_": "vlp_bench.pruning.schedule.linear", "steps": 3}

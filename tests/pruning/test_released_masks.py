@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.models.conftest import SMALL, SMALL_BLIP
-from vlp_bench.models.blip import BLIP
+from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.dino import DINO, DINOConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.layers import find_layers
 from vlp_bench.pruning.released_masks import read, write
 from vlp_bench.pruning.solution import Solution

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from vlp_bench.pruning import rest, thresholds
 from vlp_bench.pruning.scores import share_of_rest
+from vlp_bench.pruning.selection import lamp_order as rest
+from vlp_bench.pruning.selection import thresholds
 
 
 def layers(kind):

@@ -3,7 +3,7 @@ import torch
 
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.pruning import scores
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def close(a, b):

@@ -5,7 +5,7 @@ import torch
 
 import vlp_bench
 from tests.pruning.toys import TwoModalities, sequential
-from vlp_bench.pruning import files
+from vlp_bench.pruning.masks import safetensors_files as files
 from vlp_bench.pruning.solution import Solution
 
 

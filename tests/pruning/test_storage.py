@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlp_bench.pruning.storage import FORMS, Size, Time, broken_groups, sizes, times, verdict
+from vlp_bench.pruning.masks.size_and_speed import FORMS, Size, Time, broken_groups, sizes, times, verdict
 
 
 def test_bytes_by_hand():

@@ -5,11 +5,12 @@ from transformers.pytorch_utils import Conv1D
 
 import vlp_bench
 from tests.pruning.toys import TwoModalities, labelled, sequential
-from vlp_bench.pruning import catalogue, stored_scores
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning import another_sparsity as stored_scores
+from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.another_sparsity import another_sparsity, rebuilt
 from vlp_bench.pruning.pruner import describe
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.pruning.stored_scores import another_sparsity, rebuilt
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 ONE_SHOT = ("omp", "lmp", "l2", "lamp", "random", "snip", "multiflow", "multiflow_edges", "multiflow_nodes")
 

@@ -6,10 +6,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 import vlp_bench
 from tests.pruning.test_xvlm import CONFIG, batch
 from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import resume
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.pruning.statistics import block_sequential as resume
+from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import _in_turn, blocks
 
 

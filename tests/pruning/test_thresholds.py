@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from vlp_bench.pruning.ranking import Counter, Sample, locate
-from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
+from vlp_bench.pruning.selection.many_layers import Counter, Sample, locate
+from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
 
 
 def thunks(*scores):
@@ -80,7 +80,7 @@ def test_a_misleading_sample_costs_a_pass_not_the_answer():
 
 
 def test_chunks_of_a_layer_add_up(monkeypatch):
-    monkeypatch.setattr("vlp_bench.pruning.ranking.CHUNK", {"cpu": 7})
+    monkeypatch.setattr("vlp_bench.pruning.selection.many_layers.CHUNK", {"cpu": 7})
     scores = [torch.randn(40, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
     (found,) = kept_per_layer(thunks(*scores), [33])
     assert list(found.values()) == by_sorting(scores, 33)
@@ -125,7 +125,7 @@ def test_where_the_search_starts_changes_nothing(ties):
 
 @pytest.mark.parametrize("at_once", [0, 600])
 def test_one_layer_is_computed_once_however_it_is_ranked(at_once, monkeypatch):
-    monkeypatch.setattr("vlp_bench.pruning.search.AT_ONCE", at_once)
+    monkeypatch.setattr("vlp_bench.pruning.selection.order_statistics.AT_ONCE", at_once)
     scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round() + 0.0  # but one zero
     asked, near, budgets = [], {}, [0, 17, 300, 150, 599, 600]
     for ties in ("first", "none"):

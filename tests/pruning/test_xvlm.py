@@ -5,12 +5,13 @@ import torch
 
 import vlp_bench
 from vlp_bench.batch import Batch
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
-from vlp_bench.pruning import catalogue, sensitivity
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.replay import Replay
-from vlp_bench.pruning.sensitivity import losses_around
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
+from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.allocation.ecoflap import sensitivity
+from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
+from vlp_bench.pruning.statistics.activation_cache import Replay
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 CONFIG = XVLMConfig(
     image_size=16,

@@ -11,19 +11,19 @@ from PIL import Image
 
 from tests.results.test_report import origin
 from tests.results.test_row import row
-from vlp_bench.commands import galleries as command
-from vlp_bench.commands.conf import conf_folder
-from vlp_bench.commands.workshop import build
 from vlp_bench.results import examples
 from vlp_bench.results.report import gallery, material
 from vlp_bench.results.report.answers import Answers, Examples, examples_of
 from vlp_bench.results.store import Store
+from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.object_cache import build
+from vlp_bench.sweeps import galleries as command
 
 
 def composed(*words):
     from hydra import compose, initialize_config_dir
 
-    from vlp_bench.commands.specification import register
+    from vlp_bench.runs.specification import register
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -300,8 +300,8 @@ def test_the_pruning_seed_is_that_of_the_calibration(tmp_path):
 
 
 def test_a_report_on_nothing_is_refused(tmp_path):
-    from vlp_bench.commands.errors import UserError
     from vlp_bench.commands.report import Request, report
+    from vlp_bench.runs.errors import UserError
 
     with pytest.raises(UserError, match="no stored run"):
         report(Request(out=str(tmp_path)))
@@ -311,9 +311,9 @@ def test_a_report_on_nothing_is_refused(tmp_path):
     ("word", "said"), [("examples=few", "a whole number"), ("out", "key=value"), ("a=b", "a key of")]
 )
 def test_a_mistyped_request_is_explained(word, said):
-    from vlp_bench.commands.errors import UserError
     from vlp_bench.commands.report import Request
-    from vlp_bench.commands.words import parse
+    from vlp_bench.runs.errors import UserError
+    from vlp_bench.runs.key_value import parse
 
     with pytest.raises(UserError, match=said):
         parse(Request, [word])

@@ -6,9 +6,9 @@ import torch
 
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
-from vlp_bench.pruning import stored_scores
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.report import material, scores
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from vlp_bench.commands.spawn import die_with_parent
-from vlp_bench.commands.states import FAILED_FILE, LOG_FILE
+from vlp_bench.runs.spawn import die_with_parent
+from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE
 
 
 class Forked:
@@ -34,7 +34,7 @@ class Forked:
             os.dup2(out, 2)
             sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
             sys.argv = ["vlp_bench", *words]
-            from vlp_bench.commands.launch import launch
+            from vlp_bench.runs.launch import launch
 
             launch(list(words))
             code = 0
@@ -64,7 +64,7 @@ class Forked:
 
 
 def forked(cell, env):
-    """A `Start` of `vlp_bench.commands.sweep.Sweep`."""
+    """A `Start` of `vlp_bench.sweeps.sweep.Sweep`."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     (cell.folder / FAILED_FILE).unlink(missing_ok=True)
     return Forked(cell.words, env, cell.folder / LOG_FILE)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from vlp_bench.data.images import Eval, Light
-from vlp_bench.data.module import CalibrationSettings, RetrievalData
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.sources import ShapesRetrieval
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.data.datasets.retrieval import CalibrationSettings, RetrievalData
+from vlp_bench.data.datasets.sources import ShapesRetrieval
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.transforms.images import Eval, Light
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.tasks.retrieval import Retrieval
 
 SOURCE = ShapesRetrieval(train=26, val=12, test=14, general=8, regions=8)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from vlp_bench.commands.pretrain_dino import main
-from vlp_bench.data.attributes import LABELS, PARTS, AttributeBatches, attributes
-from vlp_bench.data.scenes import Scene, Thing
-from vlp_bench.models.checkpoints import build, read_metadata, weights_hash
+from vlp_bench.data.shapes.attributes import LABELS, PARTS, AttributeBatches, attributes
+from vlp_bench.data.shapes.scenes import Scene, Thing
+from vlp_bench.models.checkpoints.read_write import build, read_metadata, weights_hash
 from vlp_bench.tasks.attributes import AttributePretraining, attribute_recall
 from vlp_bench.tasks.optimisation import Diverged
 

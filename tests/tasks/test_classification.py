@@ -6,16 +6,16 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from vlp_bench.data.classification import ClassificationData, LabelledCalibration
-from vlp_bench.data.images import Eval, Light
-from vlp_bench.data.labelled import CLASSES, ShapesLabelled, label_of
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.prompts import TEMPLATES, Prompts, world_tokenizer
-from vlp_bench.data.shapes import World, parse
+from vlp_bench.data.datasets.classification import ClassificationData, LabelledCalibration
+from vlp_bench.data.datasets.labelled import CLASSES, ShapesLabelled, label_of
+from vlp_bench.data.datasets.prompts import TEMPLATES, Prompts, world_tokenizer
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.shapes.world import World, parse
+from vlp_bench.data.transforms.images import Eval, Light
 from vlp_bench.models.clip import XVLMTowers
 from vlp_bench.models.dino import DINO, DINOConfig
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.tasks.classification import Accuracy, Classification, ZeroShot
 from vlp_bench.tasks.optimisation import Diverged
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vlp_bench.batch import Batch
 from vlp_bench.metrics.recall import gallery_metrics
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.tasks import gallery as galleries
 from vlp_bench.tasks.gallery import Gallery, Share, WholeGallery
 

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from tests.tasks.worlds import SIZES, shared, tiny_blip
-from vlp_bench.data.pairs import PairData, ShapesPairs
+from vlp_bench.data.datasets.pairs import PairData, ShapesPairs
+from vlp_bench.data.datasets.sources import Split
 from vlp_bench.data.records import ImagePair
-from vlp_bench.data.sources import Split
-from vlp_bench.models.nlvr import BLIPNLVR
+from vlp_bench.models.blip.nlvr import BLIPNLVR
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.tasks.pairs import Pairs
 

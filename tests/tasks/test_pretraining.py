@@ -7,16 +7,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from vlp_bench.commands import gate, pretrain
-from vlp_bench.commands.pretrain_run import PretrainingRun
-from vlp_bench.data.curriculum import Curriculum, Remaining
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.probes import batches, cases
-from vlp_bench.data.shapes import World
+from vlp_bench.data.shapes.curriculum import Curriculum, Remaining
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.shapes.probes import batches, cases
+from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import make_tokenizer
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.checkpoints import load_model, save_model
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.checkpoints.read_write import load_model, save_model
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
+from vlp_bench.runs.pretraining import PretrainingRun
 from vlp_bench.tasks.optimisation import Diverged
 from vlp_bench.tasks.pretraining import Pretraining, likeliest, word_accuracy
 

@@ -53,7 +53,7 @@ def test_a_pruned_model_hands_its_masks_on_and_stays_pruned(train: Train, family
 
 
 def _small(image: Any, rng: Any) -> torch.Tensor:
-    from vlp_bench.data.images import Eval
+    from vlp_bench.data.transforms.images import Eval
 
     return Eval(32)(image, rng)
 

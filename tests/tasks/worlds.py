@@ -5,14 +5,14 @@ from typing import Any
 import torch
 
 from tests.tasks.conftest import tiny_model
-from vlp_bench.data.captioning import CaptioningData, ShapesCaptions
-from vlp_bench.data.images import Eval
-from vlp_bench.data.module import CalibrationSettings
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.questions import QuestionData, ShapesQuestions
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.data.datasets.captioning import CaptioningData, ShapesCaptions
+from vlp_bench.data.datasets.questions import QuestionData, ShapesQuestions
+from vlp_bench.data.datasets.retrieval import CalibrationSettings
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.transforms.images import Eval
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
+from vlp_bench.models.xvlm.model import XVLM
 
 SIZES: dict[str, Any] = {"train": 12, "val": 5, "test": 7, "general": 8, "regions": 8}
 

@@ -7,67 +7,15 @@ The cells are the runs of `python -m vlp_bench` themselves: what is stored is no
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlp_bench.commands.console import console
-from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import MISTAKE, one_line, wants_traceback
+from vlp_bench.sweeps.grid import Grid
 
 if TYPE_CHECKING:
-    from vlp_bench.commands.specification import Specification
-
-PRUNERS = ("dense", "random", "omp", "lamp", "snip", "multiflow")
-SPARSITIES = (0.63, 0.75, 0.9)
-SEEDS = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Which cells are computed, with what else on the command line, by how many processes."""
-
-    pruners: tuple[str, ...] = PRUNERS
-    sparsities: tuple[float, ...] = SPARSITIES
-    seeds: tuple[int, ...] = SEEDS
-    workers: int = 2
-    overrides: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"workers={self.workers}: at least one process must do the work")
-        for name in ("pruners", "sparsities", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise UserError(f"{name} to compare: give at least one and each once, got {values}")
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> "Grid":
-        """The grid of a command line: pruner=, sparsity= and seed= take lists, everything else is an override."""
-        own = {word.partition("=")[0]: word.partition("=")[2] for word in words if word.partition("=")[0] in _OWN}
-        rest = tuple(word for word in words if word.partition("=")[0] not in _OWN)
-        return cls(**{_OWN[key][0]: parsed(key, value) for key, value in own.items()}, overrides=rest)
-
-    def cells(self) -> list[tuple[str, float, int]]:
-        """(pruner, sparsity, seed) of every cell, seed by seed; dense has no sparsity."""
-        levels = {pruner: (0.0,) if pruner == "dense" else self.sparsities for pruner in self.pruners}
-        return [(pruner, level, seed) for seed in self.seeds for pruner in self.pruners for level in levels[pruner]]
-
-
-_OWN = {
-    "pruner": ("pruners", str),
-    "sparsity": ("sparsities", float),
-    "seed": ("seeds", int),
-    "workers": ("workers", int),
-}
-
-
-def parsed(key: str, value: str) -> Any:
-    kind = _OWN[key][1]
-    try:
-        values = tuple(kind(item) for item in value.strip("[]").split(","))
-    except ValueError:
-        raise UserError(f"{key}={value}: expected {kind.__name__} values separated by commas") from None
-    return values[0] if key == "workers" else values
+    from vlp_bench.runs.specification import Specification
 
 
 def main() -> None:
@@ -86,7 +34,7 @@ def compare(grid: Grid) -> Path:
     Raises:
         UserError: a cell that cannot run. SystemExit(2): some cells failed; the others are stored and shown.
     """
-    from vlp_bench.commands.cells import compute, missing, specifications
+    from vlp_bench.sweeps.cells import compute, missing, specifications
 
     cells = specifications(grid)
     todo = missing(cells)
@@ -104,11 +52,11 @@ def compare(grid: Grid) -> Path:
 
 def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     """Print a table per metric; write them and the plot to outputs/compare/."""
-    from vlp_bench.commands.specification import digest
-    from vlp_bench.commands.workshop import task_class
     from vlp_bench.results.plot import plot_sparsity
     from vlp_bench.results.store import Store, matching
     from vlp_bench.results.tables import LABELS, comparison, markdown, spread, text_table
+    from vlp_bench.runs.object_cache import task_class
+    from vlp_bench.runs.specification import digest
 
     first, runs = cells[0], {cell.run for cell in cells}
     experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.console import console
-from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
 
 if TYPE_CHECKING:
     from vlp_bench.data.checking import Advance, Report
@@ -125,10 +125,10 @@ def _of_experiment(words: Sequence[str]) -> Splits:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from vlp_bench.commands.conf import conf_folder
-    from vlp_bench.commands.specification import check_targets, missing_files, register
-    from vlp_bench.commands.workshop import build
     from vlp_bench.data.checking import splits_of
+    from vlp_bench.runs.conf import conf_folder
+    from vlp_bench.runs.object_cache import build
+    from vlp_bench.runs.specification import check_targets, missing_files, register
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from vlp_bench.commands import plans
-from vlp_bench.commands.compare import parsed
-from vlp_bench.commands.console import console
-from vlp_bench.commands.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.sweeps import plans
+from vlp_bench.sweeps.grid import parsed
 
 if TYPE_CHECKING:
-    from vlp_bench.commands.specification import Specification
+    from vlp_bench.runs.specification import Specification
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def perform(request: Request) -> Path | None:
     Raises:
         UserError: no run of it can be composed. SystemExit(2): some runs failed; the others are stored and reported.
     """
-    from vlp_bench.commands.cells import compute, missing
     from vlp_bench.commands.report import Request as ReportRequest
     from vlp_bench.commands.report import report
+    from vlp_bench.sweeps.cells import compute, missing
 
     groups = plan(request, choose=not request.dry)
     cells = list({(cell.out, cell.run): cell for group in groups for cell in group}.values())
@@ -120,7 +120,7 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
     Args:
         choose: whether the ridge of CHITA may be looked for with runs; else its default stands in, as in a dry run.
     """
-    from vlp_bench.commands.cells import specifications
+    from vlp_bench.sweeps.cells import specifications
 
     groups, parts = [], plans.load(request.name)
     narrowed = [part for part in map(request.narrowed, parts) if part is not None]
@@ -151,8 +151,8 @@ def _words(request: Request, part: plans.Part) -> list[str]:
 
 def _ridges(exp: str, part: plans.Part, words: Sequence[str], workers: int) -> dict[str, float]:
     """The chosen ridge of the part's CHITAs: retrieval stands for every task of a model, as in the paper."""
-    from vlp_bench.commands.conf import choices
     from vlp_bench.commands.ridge import choose
+    from vlp_bench.runs.conf import choices
 
     wanted = [name for name in part.pruner if name in plans.RIDGE_PRUNERS and part.ridge == "chosen"]
     proxy = f"{exp.partition('_')[0]}_itr"

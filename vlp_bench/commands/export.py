@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.errors import UserError, one_line
 from vlp_bench.commands.masks import SHIPPED
+from vlp_bench.runs.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from vlp_bench.commands.pruned_model import Source
+    from vlp_bench.runs.pruned_model import Source
 
 FORMS = ("dense", "packed", "huggingface")
 
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
-    from vlp_bench.commands.console import console
-    from vlp_bench.commands.pruned_model import source
+    from vlp_bench.runs.console import console
+    from vlp_bench.runs.pruned_model import source
 
     found = source(args.source, args.weights)
     {"dense": _dense, "packed": _packed, "huggingface": _folder}[args.form](found, args.out)
@@ -73,9 +73,9 @@ def _about(found: "Source") -> dict[str, Any]:
 
 def _dense(found: "Source", out: Path) -> None:
     """A model of ours with its configuration in the header, as `checkpoints` reads it; else a plain state dict."""
-    from vlp_bench.commands.pruned_model import model_of
-    from vlp_bench.models.checkpoints import save_model
-    from vlp_bench.pruning.files import write_tensors
+    from vlp_bench.models.checkpoints.read_write import save_model
+    from vlp_bench.pruning.masks.safetensors_files import write_tensors
+    from vlp_bench.runs.pruned_model import model_of
 
     model = model_of(found)
     if model is not None:
@@ -85,18 +85,18 @@ def _dense(found: "Source", out: Path) -> None:
 
 
 def _packed(found: "Source", out: Path) -> None:
-    from vlp_bench.pruning.packed import write
+    from vlp_bench.pruning.masks.packed_checkpoint import write
 
     write(out, found.state, _about(found))
 
 
 def _folder(found: "Source", out: Path) -> None:
     """Ours by its configuration; another's beside whose weights a config.json lies, with all that lies there."""
-    from vlp_bench.commands.pruned_model import model_of
-    from vlp_bench.models.places import weight_file
-    from vlp_bench.models.pretrained import CARD, CONFIG, WEIGHTS, save_pretrained
-    from vlp_bench.pruning.files import write_tensors, write_whole
+    from vlp_bench.models.checkpoints.locations import weight_file
+    from vlp_bench.models.checkpoints.pretrained import CARD, CONFIG, WEIGHTS, save_pretrained
+    from vlp_bench.pruning.masks.safetensors_files import write_tensors, write_whole
     from vlp_bench.results.card import model_card
+    from vlp_bench.runs.pruned_model import model_of
 
     card = model_card(found.name, found.solution, found.metrics, found.provenance)
     if (model := model_of(found)) is not None:
@@ -117,10 +117,10 @@ def _folder(found: "Source", out: Path) -> None:
 def _report(args: argparse.Namespace) -> None:
     import torch
 
-    from vlp_bench.commands.console import console
-    from vlp_bench.commands.pruned_model import source
-    from vlp_bench.pruning.files import write_whole
-    from vlp_bench.pruning.storage import broken_groups, sizes, times, verdict
+    from vlp_bench.pruning.masks.safetensors_files import write_whole
+    from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
+    from vlp_bench.runs.console import console
+    from vlp_bench.runs.pruned_model import source
 
     tokens, device = _tokens(args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):

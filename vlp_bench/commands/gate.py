@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vlp_bench.commands.errors import one_line
+from vlp_bench.runs.errors import one_line
 
 if TYPE_CHECKING:
-    from vlp_bench.data.probes import Case
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.data.shapes.probes import Case
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.xvlm.model import XVLM
 
 SHIPPED = "pkg://vlp_bench/assets/{}_shapes.safetensors"
 FAMILIES = ("xvlm", "blip")
@@ -60,10 +60,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def accuracies(model: "XVLM | BLIP", cases: "dict[str, list[Case]]") -> dict[str, tuple[float, float]]:
     """Attribute -> masked-word accuracy, and that of the control with shuffled images; percent."""
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.data.probes import batches
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.data.shapes.probes import batches
     from vlp_bench.data.text import make_tokenizer
-    from vlp_bench.models.blip import BLIP
+    from vlp_bench.models.blip.model import BLIP
     from vlp_bench.tasks.pretraining import word_accuracy
 
     tokenizer = make_tokenizer(vocabulary(), sep=isinstance(model, BLIP))
@@ -75,9 +75,9 @@ def accuracies(model: "XVLM | BLIP", cases: "dict[str, list[Case]]") -> dict[str
 
 
 def _model(file: str) -> "XVLM | BLIP":
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.checkpoints import load_model
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.checkpoints.read_write import load_model
+    from vlp_bench.models.xvlm.model import XVLM
 
     model = load_model(file, attention="eager").eval()
     if not isinstance(model, XVLM | BLIP):
@@ -86,8 +86,8 @@ def _model(file: str) -> "XVLM | BLIP":
 
 
 def _words(model: "XVLM | BLIP", most: int) -> Iterator[Line]:
-    from vlp_bench.data.probes import cases
-    from vlp_bench.data.shapes import World
+    from vlp_bench.data.shapes.probes import cases
+    from vlp_bench.data.shapes.world import World
 
     hidden = cases(World(0).told_apart("itr_test", 500), most)
     for attribute, (own, control) in accuracies(model, hidden).items():
@@ -98,11 +98,11 @@ def _words(model: "XVLM | BLIP", most: int) -> Iterator[Line]:
 
 def _retrieval(file: str, family: str) -> Iterator[Line]:
     """The dense run of the demo; computed now unless its rows are stored."""
-    from vlp_bench.commands.cells import specifications
-    from vlp_bench.commands.compare import Grid
-    from vlp_bench.commands.run import run
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
+    from vlp_bench.runs.run import run
+    from vlp_bench.sweeps.cells import specifications
+    from vlp_bench.sweeps.grid import Grid
 
     overrides = (f"+exp={family}_itr", *(() if file == SHIPPED.format(family) else (f"model.weights={file}",)))
     (cell,) = specifications(Grid(("dense",), (0.0,), (0,), overrides=overrides))
@@ -116,7 +116,7 @@ def _retrieval(file: str, family: str) -> Iterator[Line]:
 def _show(lines: list[Line]) -> None:
     from rich.table import Table
 
-    from vlp_bench.commands.console import console
+    from vlp_bench.runs.console import console
 
     table = Table("asked", "found", "wanted", "", title="Acceptance gate of the embedded world's checkpoint")
     for asked, found, wanted, passed in lines:

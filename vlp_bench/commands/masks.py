@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.errors import UserError, one_line
+from vlp_bench.runs.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from vlp_bench.pruning.solution import Solution
@@ -56,31 +56,16 @@ def main(argv: list[str] | None = None) -> None:
         {"show": _show, "diff": _diff, "convert": _convert}[args.verb](args)
 
 
-def load(file: Path) -> "Solution":
-    """A mask file, ours or a released one."""
-    if file.suffix in RELEASED:
-        from vlp_bench.pruning.released_masks import read
-
-        return read(file)
-    from vlp_bench.pruning.solution import Solution
-
-    return Solution.load(file)
-
-
-def scores_file(mask: Path) -> Path:
-    """Where a run stores what the scores of a mask are made of."""
-    return mask.with_name(f"{mask.stem}.scores.safetensors")
-
-
 # show
 
 
 def _show(args: argparse.Namespace) -> None:
     from rich.markup import escape
 
-    from vlp_bench.commands.console import console
+    from vlp_bench.runs.console import console
+    from vlp_bench.runs.pruned_model import load_solution
 
-    solution = load(args.file)
+    solution = load_solution(args.file)
     for name, text in about(solution, args.file):
         console.print(f"[bold]{name:12}[/] {escape(text)}", soft_wrap=True)
     console.print(_table(solution, args.by, ("weights", "kept", "sparsity"), _sparsities(solution)))
@@ -88,7 +73,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def about(solution: "Solution", file: Path) -> Iterator[tuple[str, str]]:
     """What a mask file says about itself: method, options and seeds, sparsity, hashes, size."""
-    from vlp_bench.pruning.positions import entropy
+    from vlp_bench.pruning.masks.bit_packing import entropy
 
     report, bits = solution.report, 8 * file.stat().st_size
     asked = (report.get("sparsity") or {}).get("asked")
@@ -172,10 +157,11 @@ def _sparsities(solution: "Solution") -> Callable[[list[str]], list[str]]:
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from vlp_bench.commands.console import console
-    from vlp_bench.pruning.overlap import Overlap, diff
+    from vlp_bench.pruning.masks.overlap import Overlap, diff
+    from vlp_bench.runs.console import console
+    from vlp_bench.runs.pruned_model import load_solution
 
-    first, second = load(args.first), load(args.second)
+    first, second = load_solution(args.first), load_solution(args.second)
     found = diff(first.masks, second.masks)
     totals = {name: mask.numel() for name, mask in first.masks.items()}
 
@@ -193,11 +179,13 @@ def _diff(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from vlp_bench.commands.console import console
+    from vlp_bench.runs.console import console
 
     if args.out.suffix not in (".safetensors", *RELEASED):
         raise UserError(f"{args.out}: ends in .safetensors (ours), or in .pth or .pt (the released format)")
-    solution = load(args.file)
+    from vlp_bench.runs.pruned_model import load_solution
+
+    solution = load_solution(args.file)
     if args.sparsity is not None:
         solution = _at(args.sparsity, solution, args)
     if args.inverted:
@@ -213,8 +201,9 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _at(sparsity: float, solution: "Solution", args: argparse.Namespace) -> "Solution":
-    from vlp_bench.models.tensors import tensors_of
-    from vlp_bench.pruning.stored_scores import another_sparsity
+    from vlp_bench.models.checkpoints.tensors import tensors_of
+    from vlp_bench.pruning.another_sparsity import another_sparsity
+    from vlp_bench.runs.prune_once import scores_file
 
     weights = tensors_of(args.weights, solution.masks)
     return another_sparsity(solution, sparsity, args.scores or scores_file(args.file), weights)

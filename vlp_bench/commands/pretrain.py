@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.errors import one_line
+from vlp_bench.runs.errors import one_line
 
 if TYPE_CHECKING:
-    from vlp_bench.data.curriculum import Curriculum
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.towers import XVLMConfig
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.data.shapes.curriculum import Curriculum
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.xvlm.model import XVLM
+    from vlp_bench.models.xvlm.towers import XVLMConfig
 
 MODELS = ("xvlm", "blip")
 QUEUE = 512
@@ -68,9 +68,9 @@ def pretrain(args: argparse.Namespace) -> None:
         ValueError: an argument is out of its range.
     """
     from vlp_bench.commands.gate import accuracies
-    from vlp_bench.commands.pretrain_run import PretrainingRun
-    from vlp_bench.data.probes import cases
-    from vlp_bench.data.shapes import World
+    from vlp_bench.data.shapes.probes import cases
+    from vlp_bench.data.shapes.world import World
+    from vlp_bench.runs.pretraining import PretrainingRun
     from vlp_bench.tasks.pretraining import Pretraining
 
     run = PretrainingRun(args)
@@ -89,7 +89,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def _course(args: argparse.Namespace) -> "Curriculum":
-    from vlp_bench.data.curriculum import CAPTIONS, CONTINUED, Curriculum
+    from vlp_bench.data.shapes.curriculum import CAPTIONS, CONTINUED, Curriculum
 
     changes: dict[str, Any] = CAPTIONS if args.model == "blip" else CONTINUED if args.init else {}
     return Curriculum(args.steps, args.batch_size, args.seed, **changes)
@@ -97,9 +97,9 @@ def _course(args: argparse.Namespace) -> "Curriculum":
 
 def _model(args: argparse.Namespace) -> "XVLM | BLIP":
     """The model as training finds it: of --init if given, else of the sizes asked for, untrained."""
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.checkpoints import load_model
-    from vlp_bench.models.xvlm import XVLM
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.checkpoints.read_write import load_model
+    from vlp_bench.models.xvlm.model import XVLM
 
     given = load_model(args.init, attention="eager") if args.init else None
     if args.model == "blip" and isinstance(given, BLIP):
@@ -116,10 +116,10 @@ def _model(args: argparse.Namespace) -> "XVLM | BLIP":
 
 def _blip(args: argparse.Namespace, source: "XVLM | None") -> "BLIP":
     """A new BLIP of the XVLM's sizes, filled from `source` if there is one."""
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.models.blip import BLIP
-    from vlp_bench.models.blip_towers import BLIPConfig
-    from vlp_bench.models.grow import SPECIAL, blip_from_xvlm
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.models.blip.grow import SPECIAL, blip_from_xvlm
+    from vlp_bench.models.blip.model import BLIP
+    from vlp_bench.models.blip.towers import BLIPConfig
 
     sizes = vars(source.config if source else _config(args))
     own = {name: value for name, value in sizes.items() if name in BLIPConfig.__dataclass_fields__}
@@ -130,10 +130,10 @@ def _blip(args: argparse.Namespace, source: "XVLM | None") -> "BLIP":
 
 
 def _config(args: argparse.Namespace) -> "XVLMConfig":
-    from vlp_bench.data.curriculum import PATCH
-    from vlp_bench.data.drawing import SIDE
-    from vlp_bench.data.phrases import vocabulary
-    from vlp_bench.models.towers import XVLMConfig
+    from vlp_bench.data.shapes.curriculum import PATCH
+    from vlp_bench.data.shapes.drawing import SIDE
+    from vlp_bench.data.shapes.phrases import vocabulary
+    from vlp_bench.models.xvlm.towers import XVLMConfig
 
     return XVLMConfig(
         image_size=SIDE,

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlp_bench.commands.errors import one_line
+from vlp_bench.runs.errors import one_line
 
 NAME = "dino_shapes.safetensors"
 
@@ -49,12 +49,12 @@ def pretrain(args: argparse.Namespace) -> None:
         Diverged: the loss is no longer a number.
         ValueError: an argument is out of its range.
     """
-    from vlp_bench.commands.pretrain_run import PretrainingRun
-    from vlp_bench.data.attributes import LABELS, PARTS, AttributeBatches
-    from vlp_bench.data.curriculum import PATCH
-    from vlp_bench.data.drawing import SIDE
-    from vlp_bench.data.labelled import CLASSES
+    from vlp_bench.data.datasets.labelled import CLASSES
+    from vlp_bench.data.shapes.attributes import LABELS, PARTS, AttributeBatches
+    from vlp_bench.data.shapes.curriculum import PATCH
+    from vlp_bench.data.shapes.drawing import SIDE
     from vlp_bench.models.dino import DINO, DINOConfig
+    from vlp_bench.runs.pretraining import PretrainingRun
     from vlp_bench.tasks.attributes import AttributePretraining, attribute_recall
 
     run = PretrainingRun(args)

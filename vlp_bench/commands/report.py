@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.conf import PACKAGE
-from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import UserError
-from vlp_bench.commands.galleries import galleries
-from vlp_bench.commands.words import perform
+from vlp_bench.runs.conf import PACKAGE
+from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.key_value import perform
+from vlp_bench.sweeps.galleries import galleries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,8 +146,8 @@ def _masks(study: "Study", stored: "Stored") -> Iterator["Mask"]:
 
 def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
     """Every readable mask and its file by the mask's hash; the others are counted in a note."""
-    from vlp_bench.commands.prune_once import mask_hash
     from vlp_bench.pruning.solution import Solution
+    from vlp_bench.runs.prune_once import mask_hash
 
     found, unreadable = {}, []
     for file in sorted(folder.glob("*.safetensors")):
@@ -164,15 +164,15 @@ def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
 
 def _model(study: "Study") -> "nn.Module":
     """The pre-trained model of the study, in evaluation mode."""
-    from vlp_bench.commands.workshop import build
+    from vlp_bench.runs.object_cache import build
 
     return build(next(iter(study.origin.values()))["config"]["model"]).eval()
 
 
 def _scores(study: "Study", stored: "Stored", model: "nn.Module | None", notes: list[str]) -> "dict[str, Weights]":
     """By name: |w| of the pre-trained weights, and the scores of each pruner whose runs have stored what they need."""
-    from vlp_bench.commands.masks import scores_file
     from vlp_bench.results.report import scores
+    from vlp_bench.runs.prune_once import scores_file
 
     if model is None:
         return {}

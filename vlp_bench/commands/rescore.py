@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import FAILED, UserError
-from vlp_bench.commands.words import perform
+from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.errors import FAILED, UserError
+from vlp_bench.runs.key_value import perform
 
 if TYPE_CHECKING:
     from vlp_bench.metrics.captions import CaptionScores
@@ -53,9 +53,9 @@ def rescore(request: Request) -> int:
         ValueError: Java, pycocoevalcap or a jar is missing.
         SystemExit(1): captions of some runs could not be scored; stderr says which and why.
     """
-    from vlp_bench.commands.workshop import Workshop
     from vlp_bench.metrics.captions import CaptionScores
     from vlp_bench.results.store import Store
+    from vlp_bench.runs.object_cache import Workshop
 
     store = Store(Path(request.out) / "runs")
     runs = dict(_captioned(store, request))
@@ -97,9 +97,9 @@ def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScor
     """Score one run and store it: the values of single images first, the rows, which count as done, last."""
     import numpy as np
 
-    from vlp_bench.commands.lock import alone
     from vlp_bench.metrics.scores import score
     from vlp_bench.results import examples
+    from vlp_bench.runs.lock import alone
     from vlp_bench.tasks.captioning import CAPTIONS, read_captions
 
     began, folder, known = time.monotonic(), store.root / name, rows[0].provenance
@@ -119,7 +119,7 @@ def _extended(rows: "list[Row]", scores: "Scores", seconds: float) -> "Iterator[
 
     An old row keeps its origin but for the time and the notes; a new one has the code and machine of now.
     """
-    from vlp_bench.commands.provenance import origin
+    from vlp_bench.runs.provenance import origin
 
     known, now = rows[0].provenance, datetime.now(UTC).isoformat(timespec="microseconds")
     kept = [row for row in rows if row.split != "test" or row.metric not in scores.values]

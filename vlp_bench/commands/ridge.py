@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.commands.compare import Grid
-from vlp_bench.commands.console import console
-from vlp_bench.commands.errors import UserError, one_line, wants_traceback
-from vlp_bench.commands.plans import RIDGE_PRUNERS
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.plans import RIDGE_PRUNERS
 
 if TYPE_CHECKING:
-    from vlp_bench.commands.specification import Specification
+    from vlp_bench.runs.specification import Specification
 
 VALUES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 SPARSITY, SEED = 0.63, 0
@@ -61,7 +61,7 @@ def choose(pruner: str, words: Sequence[str], workers: int = 2) -> Choice:
     Raises:
         UserError: the pruner has no ridge, or no value led to a finite result.
     """
-    from vlp_bench.commands.cells import compute, missing
+    from vlp_bench.sweeps.cells import compute, missing
 
     cells = _cells(pruner, words, workers)
     file = _file(pruner, list(cells.values()))
@@ -75,7 +75,7 @@ def choose(pruner: str, words: Sequence[str], workers: int = 2) -> Choice:
 
 
 def _cells(pruner: str, words: Sequence[str], workers: int) -> "dict[float, Specification]":
-    from vlp_bench.commands.cells import specifications
+    from vlp_bench.sweeps.cells import specifications
 
     if pruner not in RIDGE_PRUNERS:
         raise UserError(f"pruner={pruner}: a ridge belongs to {' and '.join(RIDGE_PRUNERS)}")
@@ -104,7 +104,7 @@ def best(pruner: str, averages: dict[float, float | None], runs: Sequence[str]) 
 
 
 def _file(pruner: str, cells: "Sequence[Specification]") -> Path:
-    from vlp_bench.commands.specification import digest
+    from vlp_bench.runs.specification import digest
 
     first = cells[0]
     name = f"{first.config['experiment']}-{first.config['benchmark']['name']}-{pruner}"
@@ -121,7 +121,7 @@ def read(file: Path) -> Choice:
 
 
 def _write(file: Path, choice: Choice) -> None:
-    from vlp_bench.pruning.files import write_whole
+    from vlp_bench.pruning.masks.safetensors_files import write_whole
 
     write_whole(file, f"{json.dumps(asdict(choice), indent=1)}\n".encode())
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.commands.console import console
-from vlp_bench.commands.errors import FAILED, UserError, one_line, wants_traceback
-from vlp_bench.commands.states import STYLES, State, counted, more_of, state_of
 from vlp_bench.results.store import Store
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import FAILED, UserError, one_line, wants_traceback
+from vlp_bench.sweeps.states import STYLES, State, counted, more_of, state_of
 
 UNFINISHED = 4
 Run = tuple[Path, str]  # folder and identity
@@ -37,7 +37,7 @@ def main() -> None:
 def runs_of(words: Sequence[str]) -> list[Run]:
     """The runs that the words stand for; those on disk where no experiment is named."""
     if any(word.startswith("+exp=") for word in words):
-        from vlp_bench.commands.expand import cells_of
+        from vlp_bench.sweeps.expand import cells_of
 
         return [(cell.folder, cell.specification.run) for cell in cells_of(words)]
     others = [word for word in words if not word.startswith("paths.out=")]

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.commands.console import console, stderr
-from vlp_bench.commands.errors import UserError
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
-from vlp_bench.commands.wandb_workspace import definition, save
-from vlp_bench.commands.words import perform
+from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.key_value import perform
+from vlp_bench.sweeps.wandb_workspace import definition, save
 
 if TYPE_CHECKING:
     from vlp_bench.results.report.material import Study
@@ -76,7 +76,7 @@ def folder(request: Request) -> Path:
 
 def settings(study: "Study", run: str) -> dict[str, Any]:
     """What W&B calls a run: id, name, group over seeds, job type, configuration, tags."""
-    from vlp_bench.commands.tracking import labels
+    from vlp_bench.runs.tracking import labels
 
     origin = study.origin[run]
     row = study.frame.loc[study.frame["run"] == run, :].iloc[0]

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlp_bench.commands.errors import one_line
+from vlp_bench.runs.errors import one_line
 
 if TYPE_CHECKING:
-    from vlp_bench.models.identify import Finding
+    from vlp_bench.models.checkpoints.identify import Finding
 
 MOST = 20
 """Names listed of each kind."""
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
     with one_line(arguments):
-        from vlp_bench.models.identify import identify
+        from vlp_bench.models.checkpoints.identify import identify
 
         found = identify(args.file)
     _show(found)
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _show(found: "Finding") -> None:
-    from vlp_bench.commands.console import console
+    from vlp_bench.runs.console import console
 
     def say(what: str, value: object) -> None:
         console.print(f"{what:<11} {value}", markup=False, highlight=False, soft_wrap=True)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from vlp_bench.data.datasets import Item
-from vlp_bench.data.images import MEAN, STD, normalised
+from vlp_bench.data.items import Item
+from vlp_bench.data.transforms.images import MEAN, STD, normalised
 
 PIXELS, ITEMS = "images.u8", "items.json"
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlp_bench.batch import Batch
-from vlp_bench.data.boxes import BoxCrop
-from vlp_bench.data.datasets import Transform, Where
+from vlp_bench.data.items import Transform, Where
 from vlp_bench.data.loading import ORDERS
-from vlp_bench.data.prompts import Tokenizer
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.records import CaptionedImage, RegionImage
+from vlp_bench.data.text import Tokenizer
+from vlp_bench.data.transforms.boxes import BoxCrop
 
 PARTS = ("general", "regions", "text")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vlp_bench.data.decoding import BrokenImage
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
+from vlp_bench.data.transforms.decoding import BrokenImage
 
 SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.cache import cached
-from vlp_bench.data.datasets import Collate, ImageSource, Item, Transform, Where
+from vlp_bench.data.items import Collate, ImageSource, Item, Transform, Where
 from vlp_bench.data.records import CaptionedImage
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -13,6 +14,16 @@ from transformers import BertTokenizer
 _DELETED = re.compile(r"([,.'!?\"()*#:;~])")
 IGNORED = -100
 """The label that cross entropy leaves out."""
+
+
+class Tokenizer(Protocol):
+    """What turns sentences into token ids: any tokenizer of transformers."""
+
+    def __call__(self, text: list[str], **settings: Any) -> Any:
+        """`input_ids` and `attention_mask`."""
+
+    def batch_decode(self, sequences: Tensor, **settings: Any) -> list[str]:
+        """Token ids -> texts."""
 
 
 def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) -> BertTokenizer:

@@ -6,10 +6,10 @@ The grammar is the inverse of `data.phrases`. A caption that is no sentence of i
 import re
 from collections.abc import Mapping, Sequence
 
-from vlp_bench.data.phrases import COLUMNS, NUMBERS, ROWS
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.data.scenes import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES, Form, Partial, is_true
-from vlp_bench.data.shapes import parse as scene_of
+from vlp_bench.data.shapes.phrases import COLUMNS, NUMBERS, ROWS
+from vlp_bench.data.shapes.scenes import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES, Form, Partial, is_true
+from vlp_bench.data.shapes.world import parse as scene_of
 from vlp_bench.metrics.scores import Scores
 
 _NOUNS = (*SHAPES, "shape", "thing")

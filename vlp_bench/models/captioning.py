@@ -12,13 +12,13 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from vlp_bench.batch import Batch
 from vlp_bench.models.beam import BeamRule, beam_search
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig, blip_decoder, blip_vision
-from vlp_bench.models.inherit import blip_source, clip_states, filled_from
-from vlp_bench.models.med import new_cache, run_layers
-from vlp_bench.models.towers import XVLMConfig, text_tower, vision_tower
-from vlp_bench.models.words import next_word_loss, replace_first, targets
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.med import new_cache, run_layers
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig, blip_decoder, blip_vision
+from vlp_bench.models.checkpoints.inherit import blip_source, clip_states, filled_from
+from vlp_bench.models.next_word_losses import next_word_loss, replace_first, targets
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig, text_tower, vision_tower
 
 PROMPT = 4  # tokens of '[CLS] a picture of', which the loss leaves out
 

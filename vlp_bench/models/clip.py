@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.checkpoints import load_model
-from vlp_bench.models.hub import read_pretrained
+from vlp_bench.models.checkpoints.hub import read_pretrained
+from vlp_bench.models.checkpoints.locations import located
+from vlp_bench.models.checkpoints.read_write import load_model
 from vlp_bench.models.losses import contrastive
-from vlp_bench.models.places import located
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
 
 
 @dataclass(frozen=True)

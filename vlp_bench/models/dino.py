@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.towers import ATTENTIONS, STEM_STRIDE, STEMS
 from vlp_bench.models.vit import VisionTransformer
+from vlp_bench.models.xvlm.towers import ATTENTIONS, STEM_STRIDE, STEMS
 
 DENSE = "classifier."  # never pruned
 

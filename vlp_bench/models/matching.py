@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertLayer
 
-from vlp_bench.models.towers import key_mask
+from vlp_bench.models.attention_masks import key_mask
 
 Score = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """(b, t, d) texts, (b, t) attention, (b,) which image each is shown with -> (b,) how well they go together."""

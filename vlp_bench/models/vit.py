@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlp_bench.models.towers import ConvStem, init_linear, resize_positions, sine_positions
+from vlp_bench.models.xvlm.towers import ConvStem, init_linear, resize_positions, sine_positions
 
 EPS = 1e-6
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig, blip_decoder, blip_text, blip_vision
-from vlp_bench.models.inherit import blip_source, clip_states, filled_from
-from vlp_bench.models.med import run_layers
-from vlp_bench.models.towers import XVLMConfig, text_tower, vision_tower
-from vlp_bench.models.words import next_word_losses, replace_first, targets
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.med import run_layers
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig, blip_decoder, blip_text, blip_vision
+from vlp_bench.models.checkpoints.inherit import blip_source, clip_states, filled_from
+from vlp_bench.models.next_word_losses import next_word_losses, replace_first, targets
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig, text_tower, vision_tower
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vlp_bench.pruning.layers import parameters_by_name
-from vlp_bench.pruning.masks import pack, unpack
+from vlp_bench.pruning.masks.file_format import pack, unpack
 from vlp_bench.pruning.solution import check_fit
 
 log = logging.getLogger(__name__)

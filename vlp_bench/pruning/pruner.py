@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter
-from vlp_bench.pruning.allocation import Allocate
-from vlp_bench.pruning.batches import Snapshot
-from vlp_bench.pruning.calibration import Calibration
+from vlp_bench.pruning.allocation.budgets import Allocate
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.layers import restoring
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.settings import Settings
 from vlp_bench.pruning.solution import Solution, Solved, layer_report
+from vlp_bench.pruning.statistics.batches import Snapshot
+from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
 
 
@@ -164,39 +164,6 @@ class Pruner(Settings):
         stage.one_step = True
         stage.alive.update({name: stage.layers[name].from_stored(mask) for name, mask in before.masks.items()})
         return stage
-
-
-def prune(
-    model: nn.Module,
-    pruner: str | Pruner = "multiflow",
-    sparsity: float | Sequence[float] = 0.9,
-    calibration: Calibration | Iterable[Any] | None = None,
-    adapter: Adapter | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Solution | dict[float, Solution]:
-    """Finds which weights of a model to remove, without changing it.
-
-    Args:
-        model: any `nn.Module`.
-        pruner: a name from conf/pruner, or a `Pruner`.
-        sparsity: share of the prunable weights to remove, in [0, 1), or a sequence of them.
-        calibration: re-iterable batches of any type, or a `Calibration`; None for pruners that ask no data.
-        adapter: answers to six questions about the model; None: the model's own, or a plain classifier's.
-        options: the pruner's own settings, keys of its yaml; only for a name.
-
-    Returns:
-        A `Solution` for a number, a dictionary of solutions by sparsity for a sequence.
-
-    Raises:
-        ValueError: says what was given and what is allowed.
-    """
-    if isinstance(pruner, str):
-        from vlp_bench.pruning.catalogue import load  # here, as it needs this module
-
-        pruner = load(pruner, options)
-    elif options:
-        raise ValueError(f"options are for a pruner given by name; set {', '.join(options)} on the Pruner itself")
-    return pruner.prune(model, sparsity, calibration, adapter)
 
 
 def describe(value: Any) -> Any:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.batch import Place
-from vlp_bench.models.blip import BLIPAdapter
+from vlp_bench.models.blip.model import BLIPAdapter
 from vlp_bench.models.dino import DINOAdapter
-from vlp_bench.models.xvlm import XVLMAdapter
-from vlp_bench.pruning.files import write_whole
+from vlp_bench.models.xvlm.model import XVLMAdapter
 from vlp_bench.pruning.layers import find_layers
+from vlp_bench.pruning.masks.safetensors_files import write_whole
 from vlp_bench.pruning.solution import Solution
 
 SUFFIX = "_pruning_mask"

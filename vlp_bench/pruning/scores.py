@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 Score = Callable[[Layer, Calibration], Tensor]
 

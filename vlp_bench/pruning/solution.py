@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlp_bench.pruning import masks as mask_files
 from vlp_bench.pruning.layers import Layer, parameters_by_name
-from vlp_bench.pruning.positions import Form
+from vlp_bench.pruning.masks import file_format as mask_files
+from vlp_bench.pruning.masks.bit_packing import Form
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
 
@@ -94,7 +94,7 @@ class Solution:
         Solved(self.masks, self.weights).install(parameters)
 
     def save(self, path: str | Path, form: Form = "plain") -> Path:
-        """Writes a mask file (see `vlp_bench.pruning.masks`), whole or not at all; `form` "compact" is smaller."""
+        """Writes a mask file (see `masks.file_format`), whole or not at all; `form` "compact" is smaller."""
         return mask_files.write(path, self.masks, self.weights, self.report, form)
 
     @classmethod

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.layers import restoring
-from vlp_bench.pruning.resume import Resuming, Unforeseen
 from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.statistics.block_sequential import Resuming, Unforeseen
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 log = logging.getLogger(__name__)
 Solve = Callable[[Calibration, dict[str, int]], Solved]  # (statistics, kept weights per layer) -> masks, weights

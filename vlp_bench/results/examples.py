@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
-from vlp_bench.pruning.files import write_whole
+from vlp_bench.pruning.masks.safetensors_files import write_whole
 
 FILE = "examples.npz"
 Arrays = dict[str, np.ndarray]

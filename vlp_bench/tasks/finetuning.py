@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vlp_bench import processes
 from vlp_bench.batch import Batch
-from vlp_bench.models.inherit import inherited
-from vlp_bench.models.towers import resize_positions
+from vlp_bench.models.checkpoints.inherit import inherited
+from vlp_bench.models.xvlm.towers import resize_positions
 from vlp_bench.tasks.optimisation import Diverged, check_recipe, warmed_adamw
 
 POSITIONS = "vision_encoder.embeddings.position_embedding"  # of XVLM, whose two stages differ in image size

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.words import next_word_losses, replace_first, targets
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.next_word_losses import next_word_losses, replace_first, targets
+from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.tasks.optimisation import Diverged, warmed_adamw
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import Question
 from vlp_bench.metrics.scores import CaptionScorer
-from vlp_bench.models.blip2 import BLIP2
+from vlp_bench.models.blip2.model import BLIP2
 from vlp_bench.tasks.answering import Answering, Asker
 from vlp_bench.tasks.captioning import Captioning
 from vlp_bench.tasks.finetuning import Shared

@@ -2,8 +2,8 @@
 
 from tests.models.tiny import words
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip import BLIP
-from vlp_bench.models.blip_towers import BLIPConfig
+from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.towers import BLIPConfig
 
 CONFIG = BLIPConfig(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, text_width=16, text_layers=2,

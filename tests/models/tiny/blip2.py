@@ -2,7 +2,7 @@
 
 from tests.models.tiny import words
 from vlp_bench.batch import Batch
-from vlp_bench.models.blip2 import BLIP2, BLIP2Sizes
+from vlp_bench.models.blip2.model import BLIP2, BLIP2Sizes
 
 SIZES = BLIP2Sizes(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, vision_inner=32, queries=3,

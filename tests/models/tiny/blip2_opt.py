@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.models.tiny import blip2
-from vlp_bench.models.blip2 import BLIP2
+from vlp_bench.models.blip2.model import BLIP2
 
 SIZES = replace(blip2.SIZES, language="opt")
 batches = blip2.batches

@@ -2,8 +2,8 @@
 
 from tests.models.tiny import words
 from vlp_bench.batch import Batch
-from vlp_bench.models.towers import XVLMConfig
-from vlp_bench.models.xvlm import XVLM
+from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.models.xvlm.towers import XVLMConfig
 
 CONFIG = XVLMConfig(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, vision_heads=2, local_attn_depth=1, text_width=16,

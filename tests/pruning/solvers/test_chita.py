@@ -6,12 +6,12 @@ from torch import nn
 
 import vlp_bench
 from tests.pruning.toys import Tied, labelled, sequential
-from vlp_bench.pruning.allocation import Total
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.solvers import chita
-from vlp_bench.pruning.solvers.chita import Chita
-from vlp_bench.pruning.solvers.quadratic import Problem, largest_of, ridge, solve_block
-from vlp_bench.pruning.solvers.rows import Block, Rows, cut, plan
+from vlp_bench.pruning.allocation.uniform import Total
+from vlp_bench.pruning.solvers.chita import solver as chita
+from vlp_bench.pruning.solvers.chita.block_problem import Problem, largest_of, ridge, solve_block
+from vlp_bench.pruning.solvers.chita.rows import Block, Rows, cut, plan
+from vlp_bench.pruning.solvers.chita.solver import Chita
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def largest(b, k, alive=None):

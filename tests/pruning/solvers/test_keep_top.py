@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def linear(rows):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from vlp_bench.pruning.solvers.outlook import Outlook, look
-from vlp_bench.pruning.solvers.quadratic import Problem, largest_of, solve_block
+from vlp_bench.pruning.solvers.chita.block_problem import Problem, largest_of, solve_block
+from vlp_bench.pruning.solvers.chita.support_bounds import Outlook, look
 
 
 def draws(*shape, seed=0):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import vlp_bench
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.solvers.sparsegpt import SparseGPT
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 def published(w, x, sparsity, block_size, damping=0.01, always=True, exact=False):

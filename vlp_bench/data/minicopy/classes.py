@@ -14,8 +14,8 @@ from PIL import Image
 
 from vlp_bench.data.minicopy.folder import Target
 from vlp_bench.data.records import LabelledImage, LabelledImages
-from vlp_bench.data.scenes import SHAPES
-from vlp_bench.data.shapes import key
+from vlp_bench.data.shapes.scenes import SHAPES
+from vlp_bench.data.shapes.world import key
 
 Labelled = dict[str, list[tuple[str, int]]]
 """Split -> (key of the scene, class)."""

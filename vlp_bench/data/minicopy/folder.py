@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.data.shapes import World
+from vlp_bench.data.shapes.world import World
 
 QUALITY = 95
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vlp_bench.data.minicopy.folder import Target
-from vlp_bench.data.phrases import Phrase
 from vlp_bench.data.records import ImagePair, Question
-from vlp_bench.data.scenes import Scene, is_true
-from vlp_bench.data.shapes import key
+from vlp_bench.data.shapes.phrases import Phrase
+from vlp_bench.data.shapes.scenes import Scene, is_true
+from vlp_bench.data.shapes.world import key
 
 FIRST = {"train": 1, "val": 100_001, "test": 200_001}
 """The number of the first image of a split."""

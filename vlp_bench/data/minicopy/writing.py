@@ -6,8 +6,8 @@ from typing import Any
 
 from vlp_bench.data.minicopy import captions, classes, questions, regions
 from vlp_bench.data.minicopy.folder import Target
-from vlp_bench.data.phrases import vocabulary
-from vlp_bench.data.shapes import World
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.shapes.world import World
 
 ABOUT = """\
 The embedded world of vlp_bench in the formats its readers know, written by

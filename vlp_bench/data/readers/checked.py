@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from vlp_bench.data.decoding import inside
 from vlp_bench.data.records import Box
+from vlp_bench.data.transforms.decoding import inside
 
 MOST_BYTES = 2**33
 """Larger annotation files are refused; the largest of the papers' has 1.5 GB."""

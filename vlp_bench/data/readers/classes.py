@@ -10,9 +10,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from vlp_bench.data.decoding import BrokenImage
 from vlp_bench.data.readers import checked
 from vlp_bench.data.records import LabelledImage, LabelledImages
+from vlp_bench.data.transforms.decoding import BrokenImage
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlp_bench.data.annotations import distinct, gathered
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.annotations import distinct, gathered
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.records import CaptionedImage, Question
 

@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from vlp_bench.data.annotations import Size, read_captions, read_grouped, read_pairs, read_questions, read_regions
-from vlp_bench.data.datasets import ImageSource
-from vlp_bench.data.decoding import Folder
+from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.annotations import (
+    Size,
+    read_captions,
+    read_grouped,
+    read_pairs,
+    read_questions,
+    read_regions,
+)
 from vlp_bench.data.readers.coco import read_coco, read_karpathy, read_nocaps, read_vqa
 from vlp_bench.data.readers.genome import read_gqa, read_nlvr2, read_question_answers, read_region_descriptions
 from vlp_bench.data.readers.shards import Parquet, Shards, read_triplets
 from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionImage
+from vlp_bench.data.transforms.decoding import Folder
 
 R = TypeVar("R", covariant=True)
 Images = str | Path | Sequence[str]

@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp_bench.data.annotations import Size, distinct, fitting, framed, label
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.annotations import Size, distinct, fitting, framed, label
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.records import ImagePair, Question, RegionCaption, RegionImage
 

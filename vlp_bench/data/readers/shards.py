@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from vlp_bench.data.decoding import BrokenImage, Folder, Least, decode_bytes, inside
 from vlp_bench.data.readers import checked
 from vlp_bench.data.records import CaptionedImage
+from vlp_bench.data.transforms.decoding import BrokenImage, Folder, Least, decode_bytes, inside
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MOST_BYTES = 2**26

@@ -7,14 +7,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from vlp_bench.pruning import rest
-from vlp_bench.pruning.allocation import evaluate, near, without_sort
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.score_cache import evaluate, near, without_sort
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.selection import lamp_order as rest
+from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.thresholds import keep_largest, keep_largest_per_row
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 Within = Literal["layer", "matrix", "output"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.selection.thresholds import keep_largest
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.thresholds import keep_largest
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)

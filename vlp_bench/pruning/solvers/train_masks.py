@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.calibration import Calibration
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, restoring
+from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.thresholds import keep_largest, kept_per_layer
+from vlp_bench.pruning.statistics.calibration import Calibration
 
 Numbers = dict[str, Tensor]  # by layer, in the parameters' shapes
 START = 0.02  # of the weights that are kept at first; the others start from 0

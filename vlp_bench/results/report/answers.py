@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from vlp_bench.data.captioning import CaptioningData
-from vlp_bench.data.classification import ClassificationData
-from vlp_bench.data.module import RetrievalData
-from vlp_bench.data.questions import QuestionData
+from vlp_bench.data.datasets.captioning import CaptioningData
+from vlp_bench.data.datasets.classification import ClassificationData
+from vlp_bench.data.datasets.questions import QuestionData
+from vlp_bench.data.datasets.retrieval import RetrievalData
 from vlp_bench.results.examples import Arrays
 
 HALF = 50.0  # per cent: an answer that half of the people gave is right

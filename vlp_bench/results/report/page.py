@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from vlp_bench.pruning.files import write_whole
+from vlp_bench.pruning.masks.safetensors_files import write_whole
 from vlp_bench.results.report import figures, tables, trials
 from vlp_bench.results.report.gallery import Exhibit
 from vlp_bench.results.report.material import Mask, Study

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from vlp_bench.pruning.allocation import evaluate
-from vlp_bench.pruning.calibration import Calibration
-from vlp_bench.pruning.files import read_tensors
+from vlp_bench.pruning.another_sparsity import CURE, FORMAT, rebuilt
+from vlp_bench.pruning.masks.safetensors_files import read_tensors
 from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
-from vlp_bench.pruning.stored_scores import CURE, FORMAT, rebuilt
+from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import at_once
 from vlp_bench.results.report.material import Mask
 

@@ -1,0 +1,1 @@
+"""The data sets of the tasks: records, items and batches for Lightning."""

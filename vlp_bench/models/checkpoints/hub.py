@@ -1,0 +1,62 @@
+"""Models that transformers builds and reads: CLIP and BLIP-2 from a folder in the hub's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Blip2ForConditionalGeneration, CLIPModel
+
+from vlp_bench.models.checkpoints.locations import located, warn
+
+KINDS = {"clip": ("CLIP", CLIPModel), "blip-2": ("BLIP-2", Blip2ForConditionalGeneration)}
+"""What our models are made of: the `model_type` of their folders, the model, the class of transformers."""
+
+
+def model_type(folder: Path) -> str | None:
+    """What the config.json of a folder says it holds; None without one."""
+    config = folder / "config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+
+
+def read_reported(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, list[str]]]:
+    """A model of a folder, and the names of weights that are `missing`, `unexpected` or `mismatched`, where any are.
+
+    ValueError if the folder cannot be read as a `kind`. Nothing in it is executed.
+    """
+    safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
+    try:
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({reason})") from error
+    named = {name: sorted(_names(report[f"{name}_keys"])) for name in ("missing", "unexpected", "mismatched")}
+    return model, {name: keys for name, keys in named.items() if keys}
+
+
+def _names(keys: Iterable[Any]) -> list[str]:
+    """A mismatched key comes with both shapes."""
+    return [key if isinstance(key, str) else " ".join(map(str, key)) for key in keys]
+
+
+def read_pretrained(kind: Any, weights: Path | str, attention: str, **changes: Any) -> Any:
+    """A model of the transformers class `kind`, float32 and in eval mode, from a folder in the hub's layout.
+
+    weights: the folder, or `hf:owner/name`. Strict: ValueError if the folder is not there, is another model's, or lacks
+    a weight or has one too many. Nothing in it is executed.
+    """
+    warn(weights)
+    folder = located(weights)
+    kept, wanted = model_type(folder), getattr(kind.config_class, "model_type", None)
+    if kept is None:
+        raise ValueError(f"{weights}: no config.json in {folder}; give a folder as the hub has it, or hf:owner/name")
+    if kept != wanted:
+        raise ValueError(f"{weights}: holds a model of type {kept}, {kind.__name__} is of type {wanted}")
+    model, wrong = read_reported(kind, folder, attn_implementation=attention, dtype=torch.float32, **changes)
+    if wrong:
+        told = "; ".join(f"{name} {', '.join(keys[:5])}" for name, keys in wrong.items())
+        raise ValueError(f"{weights}: not the weights of a {kind.__name__}: {told}")
+    return model.eval()

@@ -1,0 +1,1 @@
+"""XVLM and its towers."""

@@ -1,0 +1,1 @@
+"""Allocators: how many weights each layer keeps, one file each."""

@@ -1,0 +1,161 @@
+"""ECoFLaP (Sung et al., ICLR 2024): how sensitive the loss is to a block decides how much of the block stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vlp_bench.pruning.allocation.budgets import apportion, kept_of
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.calibration import Calibration
+
+Granularity = Literal["layer", "block", "model"]
+Importance = Literal["gradient", "magnitude", "squared"]
+Reduce = Literal["sum", "avg"]
+Between = Literal["model", "modality"]
+FREEDOM = 0.1  # how far the released scripts let a group go above the target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Importances of layers turned into budgets: what the two allocators have in common.
+
+    Args:
+        granularity: what has one sparsity: a "layer", a "block", or a whole "model" (all layers of a modality).
+        max_sparsity: the most that a group loses; None: 0.1 above the target, as in all of the paper's scripts.
+        importance: "gradient": how much the loss moves; "magnitude": that times |w|; "squared": times w², squared.
+        reduce: a group's importance is the "sum" over its layers, or that per weight ("avg").
+        between: whether the groups of the whole model compete for one budget, or those of each modality.
+        compat: "official" repeats the released code's rounding, which gives out some weights too many.
+    """
+
+    granularity: Granularity = "block"
+    max_sparsity: float | None = None
+    importance: Importance = "gradient"
+    reduce: Reduce = "sum"
+    between: Between = "model"
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+        for what, allowed in (("granularity", Granularity), ("importance", Importance), ("reduce", Reduce)):
+            check_choice(what, getattr(self, what), get_args(allowed))
+        check_choice("between", self.between, get_args(Between))
+        if self.max_sparsity is not None and not 0 < self.max_sparsity <= 1:
+            raise ValueError(f"max_sparsity must be above 0 and at most 1, got {self.max_sparsity}")
+
+    def budgets(self, layers: Mapping[str, Layer], importances: Mapping[str, float], sparsity: float) -> dict[str, int]:
+        """Kept weights per layer from one importance for each.
+
+        Raises:
+            ValueError: max_sparsity is below the target.
+        """
+        limit = min(1.0, sparsity + FREEDOM) if self.max_sparsity is None else self.max_sparsity
+        if limit < sparsity:
+            raise ValueError(f"max_sparsity is {limit}, below the sparsity of {sparsity} that is asked for")
+        kept: dict[str, int] = {}
+        for competitors in self._competitors(layers):
+            groups = self._groups(competitors)
+            sizes = [sum(layer.size for layer in group) for group in groups]
+            scores = [self._score(group, size, importances) for group, size in zip(groups, sizes, strict=True)]
+            total = kept_of(sum(sizes), sparsity) if self.compat == "corrected" else int(sum(sizes) * (1 - sparsity))
+            for group, share in zip(groups, share_out(scores, sizes, total, limit, self.compat), strict=True):
+                names, own = [layer.name for layer in group], [layer.size for layer in group]
+                kept |= zip(names, apportion(share, own), strict=True)
+        return {name: kept[name] for name in layers}
+
+    def _score(self, group: list[Layer], size: int, importances: Mapping[str, float]) -> float:
+        score = sum(importances[layer.name] for layer in group)
+        return score / size if self.reduce == "avg" else score
+
+    def _competitors(self, layers: Mapping[str, Layer]) -> Iterator[list[Layer]]:
+        if self.between == "model":
+            yield list(layers.values())
+            return
+        for modality in dict.fromkeys(layer.place.modality for layer in layers.values()):
+            yield [layer for layer in layers.values() if layer.place.modality == modality]
+
+    def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
+        groups: dict[str, list[Layer]] = {}
+        for layer in layers:
+            place = layer.place
+            keys = {"layer": layer.name, "block": f"{place.modality}/{place.block}", "model": place.modality}
+            groups.setdefault(keys[self.granularity], []).append(layer)
+        return list(groups.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSensitivity(Shares):
+    """Zeroth order: Σ |L(W + εz) - L(W - εz)| / 2ε over random directions z (ECoFLaP, Algorithm 1).
+
+    Args:
+        epsilon: ε.
+        draws: random directions for each matrix. One has a relative error of 0.75; the paper's scripts draw 2 to 4.
+        noises: how many consecutive draws share a batch.
+        seed: owner of the draws.
+        keep_in: where one batch's outputs of all blocks wait, to be given again: "disk" (a temporary folder) or
+            "memory" (the model's device).
+    """
+
+    epsilon: float = 1e-3
+    draws: int = 4
+    noises: int = 1
+    seed: int = 0
+    keep_in: KeepIn = "disk"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("keep_in", self.keep_in, get_args(KeepIn))
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        for count in ("draws", "noises"):
+            if getattr(self, count) < 1:
+                raise ValueError(f"{count} must be at least 1, got {getattr(self, count)}")
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        return self.budgets(calibration.layers, self.importances(calibration), sparsity)
+
+    def importances(self, calibration: Calibration) -> dict[str, float]:
+        """One number for each layer; measured once for each calibration."""
+        losses = self._losses(calibration)
+        found = {}
+        for name, layer in calibration.layers.items():
+            slopes = [abs(plus - minus) / (2 * self.epsilon) for plus, minus in losses[name]]
+            if self.importance == "gradient":
+                found[name] = sum(slopes)
+            elif self.importance == "magnitude":
+                found[name] = float(layer.matrix.abs().sum()) * sum(slopes)
+            else:
+                found[name] = float(layer.matrix.square().sum()) * sum(slopes) ** 2
+        return found
+
+    def _losses(self, calibration: Calibration) -> Losses:
+        key = ("losses_around", self.epsilon, self.draws, self.noises, self.seed, self.compat)
+        if key not in calibration.memory:
+            calibration.memory[key] = losses_around(
+                calibration,
+                epsilon=self.epsilon,
+                draws=self.draws,
+                noises=self.noises,
+                seed=self.seed,
+                compat=self.compat,
+                keep_in=self.keep_in,
+            )
+        return calibration.memory[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockGradient(Shares):
+    """First order: the size of a layer's gradient, Σ|g|, Σ|w·g| or Σ(w·g)² over its weights, the mean over batches."""
+
+    importance: Importance = "magnitude"
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        sizes = {name: sizes[self.importance] for name, sizes in calibration.gradient_sizes().items()}
+        return self.budgets(calibration.layers, sizes, sparsity)

@@ -1,0 +1,70 @@
+"""One threshold on a score for many layers: of the model, of a modality, of a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.score_cache import evaluate, near, without_sort
+from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.selection import lamp_order as rest
+from vlp_bench.pruning.selection.thresholds import kept_per_layer
+from vlp_bench.pruning.statistics.calibration import Calibration
+
+Between = Literal["model", "modality", "layer", "block"]
+HandOver = Literal["counts", "ratios"]
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One threshold on a score for all layers of the model, of a modality, of a block, or for each layer.
+
+    Args:
+        score: what they compete with.
+        between: who competes with whom. Each group keeps exactly its share.
+        compat: "official" removes int(s·N) and everything that equals the largest removed score.
+        hand_over: "ratios" repeats, in official mode, that the released MULTIFLOW hands float ratios to the next step.
+    """
+
+    score: Score
+    between: Between = "model"
+    compat: Compat = "corrected"
+    hand_over: HandOver = "counts"
+
+    def __post_init__(self) -> None:
+        check_choice("between", self.between, ("model", "modality", "layer", "block"))
+        check_choice("hand_over", self.hand_over, ("counts", "ratios"))
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        kept: dict[str, int] = {}
+        for group in self._groups(calibration):
+            kept |= self._compete(group, calibration, sparsity)
+        ratios = self.hand_over == "ratios" and self.compat == "official"
+        sizes = {name: layer.size for name, layer in calibration.layers.items()}
+        return {name: by_ratio(kept[name], size) if ratios else kept[name] for name, size in sizes.items()}
+
+    def _groups(self, calibration: Calibration) -> list[list[Layer]]:
+        groups: dict[str, list[Layer]] = {}
+        for layer in calibration.layers.values():
+            place = layer.place
+            places = {"modality": place.modality, "block": f"{place.modality}/{place.block}", "layer": layer.name}
+            groups.setdefault(places.get(self.between, ""), []).append(layer)
+        return list(groups.values())
+
+    def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
+        budget = kept_of(sum(layer.size for layer in group), sparsity, self.compat)
+        ties = "none" if self.compat == "official" else "first"
+        if all(without_sort(self.score, layer, calibration) for layer in group):
+            return rest.kept_per_layer(
+                {x.name: lambda x=x: x.matrix for x in group}, budget, ties=ties, memory=calibration.memory
+            )
+        scores = {
+            layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
+        }
+        (kept,) = kept_per_layer(scores, [budget], ties=ties, near=near(self.score, calibration))
+        return kept

@@ -1,0 +1,60 @@
+"""Budgets that follow from the layers' sizes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlp_bench.pruning.allocation.budgets import apportion, kept_of
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.statistics.calibration import Calibration
+
+Truncate = Literal["kept", "removed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    """Every layer keeps all it has, whatever the sparsity: the dense model."""
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        return {name: layer.size for name, layer in calibration.layers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """Every layer keeps the same share."""
+
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        return {name: kept_of(layer.size, sparsity, self.compat) for name, layer in calibration.layers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """One budget for the whole model, in proportion to the layers' sizes: for solvers that share it out themselves.
+
+    Args:
+        truncate: which number official mode truncates: that of the weights "kept" (CHITA) or "removed" (TAMT).
+    """
+
+    truncate: Truncate = "kept"
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_choice("truncate", self.truncate, ("kept", "removed"))
+        check_compat(self.compat)
+
+    def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
+        """Kept weights per layer."""
+        total = calibration.total
+        kept = kept_of(total, sparsity, self.compat)
+        if self.compat == "official" and self.truncate == "kept":
+            kept = int((1 - sparsity) * total)
+        sizes = [layer.size for layer in calibration.layers.values()]
+        return dict(zip(calibration.layers, apportion(kept, sizes), strict=True))

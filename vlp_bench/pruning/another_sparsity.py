@@ -1,0 +1,170 @@
+"""Another sparsity from what a calibration has found out, without the data and without the model's code.
+
+A score is a function of the weights and of a few statistics of the calibration data. Only the statistics are stored:
+with the checkpoint that was pruned they give every score again, exactly. For MULTIFLOW and Wanda that is one number per
+input of a layer (0.7 MB for XVLM), for SNIP and OBD one per weight, for magnitudes nothing at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlp_bench.batch import Place
+from vlp_bench.pruning.adapter import PlainAdapter
+from vlp_bench.pruning.checks import check_sparsity
+from vlp_bench.pruning.masks.safetensors_files import read_tensors, write_tensors
+from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.sweep import at_once
+
+FORMAT = "vlp_bench scores 1"
+CURE = "prune again with scores=true"
+HOME = "vlp_bench.pruning."  # a file may name functions of this package, and of no other
+
+
+def write(path: str | Path, calibration: Calibration) -> Path:
+    """Writes what scores are made of, as far as the calibration has been asked for it, whole or not at all."""
+    layers = calibration.layers
+    index = {
+        "weights": hash_of({name: layer.weight for name, layer in layers.items()}),
+        "calibration": calibration.data_hash,
+        "transposed": [name for name, layer in layers.items() if layer.transposed],
+    }
+    tensors = {
+        f"{what}/{name}": layers[name].as_stored(value) if value.ndim == 2 else value
+        for what, own in calibration.known().items()
+        for name, value in own.items()
+    }
+    return write_tensors(path, tensors, {"format": FORMAT, "index": json.dumps(index)})
+
+
+def another_sparsity(
+    solution: Solution, sparsity: float, scores: str | Path, weights: Mapping[str, Tensor]
+) -> Solution:
+    """The solution that the same pruner would have found at another sparsity, exactly.
+
+    Args:
+        solution: a mask file's.
+        sparsity: the one that is wanted.
+        scores: the file that `write` made in the same run.
+        weights: of the dense model, by parameter name; others than the mask's are ignored.
+
+    Raises:
+        FileNotFoundError: there is no file of scores.
+        ValueError: the method isn't one whose scores can be stored, or the weights are others.
+    """
+    sparsity, pruner = check_sparsity(sparsity), _pruner(solution.report)
+    tensors, header = read_tensors(scores, FORMAT, "file of scores", CURE)
+    index = json.loads(header["index"])
+    skeleton = _skeleton(_same_weights(solution, weights), index["transposed"])
+    calibration = Calibration(skeleton, None, _Places(solution.report["layers"]), num_batches=pruner.num_batches)
+    if index["weights"] != solution.report["hashes"]["weights"]:
+        raise ValueError(f"{scores} is of another model than the mask: give the file that was stored beside it")
+    known: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        what, _, name = key.partition("/")
+        own = calibration.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
+        known.setdefault(what, {})[name] = own
+    calibration.know(known, index["calibration"])
+    try:
+        return pruner.prune(skeleton, sparsity, calibration)
+    except ValueError as reason:
+        raise ValueError(f"{scores} lacks what {solution.report['method']} asks of the data: {CURE}") from reason
+
+
+class _Places(PlainAdapter):
+    """Answers from the report of a mask file."""
+
+    def __init__(self, layers: Mapping[str, Any]) -> None:
+        self.layers = layers
+
+    def prunable(self, model: nn.Module) -> list[str]:
+        return list(self.layers)
+
+    def place(self, name: str) -> Place:
+        return Place(self.layers[name]["modality"], self.layers[name]["block"])
+
+
+def _skeleton(weights: Mapping[str, Tensor], transposed: list[str]) -> nn.Module:
+    """Modules that hold these parameters under these names, and do nothing."""
+    root = nn.Module()
+    for name, weight in weights.items():
+        *path, leaf = name.split(".")
+        module = root
+        for number, part in enumerate(path):
+            if part not in module._modules:
+                module.add_module(part, _leaf() if name in transposed and number + 1 == len(path) else nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
+    return root
+
+
+def _leaf() -> nn.Module:
+    from transformers.pytorch_utils import Conv1D  # here, as few models need it
+
+    return Conv1D(1, 1)
+
+
+def _same_weights(solution: Solution, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the mask's layers, in the type in which they were pruned; the hash tells."""
+    if missing := [name for name in solution.masks if name not in weights]:
+        raise ValueError(f"the weights hold no {missing[0]!r}: give the checkpoint that was pruned, under these names")
+    own = {name: weights[name].detach() for name in solution.masks}
+    wanted = solution.report["hashes"]["weights"]
+    for found in (own, {name: weight.float() for name, weight in own.items()}):
+        if hash_of(found) == wanted:
+            return found
+    raise ValueError("these are not the weights that were pruned (their hash differs): give the same checkpoint")
+
+
+def _pruner(report: Mapping[str, Any]) -> Pruner:
+    """The pruner of a report, if its masks follow from scores.
+
+    Raises:
+        ValueError: it isn't ours, or it looks at the data again at every step.
+    """
+    settings = report.get("settings") or {}
+    if "_target_" not in settings:
+        raise ValueError(f"the mask of {report.get('method')!r} doesn't say how it was made: it has no other sparsity")
+    pruner = rebuilt(settings)
+    if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
+        raise ValueError(f"{report['method']} doesn't keep the largest scores: prune again at the other sparsity")
+    if len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
+        raise ValueError(
+            f"{report['method']} looks at the data again after each step or block, which depends on the sparsity: "
+            "prune again at the other one"
+        )
+    return pruner
+
+
+def rebuilt(description: Any) -> Any:
+    """The inverse of `pruner.describe`, for what is defined in this package.
+
+    Raises:
+        ValueError: it names something else, which is not imported.
+    """
+    if isinstance(description, str) and description.startswith(HOME):
+        return _imported(description)
+    if not isinstance(description, Mapping):
+        return description
+    made = _imported(description["_target_"])
+    own = {key: rebuilt(value) for key, value in description.items() if key != "_target_"}
+    return made(**own) if inspect.isclass(made) else partial(made, **own)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(module), name, None) if path.startswith(HOME) else None
+    if not callable(found) or found.__module__ != module:
+        raise ValueError(f"{path!r} is nothing of vlp_bench: convert with the library, where it is defined")
+    return found

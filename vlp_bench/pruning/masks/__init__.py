@@ -1,0 +1,1 @@
+"""Masks on disk: the file format, its packing, packed checkpoints, the authors' released masks."""

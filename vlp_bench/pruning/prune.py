@@ -1,0 +1,45 @@
+"""The one function that says the pruning sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.catalogue import load
+from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.statistics.calibration import Calibration
+
+
+def prune(
+    model: nn.Module,
+    pruner: str | Pruner = "multiflow",
+    sparsity: float | Sequence[float] = 0.9,
+    calibration: Calibration | Iterable[Any] | None = None,
+    adapter: Adapter | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Solution | dict[float, Solution]:
+    """Finds which weights of a model to remove, without changing it.
+
+    Args:
+        model: any `nn.Module`.
+        pruner: a name from conf/pruner, or a `Pruner`.
+        sparsity: share of the prunable weights to remove, in [0, 1), or a sequence of them.
+        calibration: re-iterable batches of any type, or a `Calibration`; None for pruners that ask no data.
+        adapter: answers to six questions about the model; None: the model's own, or a plain classifier's.
+        options: the pruner's own settings, keys of its yaml; only for a name.
+
+    Returns:
+        A `Solution` for a number, a dictionary of solutions by sparsity for a sequence.
+
+    Raises:
+        ValueError: says what was given and what is allowed.
+    """
+    if isinstance(pruner, str):
+        pruner = load(pruner, options)
+    elif options:
+        raise ValueError(f"options are for a pruner given by name; set {', '.join(options)} on the Pruner itself")
+    return pruner.prune(model, sparsity, calibration, adapter)

@@ -1,0 +1,52 @@
+"""Order statistics of any layers: a single one's at once, those of many by `ranking`'s sample and count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.selection.many_layers import Place, Thunk, chunks_of, keys_of, locate, sample_of
+
+AT_ONCE = 1 << 23  # scores of one layer that a processor puts in order in a copy: 32 MiB
+
+
+def select(name: str, scores: Tensor, ranks: Sequence[int]) -> dict[int, Place]:
+    """As `locate`, for one layer on a processor (at most `AT_ONCE` scores): a copy is put in order as far as needed.
+
+    Of the scores that equal one found only those within its rank are counted.
+    """
+    keys = np.empty(scores.numel(), np.int32)
+    used = 0
+    for part in chunks_of(scores):
+        keys[used : used + len(part)] = keys_of(name, part.view(torch.int32)).numpy()
+        used += len(part)
+    places: dict[int, Place] = {}
+    end = len(keys)  # from here on no key is smaller than any before
+    for rank in sorted(ranks):
+        at = len(keys) - rank
+        keys[:end].partition(at)
+        key, end = int(keys[at]), at
+        above = int(np.count_nonzero(keys[at:] > key))
+        places[rank] = Place(key, [above], [rank - above])
+    return places
+
+
+def search(scores: Mapping[str, Thunk]) -> tuple[list[int], Callable[[Sequence[int]], dict[int, Place]]]:
+    """The number of scores of each layer, and what finds the `rank`-th largest of all for every rank."""
+    if len(scores) == 1:
+        ((name, score),) = scores.items()
+        own = score()
+        if own.device.type == "cpu" and own.numel() <= AT_ONCE:
+            return [own.numel()], partial(select, name, own)
+        scores = {name: lambda: own}
+    sample, sizes = sample_of(scores)
+    return sizes, partial(locate, scores, sample=sample)
+
+
+def place_of(scores: Mapping[str, Thunk], rank: int) -> Place:
+    """The `rank`-th largest score of all layers."""
+    return search(scores)[1]([rank])[rank]

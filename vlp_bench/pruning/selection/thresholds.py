@@ -1,0 +1,127 @@
+"""Thresholds: how many weights each layer keeps when layers compete, and the masks of the largest within a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import eq, ge, gt
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.selection.many_layers import SMALL, Thunk, keys_of
+from vlp_bench.pruning.selection.order_statistics import place_of, search
+
+Ties = Literal["first", "none"]
+Near = dict[tuple[str, int], float]  # by layer and number of weights kept: a score that is likely the last kept
+
+
+def kept_per_layer(
+    scores: Mapping[str, Thunk], kept: Sequence[int], *, ties: Ties = "first", near: Near | None = None
+) -> list[dict[str, int]]:
+    """How many weights each layer keeps when the layers compete for `kept` places, for several totals at once.
+
+    Args:
+        scores: per layer a function that computes its float scores (any shape); larger survives. Called twice, rarely
+            more often; that of a single layer once.
+        kept: the totals; each between 0 and the number of scores.
+        ties: "first": exactly `kept` survive, equal scores in order of layer, then of index. "none": the released
+            MULTIFLOW code's rule, where only what exceeds the largest *removed* score survives: all ties go.
+        near: takes what spares `keep_largest` its search.
+
+    Raises:
+        ValueError: a layer's scores hold NaN.
+    """
+    sizes, places_of = search(scores)
+    assert all(0 <= total <= sum(sizes) for total in kept), (kept, sizes)
+    extra = ties == "none"
+    ranks = {total: total + extra for total in kept if total + extra > 0 and total < sum(sizes)}
+    places = places_of(list(ranks.values()))
+    found = []
+    for total in kept:
+        if total not in ranks:
+            budgets = sizes if total else [0] * len(sizes)
+        else:
+            place = places[ranks[total]]
+            budgets = place.above if extra else place.budgets(total)
+            if near is not None:
+                near |= dict.fromkeys(zip(scores, budgets, strict=True), place.score)
+        found.append(dict(zip(scores, budgets, strict=True)))
+    return found
+
+
+def keep_largest(
+    scores: Tensor, kept: int, *, name: str = "scores", ties: Ties = "first", near: float | None = None
+) -> Tensor:
+    """Mask (same shape, True = kept) of the `kept` largest scores; among equals the lower index wins.
+
+    With `ties="none"` fewer may survive: every weight that equals the largest removed one goes too. `near` is a score
+    to try before the right one is searched for; what is counted decides.
+    """
+    scores = scores.detach().float().contiguous()
+    if kept >= scores.numel():
+        return torch.ones_like(scores, dtype=torch.bool)
+    if near is not None:
+        mask, surplus = _from(scores, kept, near, ties)
+        if not surplus:
+            return mask
+    rank = max(kept, 1) if ties == "first" else kept + 1
+    mask, surplus = _from(scores, kept, largest_value(scores, rank, name), ties)
+    assert surplus == 0 if ties == "first" else surplus <= 0, (kept, surplus)
+    return mask
+
+
+def _from(scores: Tensor, kept: int, threshold: float, ties: Ties) -> tuple[Tensor, int]:
+    """Mask of what survives from this score on, and how many too many these are."""
+    if ties == "none":
+        mask = compared(gt, scores, threshold)
+        return mask, count(mask) - kept
+    mask = compared(ge, scores, threshold)
+    surplus = count(mask) - kept
+    if surplus > 0:
+        equal = torch.nonzero(compared(eq, scores, threshold).view(-1)).view(-1)[-surplus:]
+        mask.view(-1)[equal] = False
+        surplus -= len(equal)
+    return mask, surplus
+
+
+def compared(how: Callable[[Any, Any], Any], one: Tensor, other: Tensor | float) -> Tensor:
+    """how(one, other), elementwise; on a processor by numpy, which takes a quarter of the time."""
+    if one.device.type != "cpu":
+        return how(one, other)
+    return torch.from_numpy(how(one.numpy(), other.numpy() if isinstance(other, Tensor) else other))
+
+
+def count(mask: Tensor) -> int:
+    """How many are true."""
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else torch.count_nonzero(mask))
+
+
+def largest_value(scores: Tensor, rank: int, name: str = "scores") -> float:
+    """The `rank`-th largest score (1 = the largest). Raises ValueError for NaN."""
+    if scores.device.type != "cpu" and scores.numel() <= SMALL:
+        keys_of(name, scores.reshape(-1).view(torch.int32))
+        return float(scores.reshape(-1).kthvalue(scores.numel() + 1 - rank).values)
+    return place_of({name: lambda: scores}, rank).score
+
+
+def keep_largest_per_row(scores: Tensor, kept: int) -> Tensor:
+    """Mask (d_out, d_in) with `kept` weights in all, spread evenly over the rows; the first rows take the remainder."""
+    rows, columns = scores.shape
+    share, longer = divmod(kept, rows)
+    parts = [_rows(scores[:longer], min(share + 1, columns)), _rows(scores[longer:], share)]
+    return torch.cat(parts)
+
+
+def _rows(scores: Tensor, kept: int) -> Tensor:
+    """Mask of the `kept` largest scores of every row; among equals the lower index wins."""
+    if not kept or not len(scores):
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.shape[1] + 1 - kept, dim=1, keepdim=True).values
+    mask = scores >= threshold
+    if int(torch.count_nonzero(mask)) > kept * len(scores):  # some row has more ties than places
+        above, equal = scores > threshold, scores == threshold
+        missing = kept - above.sum(1, keepdim=True)
+        mask = above | (equal & (equal.cumsum(1) <= missing))
+    return mask

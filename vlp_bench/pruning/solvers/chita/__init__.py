@@ -1,0 +1,1 @@
+"""CHITA and CHITA++: least squares over gradient rows, block by block."""

@@ -1,0 +1,157 @@
+"""Passes over the data that go on where the last one stopped: for pruning block by block.
+
+Every pass needs the inputs of one block. What lies before it doesn't change any more and is given again; the pass ends
+where the block's last weight has seen its last input. So each block is computed twice: dense, for its inputs, and
+pruned, for what follows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlp_bench.batch import Place
+from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied
+
+
+class Unforeseen(Exception):
+    """A batch runs through the model in another way than the first batch did: nothing may be left out."""
+
+
+class _Done(BaseException):
+    """Ends a pass; no model catches it by accident."""
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What the first calls of blocks gave for one part of a batch, and how often each call read which layer."""
+
+    outputs: list[Any] = field(default_factory=list)
+    reads: list[Counter[str]] = field(default_factory=list)
+
+
+class Resuming:
+    """An adapter whose `encode` resumes; all else is the given adapter's.
+
+    Keeps the outputs of all blocks for all batches, on their device.
+
+    Args:
+        adapter: answers for the model.
+        model: its weights may change between passes, but only those of layers that were `wanted` in an earlier pass.
+        layers: all prunable layers.
+    """
+
+    def __init__(self, adapter: Adapter, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+        self._adapter, self._layers = adapter, layers
+        self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
+        self._wanted: list[str] = []
+        self._solved: set[str] = set()
+        self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
+        self._tapes: list[Tape] = []
+        self._part = 0
+        self._may_stop = False
+        self.calls = 0  # of blocks that were run in earnest, after the first batch's
+
+    def prunable(self, model: nn.Module) -> list[str]:
+        return self._adapter.prunable(model)
+
+    def place(self, name: str) -> Place:
+        return self._adapter.place(name)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return self._adapter.loss(model, batch)
+
+    def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
+        return self._adapter.token_mask(batch, name, tokens)
+
+    def rows(self, batch: Any) -> int:
+        return self._adapter.rows(batch)
+
+    @contextmanager
+    def exploring(self) -> Iterator[None]:
+        """Whole passes, to learn how often the parts of a batch read each layer."""
+        self._expected = []
+        yield
+        self.calls = 0
+
+    def next_pass(self, wanted: Iterable[str]) -> None:
+        """The pass that follows is for the inputs of these layers; those of earlier passes have their last values."""
+        self._solved.update(self._wanted)
+        self._wanted, self._part = list(wanted), 0
+        self._may_stop = len(self._solved) + len(self._wanted) < len(self._layers)  # the last looks for the unforeseen
+
+    def encode(self, model: nn.Module, batch: Any) -> None:
+        """The given adapter's, as far as it must be run.
+
+        Raises:
+            Unforeseen: a layer is read more often than in the first batch.
+        """
+        if not self._wanted:
+            run = _Run(self, Tape(), Counter())
+            run.through(model, batch)
+            self._expected.append(run.seen)
+            return
+        if self._part == len(self._tapes):
+            self._tapes.append(Tape())
+        _Run(self, self._tapes[self._part], self._expected[self._part % len(self._expected)]).through(model, batch)
+        self._part += 1
+
+
+class _Run:
+    """One part of one batch in one pass."""
+
+    def __init__(self, plan: Resuming, tape: Tape, expected: Counter[str]) -> None:
+        self.plan, self.tape, self.expected = plan, tape, expected
+        self.seen: Counter[str] = Counter()
+        self.calls = 0
+        self.final = bool(plan._wanted)  # whether all that was read so far has its last values
+
+    def through(self, model: nn.Module, batch: Any) -> None:
+        with ExitStack() as undo:
+            for name, layer in self.plan._layers.items():
+                for reader in layer.readers:
+                    undo.callback(reader.module.register_forward_pre_hook(self._reading(name)).remove)
+            for block in self.plan._blocks:
+                block.forward = self._forward(block.forward)
+                undo.callback(block.__dict__.pop, "forward", None)
+            with suppress(_Done):
+                self.plan._adapter.encode(model, batch)
+
+    def _reading(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            self.seen[name] += 1
+            if not self.expected:
+                return
+            if name in self.plan._solved:
+                if self.seen[name] > self.expected[name]:
+                    raise Unforeseen(name)
+                return
+            self.final = False
+            if self.plan._may_stop and all(0 < self.expected[own] <= self.seen[own] for own in self.plan._wanted):
+                raise _Done
+
+        return hook
+
+    def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def resumed(*args: Any, **kwargs: Any) -> Any:
+            number = self.calls
+            self.calls += 1
+            if number < len(self.tape.outputs):
+                self.seen.update(self.tape.reads[number])
+                return copied(self.tape.outputs[number])
+            self.plan.calls += 1
+            before = self.seen.copy()
+            output = forward(*args, **kwargs)
+            if self.final:
+                self.tape.outputs.append(copied(output))
+                self.tape.reads.append(self.seen - before)
+            return output
+
+        return resumed

@@ -1,0 +1,1 @@
+"""One run: specified, pruned once, fine-tuned, tested, stored."""

@@ -1,0 +1,176 @@
+"""The one place where an error becomes a line and an exit code. Our own mistakes keep their traceback."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from vlp_bench.runs.conf import choices, closest, conf_folder, groups
+from vlp_bench.runs.console import stderr
+
+FAILED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
+
+_DISK = {
+    errno.ENOSPC: "no space left on the disk; free some or choose another place with paths.out=DIR",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another place with paths.out=DIR",
+    errno.EROFS: "the file system is read-only; choose another place with paths.out=DIR",
+    errno.EACCES: "permission denied; choose another place with paths.out=DIR or change its permissions",
+    errno.EPERM: "permission denied; choose another place with paths.out=DIR or change its permissions",
+    errno.ENOTDIR: "a file lies where a folder is needed; move it or choose another place with paths.out=DIR",
+}
+
+
+class UserError(ValueError):
+    """Something only the user can mend; the message is the line they see."""
+
+
+@contextmanager
+def one_line(arguments: Sequence[str] = (), *, traceback: bool = False) -> Iterator[None]:
+    """End the program with one line and an exit code on an error a user can mend; let our own mistakes through.
+
+    `arguments` is the command line, for hints about it; with `traceback` every error keeps its own.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        stderr.print("[red]interrupted[/]; the same command goes on where this one stopped")
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        line = explain(error, arguments)
+        if line is None or traceback:
+            raise
+        stderr.print("[red]error:[/] ", end="")
+        stderr.print(line, markup=False)
+        raise SystemExit(exit_code(error)) from None
+
+
+def wants_traceback(arguments: Sequence[str]) -> bool:
+    """Whether the user asked for tracebacks: debug=true on the command line or HYDRA_FULL_ERROR=1."""
+    asked = any(re.fullmatch(r"\+{0,2}debug=(true|1|yes|on)", word, re.IGNORECASE) for word in arguments)
+    return asked or os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for what the user typed or gave, 3 for a training that diverged, 1 for what the machine refused."""
+    inner = _inner(error) or error
+    if type(inner).__name__ == "Diverged":
+        return DIVERGED
+    refused = isinstance(inner, OSError) and not isinstance(inner, FileNotFoundError) and not _is_hydra(inner)
+    return FAILED if refused or type(inner).__name__ == "OutOfMemoryError" else MISTAKE
+
+
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
+    """The line a user needs, or None if the error is ours."""
+    if _is_hydra(error):
+        return _explain_hydra(error, arguments)
+    if isinstance(error, UserError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device is out of memory; make the batch smaller (data.batch_size=...) or use trainer=cpu"
+    if type(error).__module__.startswith("yaml"):
+        return f"a configuration file is not valid YAML: {_flat(str(error))}"
+    if isinstance(error, OSError):
+        return _explain_os(error)
+    if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+        return _flat(str(error))
+    return None
+
+
+def _explain_os(error: OSError) -> str | None:
+    where = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, FileNotFoundError):
+        return f"{where}no such file or folder" if error.filename else _flat(str(error))
+    reason = _DISK.get(error.errno or 0)
+    return f"{where}{reason}" if reason else f"{where}{error.strerror}" if error.strerror else _flat(str(error))
+
+
+def _explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None:
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing:
+        return _unknown_choice(missing)
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found[1], arguments)
+    if (inner := _inner(error)) is not None:
+        return explain(inner, arguments)
+    hint = "; every word after the options is key=value" if "parsing override" in text else ""
+    return _flat(text.split("See https")[0]) + hint
+
+
+def _unknown_choice(missing: str) -> str:
+    group, _, given = missing.rpartition("/")
+    allowed = choices(group)
+    what = "experiment" if group == "exp" else group
+    return f"{group}={given}: there is no such {what}; allowed: {', '.join(allowed)}{closest(given, allowed)}"
+
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+    given = next((word for word in arguments if word.lstrip("+~").split("=")[0] == key), key)
+    if key == "exp":
+        return f"{given}: an experiment is added with a plus sign: +{given}"
+    names = known_keys(arguments)
+    if not names:
+        return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"
+    parent, allowed = _siblings(key, names)
+    near = closest(key.rpartition(".")[2], allowed) or closest(key, names)
+    return f"{given}: there is no value {key}; allowed{' in ' + parent if parent else ''}: {', '.join(allowed)}{near}"
+
+
+def _siblings(key: str, names: Sequence[str]) -> tuple[str, list[str]]:
+    """The innermost existing parent of a key, and what lies in it."""
+    parent = key.rpartition(".")[0]
+    while parent and not any(name.startswith(f"{parent}.") for name in names):
+        parent = parent.rpartition(".")[0]
+    return parent, sorted(name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == parent)
+
+
+def known_keys(arguments: Sequence[str]) -> list[str]:
+    """Every key of the configuration that the groups among `arguments` compose; empty without an experiment."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    chosen = [word for word in arguments if word.lstrip("+").split("=")[0] in groups()]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", chosen)
+    except HydraException:
+        return []
+    return list(_names(config)) if config.get("experiment") else []
+
+
+def _names(config: object, prefix: str = "") -> Iterator[str]:
+    from omegaconf import DictConfig
+
+    if isinstance(config, DictConfig):
+        for key in config:
+            yield f"{prefix}{key}"
+            yield from _names(config._get_node(key), f"{prefix}{key}.")
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The first error in the chain that is not Hydra's wrapping of another."""
+    return next((link for link in _chain(error) if not _is_hydra(link)), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or (link.__context__ if _is_hydra(link) else None)
+
+
+def _is_hydra(error: BaseException) -> bool:
+    return any(kind.__module__.split(".")[0] in ("hydra", "omegaconf") for kind in type(error).__mro__)
+
+
+def _flat(text: str) -> str:
+    return " ".join(_of_worker(text).split())
+
+
+def _of_worker(text: str) -> str:
+    """What an error said in a process that prepares batches; PyTorch puts that process's traceback around it."""
+    found = re.match(r"Caught (\w+) in DataLoader worker process \d+\.\n", text)
+    return text.rpartition(f"{found[1]}: ")[2] if found else text

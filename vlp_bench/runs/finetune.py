@@ -1,0 +1,157 @@
+"""Fine-tune a pruned task, keep the best epoch, test it once. An interrupted run goes on from its last epoch."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+
+from vlp_bench.pruning.keep_pruned import KeepPruned
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.runs.checkpointing import read_checkpoint
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.object_cache import build
+from vlp_bench.runs.progress import Progress
+from vlp_bench.runs.recipe import Recipe, make_trainer
+from vlp_bench.runs.specification import Specification
+from vlp_bench.tasks.finetuning import FineTuning
+from vlp_bench.tasks.optimisation import Diverged
+
+LAST = "last.ckpt"  # in the folder of a run that is not done
+
+
+def root_device(config: Mapping[str, Any]) -> torch.device:
+    """Where conf/trainer will train, so that pruning happens there too."""
+    choice = config["trainer"].get("accelerator", "auto")
+    wanted = torch.cuda.is_available() if choice == "auto" else choice in ("gpu", "cuda")
+    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+
+
+def finetune(
+    specification: Specification,
+    task: FineTuning,
+    data: LightningDataModule,
+    solution: Solution,
+    watchers: Sequence[Callback] = (),
+    *,
+    batch_size: int,
+    bar: bool = True,
+) -> dict[str, float]:
+    """Train by the recipe, resume if there is something to resume, test the best epoch.
+
+    Returns the metrics by 'split/metric', of the test and of the best epoch's validation.
+    """
+    config, folder = specification.config, specification.folder
+    recipe: Recipe = build(config["recipe"])
+    best, last = _checkpoints(folder, task.monitor)
+    if config["force"]:
+        _forget(folder)
+    watching = [Bar()] if bar else []
+    keeping = [KeepPruned(task.heirs(solution.masks), prefix="model.")] if solution.kept < solution.total else []
+    callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
+    with _quiet():
+        trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
+        try:
+            return _train_and_test(trainer, recipe, task, data, best, folder / LAST)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        finally:
+            for logger in trainer.loggers:
+                _finish(logger)
+
+
+def _train_and_test(
+    trainer: Trainer,
+    recipe: Recipe,
+    task: FineTuning,
+    data: LightningDataModule,
+    best: ModelCheckpoint,
+    last: Path,
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if recipe.epochs:
+        _fit(trainer, task, data, last if last.is_file() else None)
+        if best.best_model_score is None:
+            raise UserError(f"{last.parent} was moved while its run was interrupted; begin anew with force=true")
+        metrics[f"val/{task.monitor}"] = float(best.best_model_score)
+        _restore(task, Path(best.best_model_path))
+    [tested] = trainer.test(task, data, verbose=False)
+    return metrics | {name: float(value) for name, value in tested.items()}
+
+
+def _fit(trainer: Trainer, task: LightningModule, data: LightningDataModule, last: Path | None) -> None:
+    task.train()  # models come in eval mode, and Lightning leaves modes alone
+    try:
+        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        if "probability tensor contains" in str(error):  # negatives drawn by similarities that are no numbers
+            raise Diverged(f"the loss is not a number at step {trainer.global_step}; lower task.lr") from error
+        if last is None or trainer.global_step:
+            raise
+        raise UserError(f"{last} cannot be resumed from ({_first_line(error)}); begin anew with force=true") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _restore(task: LightningModule, file: Path) -> None:
+    state = read_checkpoint(file, "cpu")
+    task.load_state_dict(state["state_dict"])
+
+
+def _checkpoints(folder: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """Best epoch (weights alone) and last epoch (all that resuming needs), in this order: the last knows the best."""
+    common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
+    best = ModelCheckpoint(
+        filename="best", monitor=f"val/{monitor}", mode="max", save_top_k=1, save_weights_only=True, **common
+    )
+    last = ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, **common)
+    return best, last
+
+
+def _forget(folder: Path) -> None:
+    for name in ("best.ckpt", LAST):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _finish(logger: Any) -> None:
+    """Close a W&B run, so that the next run of this process does not continue it."""
+    finish = getattr(logger, "finish", None) or getattr(getattr(logger, "_experiment", None), "finish", None)
+    if finish is not None:
+        finish()
+
+
+class Bar(RichProgressBar):
+    """Lightning's progress bar without the number of the log folder."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Lightning says about choices that are made on purpose here; everything else still speaks."""
+    voices = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [voice.level for voice in voices]
+    with warnings.catch_warnings():
+        for message in (
+            r".*does not have many workers.*",
+            r".*exists and is not empty.*",
+            r".*number of training batches.*",
+            r".*LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        for voice in voices:
+            voice.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for voice, level in zip(voices, levels, strict=True):
+                voice.setLevel(level)

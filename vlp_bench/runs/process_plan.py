@@ -1,0 +1,80 @@
+"""How many processes a run is made of, and what a Trainer has to be told about them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlp_bench.runs.errors import UserError
+from vlp_bench.tasks.optimisation import accumulation
+
+DDP = "lightning.pytorch.strategies.DDPStrategy"
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", DDP)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many processes a run is made of: one for each device of each node."""
+
+    devices: int = 1
+    nodes: int = 1
+    gpu: bool = False
+    chosen: tuple[int, ...] = ()  # which devices, where trainer.devices is a list
+
+    @property
+    def world(self) -> int:
+        return self.devices * self.nodes
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What a Trainer has to be told: counts it need not guess, and the strategy of several processes."""
+        devices: Any = list(self.chosen) or self.devices
+        several = {"strategy": {"_target_": DDP, "find_unused_parameters": True}}
+        return {"devices": devices, "num_nodes": self.nodes} | (several if self.world > 1 else {"strategy": "auto"})
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Plan":
+        """What conf/trainer asks for.
+
+        Raises:
+            UserError: a strategy that cannot keep zeros, or devices that cannot be counted.
+            ValueError: the target batch cannot be made of the batches of these devices.
+        """
+        settings = config["trainer"]
+        check_strategy(settings.get("strategy", "auto"))
+        gpu = _wants_gpu(settings.get("accelerator", "auto"))
+        given, nodes = settings.get("devices", 1), settings.get("num_nodes", 1)
+        chosen = tuple(given) if isinstance(given, list) else ()
+        plan = cls(len(chosen) or _count(given, gpu), int(nodes), gpu, chosen)
+        target, batch = config["recipe"].get("target_batch"), config["data"].get("batch_size")
+        if plan.world > 1 and target and batch:
+            accumulation(target, batch, plan.devices, plan.nodes)
+        return plan
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise UserError for a strategy under which pruned weights cannot be kept at zero."""
+    name = strategy.get("_target_", "") if isinstance(strategy, Mapping) else str(strategy)
+    if "fsdp" in name.lower() or "deepspeed" in name.lower():
+        raise UserError(
+            f"trainer.strategy={name}: it cuts every weight into flat pieces, one per process; a mask has the shape of "
+            "its weight, so zeros could neither be kept nor verified. Use trainer=ddp, which holds every weight whole"
+        )
+    if name not in STRATEGIES:
+        raise UserError(f"trainer.strategy={name}: allowed are {', '.join(STRATEGIES)}; trainer=ddp says it for you")
+
+
+def _wants_gpu(accelerator: str) -> bool:
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _count(devices: Any, gpu: bool) -> int:
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        return torch.cuda.device_count() if gpu else 1
+    if not str(devices).isdigit() or int(devices) < 1:
+        raise UserError(f"trainer.devices={devices}: a number from 1, a list of GPUs such as [0,1], or auto for all")
+    return int(devices)

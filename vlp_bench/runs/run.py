@@ -1,0 +1,126 @@
+"""The whole sentence: build the model, prune it once, fine-tune what is left, test once, store the numbers."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import Callback, seed_everything
+from rich.console import Console
+
+from vlp_bench import processes
+from vlp_bench.models.speed import prepare
+from vlp_bench.results import examples
+from vlp_bench.results.row import Row
+from vlp_bench.results.store import Store
+from vlp_bench.runs import screen
+from vlp_bench.runs.console import console as terminal
+from vlp_bench.runs.finetune import LAST, finetune, root_device
+from vlp_bench.runs.lock import alone
+from vlp_bench.runs.object_cache import Workshop, maker, monitored
+from vlp_bench.runs.provenance import origin
+from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
+from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.tracking import KeepArtifacts
+from vlp_bench.tasks.optimisation import Diverged
+
+
+@dataclass
+class Helpers:
+    """What a run is given by whoever starts it: a shared workshop, a console, callbacks that watch it."""
+
+    workshop: Workshop = field(default_factory=Workshop)
+    console: Console = terminal
+    watchers: Sequence[Callback] = ()
+
+
+def run(specification: Specification, helpers: Helpers | None = None) -> None:
+    """Perform a specification, or show its result if it is stored already. Of several processes the main one writes.
+
+    Raises:
+        Diverged: the loss or a metric is no longer a number; rows with status ERR are stored.
+        ValueError: something the user can mend.
+        OSError: the disk refuses.
+    """
+    helpers = helpers or Helpers()
+    screen.header(helpers.console, specification)
+    store = Store(specification.out / "runs")
+    with alone(specification.folder) if processes.is_main() else nullcontext():
+        done = store.done(specification.run, specification.name) and not specification.config["force"]
+        if processes.agreed(done):
+            screen.already_done(helpers.console, specification, store)
+        else:
+            _perform(specification, helpers, store)
+    screen.result(helpers.console, specification, store)
+
+
+def _perform(specification: Specification, helpers: Helpers, store: Store) -> None:
+    provenance = origin(specification.config, specification.weights)
+    began = time.monotonic()
+    try:
+        metrics = _metrics(specification, helpers, provenance)
+        _check_finite(metrics)
+    except Diverged as error:
+        provenance["seconds"] = round(time.monotonic() - began, 3)
+        if processes.is_main():
+            store.append(specification.name, [_failure(specification, provenance, str(error))])
+        raise
+    provenance["seconds"] = round(time.monotonic() - began, 3)
+    if processes.is_main():
+        store.append(specification.name, _rows(specification, provenance, metrics))
+        (specification.folder / LAST).unlink(missing_ok=True)
+    processes.wait()
+
+
+def _metrics(specification: Specification, helpers: Helpers, provenance: dict[str, Any]) -> dict[str, float]:
+    """All numbers of a run by 'split/metric'; fills in the data and the mask of its provenance."""
+    config = specification.config
+    seed_everything(config["seed"], workers=True, verbose=False)
+    with screen.step(helpers.console, "reading the weights and preparing the data"):
+        model, data = helpers.workshop.model(config), helpers.workshop.data(config)
+        provenance["data"] = data.fingerprint()
+    prune = PruneOnce(specification, data, root_device(config), again=config["force"])
+    with screen.step(helpers.console, "pruning"):
+        task = maker(config["task"])(model=model, pruner=prune)
+    assert prune.solution is not None, "the task did not call the pruner it was handed"
+    provenance["mask"] = mask_hash(prune.solution) if prune.solution.masks else None
+    screen.pruned(helpers.console, prune)
+    prepare(task.model, compiled=config["compile"], recomputed=config["recompute"])
+    if (specification.folder / LAST).is_file() and not config["force"]:
+        helpers.console.print("an interrupted run is there: it goes on after the last epoch it finished")
+    metrics = finetune(
+        specification,
+        task,
+        data,
+        prune.solution,
+        [*helpers.watchers, KeepArtifacts(prune.file)],
+        batch_size=data.batch_size,
+        bar=not helpers.console.quiet,
+    )
+    assert_zeros(task.model, task.heirs(prune.solution.masks))
+    provenance["notes"] = dict(task.notes)
+    if processes.is_main():
+        examples.write(specification.folder, getattr(task, "examples", {}))
+    report = prune.solution.report
+    cost = {f"mask/{key}": float(report[key]) for key in ("seconds", "peak_gb") if report.get(key) is not None}
+    return metrics | {"mask/sparsity": prune.solution.sparsity} | cost
+
+
+def _check_finite(metrics: dict[str, float]) -> None:
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"{', '.join(bad)} is not a number at the end of the run; lower task.lr")
+
+
+def _rows(specification: Specification, provenance: dict[str, Any], metrics: dict[str, float]) -> list[Row]:
+    common = specification.identity() | {"provenance": provenance, "rows": len(metrics)}
+    parts = [(name.partition("/"), value) for name, value in metrics.items()]
+    return [Row(metric=metric, value=value, split=split, **common) for (split, _, metric), value in parts]
+
+
+def _failure(specification: Specification, provenance: dict[str, Any], message: str) -> Row:
+    common = specification.identity() | {"provenance": provenance, "rows": 1}
+    metric = monitored(specification.config)
+    return Row(metric=metric, value=math.nan, split="test", status="ERR", message=message, **common)

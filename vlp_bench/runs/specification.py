@@ -1,0 +1,249 @@
+"""What a run is: its checked configuration, its identity, its folder. Nothing heavy is imported here.
+
+A run's identity is a hash of everything that decides its numbers (model, weights, pruner, sparsity, task, data, recipe,
+seed and version) and of nothing else (where files lie, what is displayed, which device). Its folder follows from it, so
+the same command finds its own results and an interrupted one goes on.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vlp_bench.models.checkpoints.locations import content_hash
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.help import no_experiment
+
+EVERYTHING = "vlp_bench.pruning.allocation.uniform.Everything"  # the allocation that removes nothing
+PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
+TARGETS = ("vlp_bench.", "lightning.pytorch.", "torch.")  # what a configuration may construct
+INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
+    "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"},
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
+    "data": {"calibration_cache"},
+}
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A run before anything is built.
+
+    `config` is plain and resolved; `choices` maps group to choice; `run` is the identity and `setting` that of
+    everything but pruner and sparsity: runs with the same setting may be compared.
+    """
+
+    config: dict[str, Any] = field(repr=False)
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
+    run: str
+    setting: str
+    weights: str | None
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config["paths"]["out"])
+
+    @property
+    def name(self) -> str:
+        """The folder of the run below outputs/runs: readable first, unique by its last part."""
+        c = self.config
+        words = [
+            c["experiment"],
+            c["benchmark"]["name"],
+            self.choices["pruner"],
+            f"{c['sparsity']:g}",
+            f"seed{c['seed']}",
+        ]
+        return "-".join([*words, self.run])
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "runs" / self.name
+
+    def identity(self) -> dict[str, Any]:
+        """The columns of a result row that come from the specification."""
+        c = self.config
+        own = {
+            "exp": c["experiment"],
+            "benchmark": c["benchmark"]["name"],
+            "sparsity": c["sparsity"],
+            "seed": c["seed"],
+        }
+        return (
+            own | {k: self.choices[k] for k in ("model", "task", "pruner")} | {"run": self.run, "setting": self.setting}
+        )
+
+    def command(self, **changes: object) -> str:
+        """The command line of this run, with some of its values changed; options of a changed group are left out."""
+        dropped = {"force", "debug", *changes}
+        kept = [word for word in self.overrides if re.split(r"[=./]", word.lstrip("+~"))[0] not in dropped]
+        return " ".join(["python -m vlp_bench", *kept, *(f"{key}={value}" for key, value in changes.items())])
+
+
+def register() -> None:
+    """Teach OmegaConf `${run_dir:}`, the folder of the run being composed.
+
+    It refuses what cannot run, and that before Hydra makes the folder.
+    """
+
+    def run_dir(form: str = "whole", *, _root_: DictConfig) -> str:
+        specification = specify(_root_, _root_.hydra)
+        folder = specification.folder
+        return str(folder.relative_to(specification.out) if form == "relative" else folder)
+
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+
+
+def specify(config: DictConfig, hydra: Any) -> Specification:
+    """Check a composed configuration (with or without Hydra's own node, `hydra`) and give the run its identity.
+
+    Raises:
+        UserError: no experiment, a value out of its range, or files that are not there.
+    """
+    if config.get("experiment") is None:
+        raise UserError(no_experiment())
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    _check_files(own)
+    plain = _plain(own)
+    check_values(plain)
+    check_targets(plain)
+    if plain["pruner"].get("allocate", {}).get("_target_") == EVERYTHING:
+        own.sparsity = plain["sparsity"] = 0.0  # asked for or not, nothing is removed: one run, not one per sparsity
+    weights = weights_of(plain)
+    essence = _essence(own, weights)
+    return Specification(
+        config=plain,
+        choices={str(group): str(choice) for group, choice in hydra.runtime.choices.items()},
+        overrides=tuple(hydra.overrides.task),
+        run=digest(essence),
+        setting=digest({key: value for key, value in essence.items() if key not in ("pruner", "sparsity")}),
+        weights=weights,
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a sparsity or a seed that cannot be run."""
+    sparsity, seed = config["sparsity"], config["seed"]
+    number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
+    if not number or not math.isfinite(sparsity) or not 0 <= sparsity < 1:
+        raise UserError(
+            f"sparsity={sparsity}: the share of weights removed is a number with 0 <= sparsity < 1, e.g. 0.9"
+        )
+    for name, value in (("seed", seed), ("pruning_seed", config.get("pruning_seed", 0))):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+            raise UserError(f"{name}={value}: must be a whole number from 0 to {2**32 - 1}")
+    for part in PARTS:
+        if not isinstance(config.get(part), Mapping):
+            raise UserError(f"{part} is missing from the configuration; choose one with {part}=NAME")
+
+
+def check_targets(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a `_target_` outside this package and the libraries it configures."""
+    for key, value in _leaves(config):
+        if key.endswith("_target_") and not str(value).startswith(TARGETS):
+            raise UserError(f"{key}={value}: only names that start with {', '.join(TARGETS)} may be constructed")
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield from _leaves({str(i): item for i, item in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# Files: whatever the configuration places under paths.data or paths.weights must be there. There is no second list.
+
+
+def _check_files(config: DictConfig) -> None:
+    missing = {key: place for root in ("data", "weights") for key, place in missing_files(config, root).items()}
+    if missing:
+        width = max(map(len, missing))
+        places = "\n".join(f"  {key:<{width}}  {place}" for key, place in missing.items())
+        raise UserError(
+            f"benchmark={config.benchmark.name} needs files and folders that are not there; nothing was built. Looked "
+            f"for:\n{places}\nPoint to them with paths.data=FOLDER and paths.weights=FOLDER, or to a single one with "
+            "KEY=PATH; benchmark=mini runs the embedded world and needs none."
+        )
+
+
+def missing_files(config: DictConfig, root: str) -> dict[str, str]:
+    """Key -> where it was looked for, of each value written as ${paths.<root>}/... in the configuration and not there.
+
+    Where paths.<root> is not set, the place is written with <paths.root> in its stead.
+    """
+    given = config.paths[root]
+    missing = {}
+    for key, text in _leaves(_unresolved(config)):
+        if isinstance(text, str) and text.startswith(f"${{paths.{root}}}"):
+            rest = text.removeprefix(f"${{paths.{root}}}").lstrip("/")
+            if given is None:
+                missing[key] = f"<paths.{root}>/{rest} (paths.{root} is not set)"
+            elif not (Path(given) / rest).exists():
+                missing[key] = str(Path(given) / rest)
+    return missing
+
+
+def _unresolved(config: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key != "paths"}
+
+
+def weights_of(config: Mapping[str, Any]) -> str | None:
+    """First 16 hex digits of the SHA-256 of `model.weights` (a path, pkg://package/file or hf:owner/name), or None."""
+    given = config["model"].get("weights")
+    if given is None:
+        return None
+    try:
+        return content_hash(str(given))
+    except FileNotFoundError as error:
+        hint = f"no such file ({error.filename}); set paths.weights to the folder that holds it"
+        raise UserError(f"model.weights={given}: {hint}") from None
+
+
+# Identity
+
+
+def digest(content: object) -> str:
+    """Ten hex digits that stand for plain content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def version() -> str:
+    """The installed version of vlp_bench; 0 where it runs without being installed."""
+    try:
+        return metadata.version("vlp_bench")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def _essence(config: DictConfig, weights: str | None) -> dict[str, Any]:
+    """Everything that decides the numbers. Paths are replaced by their names: a moved folder is the same data."""
+    neutral = config.copy()
+    OmegaConf.update(neutral, "paths", {str(name): str(name) for name in config.paths}, merge=False)
+    if config.metrics.spice.corenlp_dir is not None:  # whether SPICE is computed counts, where its jars lie does not
+        OmegaConf.update(neutral, "metrics.spice.corenlp_dir", "corenlp")
+    plain = _plain(neutral)
+    for part, names in INCIDENTAL.items():
+        node = plain if not part else plain[part]
+        for name in names:
+            node.pop(name, None)
+    plain["model"] = plain["model"] | {"weights": weights}
+    plain["benchmark"] = plain["benchmark"]["name"]
+    return plain | {"version": version()}

@@ -1,0 +1,1 @@
+"""Many runs: expanded, computed in fresh processes or by SLURM, looked at."""

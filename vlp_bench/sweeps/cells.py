@@ -1,0 +1,187 @@
+"""The cells of a comparison: specifications, masks from one calibration pass, and the processes that run them."""
+
+import os
+import queue
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import active_children, get_context
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.results.store import Store
+from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.console import console
+from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.finetune import root_device
+from vlp_bench.runs.object_cache import Workshop, build
+from vlp_bench.runs.peak_memory import peak
+from vlp_bench.runs.prune_once import archive, calibration, load_mask, mask_file, pruner_essence
+from vlp_bench.runs.specification import Specification, digest, register, specify
+from vlp_bench.sweeps import worker
+
+if TYPE_CHECKING:
+    from vlp_bench.sweeps.grid import Grid
+
+
+def specifications(grid: "Grid") -> list[Specification]:
+    """The runs of a grid, as `python -m vlp_bench` would compose them.
+
+    Raises:
+        UserError: a run that cannot be; nothing is computed then.
+    """
+    register()
+    found = []
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        for pruner, sparsity, seed in grid.cells():
+            words = [*grid.overrides, f"pruner={pruner}", f"sparsity={sparsity:g}", f"seed={seed}"]
+            config = compose("config", words, return_hydra_config=True)
+            found.append(specify(config, config.hydra))
+    return found
+
+
+def missing(cells: Iterable[Specification]) -> list[Specification]:
+    """The cells without a stored result (all of them under force=true)."""
+    return [c for c in cells if c.config["force"] or not Store(c.out / "runs").done(c.run, c.name)]
+
+
+def compute(cells: Sequence[Specification], workers: int, *, alone: bool = False) -> dict[str, str]:
+    """Make the masks, then run the cells in parallel; returns the reasons of those that failed, by name.
+
+    Args:
+        alone: statistics of earlier passes are not used and none are kept, so that a mask's seconds are its own.
+    """
+    prune(cells, alone=alone)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
+    context = get_context("spawn")
+    news = context.Queue()
+    with _progress() as progress:
+        board = Board(progress, len(cells))
+        pool = ProcessPoolExecutor(min(workers, len(cells)), context, worker.begin, (news,))
+        try:
+            futures = {pool.submit(worker.work, cell): cell for cell in cells}
+            failures = _follow(futures, news, board)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError("a process was killed, perhaps for lack of memory; go on with workers=1") from error
+            raise
+        pool.shutdown()
+    return failures
+
+
+def _follow(futures: Mapping["Future[str | None]", Specification], news: Any, board: "Board") -> dict[str, str]:
+    failures: dict[str, str] = {}
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+        board.hear(news)
+        for future in done:
+            name, reason = futures[future].name, future.result()
+            board.finish(name, reason)
+            if reason is not None:
+                failures[name] = reason
+    return failures
+
+
+def prune(cells: Sequence[Specification], *, alone: bool = False) -> None:
+    """Write the masks that are missing: one calibration for all of them, one call per pruner for all its sparsities.
+
+    Args:
+        alone: see `compute`.
+    """
+    workshop, began = Workshop(), time.monotonic()
+    config = cells[0].config
+    data, model = workshop.data(config), workshop.model(config).to(root_device(config))
+    device, seed = root_device(config), config.get("pruning_seed", 0)
+
+    @cache
+    def shared(batches: int | None) -> Calibration:
+        kept = archive(cells[0], data, batches, seed)
+        return calibration(model, data, device, None if alone else kept, batches, seed)
+
+    made, groups = 0, _by_pruner(cells)
+    own = len(groups) == 1
+    for group in groups.values():
+        todo = {c.config["sparsity"]: mask_file(c, data) for c in group}
+        todo = {level: file for level, file in todo.items() if load_mask(file) is None}
+        if todo:
+            with console.status(f"pruning: {group[0].choices['pruner']} at {', '.join(f'{s:g}' for s in todo)} ..."):
+                pruner = group[0].config["pruner"]
+                asked = shared(pruner.get("num_batches"))
+                with peak(device) as memory:
+                    solutions = build(pruner).prune(model, list(todo), asked)
+                for level, solution in solutions.items():
+                    solution.report["peak_gb"] = memory.gigabytes if own else None  # others left statistics behind
+                    solution.save(todo[level])
+            made += len(todo)
+    console.print(f"{made} masks made with one calibration pass in {time.monotonic() - began:.1f} s")
+
+
+def _by_pruner(cells: Iterable[Specification]) -> dict[str, list[Specification]]:
+    """Cells whose pruner has the same options (a seed among them, for the random one)."""
+    groups: dict[str, list[Specification]] = {}
+    for cell in cells:
+        groups.setdefault(digest(pruner_essence(cell.config)), []).append(cell)
+    return groups
+
+
+# What is seen meanwhile
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, refresh_per_second=2, speed_estimate_period=600)
+
+
+@dataclass
+class Board:
+    """One bar for all cells and one for each cell at work."""
+
+    progress: Progress
+    total: int
+
+    def __post_init__(self) -> None:
+        self.all = self.progress.add_task("all runs", total=self.total)
+        self.bars: dict[str, TaskID] = {}
+        self.done = 0
+
+    def hear(self, news: Any) -> None:
+        """Take in what the workers have reported: (name, steps done, steps to do)."""
+        while True:
+            try:
+                name, step, steps = news.get_nowait()
+            except queue.Empty:
+                break
+            if name not in self.bars:
+                self.bars[name] = self.progress.add_task(f"  {name}", total=steps)
+            self.progress.update(self.bars[name], completed=step, total=steps)
+
+    def finish(self, name: str, reason: str | None) -> None:
+        self.done += 1
+        self.progress.update(self.all, completed=self.done)
+        if name in self.bars:
+            self.progress.remove_task(self.bars.pop(name))
+        self.progress.console.print(f"{'done' if reason is None else '[red]failed[/]'}  {name}", soft_wrap=True)

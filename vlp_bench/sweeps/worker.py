@@ -1,0 +1,53 @@
+"""One of the processes of a comparison: imports, weights and data are shared by all the cells it runs."""
+
+import signal
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from vlp_bench.runs.errors import explain
+from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.spawn import die_with_parent
+from vlp_bench.runs.specification import Specification
+
+_workshop = Workshop()
+_news: Any = None  # the queue to the parent; set when the process begins
+
+
+def begin(news: Any) -> None:
+    """Prepare the process: one thread, Ctrl-C left to the parent, and no life without it."""
+    global _news
+    _news = news
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def work(specification: Specification) -> str | None:
+    """Run one cell; returns the reason if it failed in a way that leaves the others alone."""
+    helpers = Helpers(_workshop, Console(quiet=True), [Reporter(specification.name)])
+    try:
+        run(specification, helpers)
+    except Exception as error:
+        reason = explain(error)
+        if reason is None:
+            raise
+        return reason
+    return None
+
+
+class Reporter(Callback):
+    """Tells the parent how far the fine-tuning is, twice a second at most."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.told = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if time.monotonic() - self.told > 0.5:
+            self.told = time.monotonic()
+            _news.put((self.name, trainer.global_step, int(trainer.estimated_stepping_batches)))
