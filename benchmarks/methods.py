@@ -32,7 +32,7 @@ from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.adapter import adapter_for
 from vlp_bench.pruning.allocation.ecoflap import sensitivity
-from vlp_bench.pruning.statistics.activation_cache import Replay
+from vlp_bench.pruning.statistics.activation_cache import ActivationCache
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 PLAIN = ["plain forward", "loss", "gradients"]
@@ -47,10 +47,10 @@ FEW: dict[str, dict[str, Any]] = {  # the paper's numbers would only repeat the 
 }
 
 
-class Watched(Replay):
+class Watched(ActivationCache):
     """Replays that are kept, to be asked what they computed."""
 
-    made: list[Replay] = []  # noqa: RUF012
+    made: list[ActivationCache] = []  # noqa: RUF012
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -92,7 +92,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
 
     before, spent = seconds(plain), 0.0
     calibration = Calibration(model, data)
-    sensitivity.Replay = Watched
+    sensitivity.ActivationCache = Watched
     if name in PLAIN:
         spent = seconds(partial(run_plain, name, calibration))
     else:

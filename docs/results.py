@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlp_bench.commands import plans
 from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import plot_panels, plot_sparsity
 from vlp_bench.results.published import load, of
@@ -21,6 +20,7 @@ from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, cell, comparison, markdown, spread
+from vlp_bench.sweeps import plans
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE, DATA = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "results.csv"

@@ -15,7 +15,7 @@ from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.on_disk import Archive
+from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
 
 
 def test_alone_everything_is_the_identity():
@@ -125,8 +125,8 @@ def pruned(model, folder=None, names=PRUNERS):
     batches = [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(5)]
     found = {}
     for name in names:
-        kept = None if folder is None else Archive(folder)
-        calibration = Calibration(model, batches, shared=True, archive=kept)
+        kept = None if folder is None else StatisticsFolder(folder)
+        calibration = Calibration(model, batches, shared=True, stored=kept)
         found[name] = catalogue.load(name).prune(model, 0.6, calibration)
     return {name: {"masks": s.masks, "data": s.report["hashes"]["calibration"]} for name, s in found.items()}
 

@@ -4,7 +4,7 @@ import pytest
 
 from vlp_bench.commands import compare
 from vlp_bench.models.xvlm.model import XVLM
-from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.prune_once import load_mask, mask_file
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps import cells, worker
@@ -70,7 +70,7 @@ def test_all_masks_come_from_one_calibration_pass_and_runs_find_them(grid, monke
     found = specifications(grid)
     prune(found)
     assert len(passes) <= 4  # two batches of two parts, whatever the number of pruners, sparsities and seeds
-    data = Workshop().data(found[0].config)
+    data = ObjectCache().data(found[0].config)
     files = {mask_file(c, data) for c in found}
     assert len(files) == 9  # dense 1, random 2 x 2, omp 2, multiflow 2
     assert all(load_mask(file) is not None for file in files)
@@ -84,7 +84,7 @@ def test_a_mask_made_together_equals_one_made_alone(grid, specified, tmp_path):
     prune(found)
     alone = specified("recipe.epochs=0", "pruner=multiflow", "sparsity=0.9", f"paths.out={tmp_path}/alone")
     run(alone, Helpers())
-    data = Workshop().data(alone.config)
+    data = ObjectCache().data(alone.config)
     together = next(c for c in found if c.choices["pruner"] == "multiflow" and c.config["sparsity"] == 0.9)
     first, second = load_mask(mask_file(together, data)), load_mask(mask_file(alone, data))
     assert all(bool((first.masks[name] == second.masks[name]).all()) for name in first.masks)

@@ -8,7 +8,7 @@ from rich.console import Console
 from vlp_bench.commands import experiment, ridge
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters
-from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps import cells, plans
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def computed(monkeypatch):
     """Cells are computed in this process; the list names them."""
-    names, workshop = [], Workshop()
+    names, objects = [], ObjectCache()
 
-    def compute(todo, workers, *, alone=False):
-        cells.prune(todo, alone=alone)
+    def compute(todo, workers, *, fresh_statistics=False):
+        cells.prune(todo, fresh_statistics=fresh_statistics)
         for cell in todo:
             names.append(cell.name.rpartition("-")[0])
-            run(cell, Helpers(workshop, Console(quiet=True)))
+            run(cell, Helpers(objects, Console(quiet=True)))
         return {}
 
     monkeypatch.setattr(cells, "compute", compute)
@@ -68,7 +68,7 @@ def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):
 
 def test_masks_made_alone_are_a_report_of_their_own(tiny, tmp_path, monkeypatch, computed):
     part = "{exp: [xvlm_itr], pruner: [snip], sparsity: [0.5], seed: [0], dense: false"
-    sweep(monkeypatch, f"parts: [{part}}}, {part}, alone: true}}]")
+    sweep(monkeypatch, f"parts: [{part}}}, {part}, fresh_statistics: true}}]")
     words = [word for word in tiny if not word.startswith("+exp")]
     folder = experiment.perform(experiment.Request.parse(["table07_runtimes", *words]))
     assert len(computed) == 2  # one mask in out/, another in out/table07_runtimes/

@@ -130,7 +130,7 @@ def test_a_chosen_ridge_goes_to_its_pruner_alone():
 
 def test_alone_means_one_mask_a_pass():
     [part] = plans.parse("parts: [{exp: [e], pruner: [omp, snip], sparsity: [0.5, 0.9], seed: [0], dense: false, "
-                          "alone: true}]")  # fmt: skip
+                          "fresh_statistics: true}]")  # fmt: skip
     grids = list(part.grids("e", [], {}, 1))
     assert [(g.pruners, g.sparsities) for g in grids] == [
         (("omp",), (0.5,)), (("omp",), (0.9,)), (("snip",), (0.5,)), (("snip",), (0.9,)),

@@ -15,6 +15,7 @@ from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.prune_once import scores_file
 
 HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 
@@ -35,7 +36,7 @@ def file(model, tmp_path_factory):
     ids, images = torch.randint(1, 20, (4, 6), generator=draw), torch.randn(4, 3, 24, 24, generator=draw)
     calibration = Calibration(model, [Batch(images, ids, torch.ones(4, 6).long())])
     path = vlp_bench.prune(model, "multiflow", 0.75, calibration).save(folder / "mask.safetensors")
-    stored_scores.write(masks.scores_file(path), calibration)
+    stored_scores.write(scores_file(path), calibration)
     save_model(folder / "model.safetensors", model)
     vlp_bench.prune(model, "multiflow", 0.9, calibration).save(folder / "fresh.safetensors")
     vlp_bench.prune(model, "omp", 0.75).save(folder / "omp.safetensors")
@@ -68,7 +69,7 @@ def test_help_is_light():
 
 def test_show(file):
     text = said("show", file, "--by", "modality")
-    for words in ("multiflow", "allocate.between=modality", "seed=0", "75.0000 %", "asked for: 75 %", "calibration "):
+    for words in ("multiflow", "allocate.group_by=modality", "seed=0", "75.0000 %", "asked for: 75 %", "calibration "):
         assert words in text
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert {"vision", "text", "fusion", "all"} <= set(lines)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tests.commands.test_tasks import SMALL
+from tests.runs.test_tasks import SMALL
 from vlp_bench.commands.rescore import NOTE, Request, _extended, rescore
 from vlp_bench.metrics import captions
 from vlp_bench.metrics.scores import Scores
@@ -33,7 +33,7 @@ class Lengths:
 @pytest.fixture
 def run(tmp_path, tiny_weights):
     """A finished run of captioning: store and folder."""
-    from tests.commands.test_run import performed
+    from tests.runs.test_run import performed
 
     register()
     words = ["+exp=xvlm_ic", f"model.weights={tiny_weights}", f"paths.out={tmp_path}", *SMALL, "recipe.epochs=0"]

@@ -6,7 +6,7 @@ from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands.status import UNFINISHED, runs_of, show
 from vlp_bench.results.store import Store
 from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.lock import alone, owner
+from vlp_bench.runs.lock import exclusive, owner
 from vlp_bench.sweeps.expand import cells_of
 from vlp_bench.sweeps.states import FAILED_FILE, State, reason_of
 
@@ -27,7 +27,7 @@ def test_every_state_is_shown_with_its_exit_code(words, capsys):
     for cell in (running, interrupted, failed):
         cell.folder.mkdir(parents=True)
     (interrupted.folder / "last.ckpt").touch()
-    with alone(running.folder):
+    with exclusive(running.folder):
         assert owner(running.folder) is not None
         assert show(runs_of(words)) == UNFINISHED
         states = [cell.state() for cell in (done, running, interrupted, failed, missing)]

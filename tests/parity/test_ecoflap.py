@@ -12,7 +12,7 @@ from tests.parity.toyvlm import DATA, tree
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around, noise, noise_seeds
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -172,7 +172,7 @@ def test_ratios(tiny, recorded, score):
             granularity=granularity,
             reduce=reduce,
             max_sparsity=float(limit[4:]),
-            between="modality" if per_model else "model",
+            group_by="modality" if per_model else "model",
         )
         kept = allocate(asked, float(p[1:]))
         for (name, count), sparsity in zip(kept.items(), recorded[key], strict=True):
@@ -191,7 +191,7 @@ def test_shares(name, compat):
         key: ALLOCATIONS[f"{name}/{key}"] for key in ("scores", "num_params", "p_pmax", "total_to_keep", "sparsity")
     }
     sizes, total = given["num_params"].tolist(), int(given["total_to_keep"])
-    kept = share_out(given["scores"].tolist(), sizes, total, float(given["p_pmax"][1]), compat)
+    kept = proportional_budgets(given["scores"].tolist(), sizes, total, float(given["p_pmax"][1]), compat)
     difference = np.abs(np.array(kept) / sizes - (1 - given["sparsity"]))
     large = max(sizes) > 1e6  # the released code works in float32
     assert (difference <= (1e-5 if large else (1e-6 if compat == "official" else 4 / np.array(sizes)))).all()
@@ -202,4 +202,4 @@ def test_shares(name, compat):
 
 
 def test_no_importance_at_all_is_shared_evenly():
-    assert share_out([0.0, 0.0], [100, 100], 100, 0.6) == [50, 50]
+    assert proportional_budgets([0.0, 0.0], [100, 100], 100, 0.6) == [50, 50]

@@ -6,7 +6,7 @@ import torch
 
 import vlp_bench
 from tests.parity import toyvlm
-from vlp_bench.pruning.allocation.global_threshold import Competition
+from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.catalogue import load
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solvers.keep_top import KeepTop
@@ -75,7 +75,7 @@ def test_official_threshold_on_recorded_random_scores(recorded, toy, calibration
     def given(layer, calibration):
         return scores[layer.name]
 
-    pruner = Pruner(allocate=Competition(given, compat="official"), solve=KeepTop(given, compat="official"))
+    pruner = Pruner(allocate=GlobalThreshold(given, compat="official"), solve=KeepTop(given, compat="official"))
     assert mismatches(recorded, "rand/s63/mask", pruner.prune(toy[0], 0.63, calibration)) == 0
 
 

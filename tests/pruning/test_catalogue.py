@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 
 import vlp_bench
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.allocation.global_threshold import Competition
+from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.pruner import Pruner, describe
 
 
@@ -75,9 +75,9 @@ def test_options_have_the_names_that_pruners_share(name, options):
 
 
 def test_options_reach_every_part():
-    pruner = catalogue.load("multiflow", {"compat": "official", "num_batches": 3, "allocate.between": "block"})
-    assert isinstance(pruner.allocate, Competition)
-    assert (pruner.allocate.compat, pruner.allocate.between) == ("official", "block")
+    pruner = catalogue.load("multiflow", {"compat": "official", "num_batches": 3, "allocate.group_by": "block"})
+    assert isinstance(pruner.allocate, GlobalThreshold)
+    assert (pruner.allocate.compat, pruner.allocate.group_by) == ("official", "block")
     assert pruner.solve.score.keywords == {"compat": "official"}
     assert pruner.num_batches == 3
 

@@ -8,7 +8,7 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.allocation.global_threshold import Competition
+from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.pruner import Pruner, describe, hash_of
 from vlp_bench.pruning.schedule import exponential, linear
@@ -139,7 +139,7 @@ def test_steps_nest_and_end_exactly(schedule):
 
     model = half_zero()
     before = [p.detach().clone() for p in model.parameters()]
-    pruner = Pruner(allocate=Competition(snip), solve=Solver(snip), schedule=schedule)
+    pruner = Pruner(allocate=GlobalThreshold(snip), solve=Solver(snip), schedule=schedule)
     solution = pruner.prune(model, 0.4, labelled())
     assert solution.kept == round(0.6 * 151)
     for earlier, later in pairwise(steps):
@@ -211,7 +211,7 @@ def test_iterative_snip_by_name():
     quick_steps = {"steps": 2, "batches_per_step": 2, "schedule": "linear"}
     found = vlp_bench.prune(sequential(), "itersnip", 0.5, labelled(4), options=quick_steps)
     by_hand = Pruner(
-        allocate=Competition(snip), solve=KeepTop(snip), schedule=partial(linear, steps=2), batches_per_step=2
+        allocate=GlobalThreshold(snip), solve=KeepTop(snip), schedule=partial(linear, steps=2), batches_per_step=2
     ).prune(sequential(), 0.5, labelled(4))
     assert all(found.masks[name].equal(mask) for name, mask in by_hand.masks.items())
     assert found.report["settings"]["schedule"]["steps"] == found.report["settings"]["steps"] == 2

@@ -10,7 +10,7 @@ from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.ecoflap import sensitivity
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
-from vlp_bench.pruning.statistics.activation_cache import Replay
+from vlp_bench.pruning.statistics.activation_cache import ActivationCache
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 CONFIG = XVLMConfig(
@@ -80,17 +80,17 @@ def test_pruners_reach_their_sparsity(calibration, name, compat):
 
 def test_blocks_that_a_perturbed_matrix_does_not_reach_are_not_run_again(calibration, caplog, monkeypatch):
     """The same losses as with every block run every time, in at most 0.60 of the runs."""
-    made: list[Replay] = []
+    made: list[ActivationCache] = []
 
-    class Watched(Replay):
+    class Watched(ActivationCache):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(sensitivity, "Replay", Watched)
+    monkeypatch.setattr(sensitivity, "ActivationCache", Watched)
     fast = losses_around(calibration, epsilon=1e-2, draws=1)
     assert "every block is run every time" not in caplog.text
-    monkeypatch.setattr(Replay, "known", lambda self, block, number: None)
+    monkeypatch.setattr(ActivationCache, "known", lambda self, block, number: None)
     assert losses_around(calibration, epsilon=1e-2, draws=1) == fast
     some, every = (replay.calls for replay in made)
     assert some <= 0.6 * every

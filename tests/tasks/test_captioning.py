@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
 ]
 Train = Callable[..., Trainer]
-BECOMES = {"xvlm": XVLMCaptioner.of, "blip": BLIPCaptioner.of}
+TASK_MODEL = {"xvlm": XVLMCaptioner.of, "blip": BLIPCaptioner.of}
 
 
 class Length:
@@ -43,7 +43,13 @@ class Length:
 
 
 def task(family: str = "xvlm", **changes: Any) -> Captioning:
-    given = {"becomes": BECOMES[family], "scorers": [Truth(), Length()], "best": "words", "lr": 1e-2, "max_length": 12}
+    given = {
+        "task_model": TASK_MODEL[family],
+        "scorers": [Truth(), Length()],
+        "best": "words",
+        "lr": 1e-2,
+        "max_length": 12,
+    }
     return Captioning(tiny(family), **given | changes)
 
 
@@ -68,9 +74,9 @@ def test_every_image_of_a_split_is_described_and_scored(train: Train, tmp_path: 
 def test_masks_are_handed_on() -> None:
     model = tiny("blip")
     masks = {n: torch.ones_like(model.get_parameter(n), dtype=torch.bool) for n in model.adapter.prunable(model)}
-    heirs = task("blip").heirs(masks)
-    assert all(name.startswith(("vision_model.", "text_decoder.")) for name in heirs)
-    assert "text_decoder.bert.encoder.layer.0.output.dense.weight" in heirs
+    task_masks = task("blip").task_masks(masks)
+    assert all(name.startswith(("vision_model.", "text_decoder.")) for name in task_masks)
+    assert "text_decoder.bert.encoder.layer.0.output.dense.weight" in task_masks
 
 
 def test_training_lowers_the_loss(train: Train) -> None:

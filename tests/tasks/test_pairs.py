@@ -29,7 +29,7 @@ def data(**changes: Any) -> PairData:
 
 
 def task(**changes: Any) -> Pairs:
-    return Pairs(tiny_blip(), **{"becomes": BLIPNLVR.of, "lr": 1e-2} | changes)
+    return Pairs(tiny_blip(), **{"task_model": BLIPNLVR.of, "lr": 1e-2} | changes)
 
 
 def test_masks_are_inherited_by_both_cross_attentions_and_kept(train: Train) -> None:
@@ -39,13 +39,13 @@ def test_masks_are_inherited_by_both_cross_attentions_and_kept(train: Train) -> 
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
-    made = Pairs(model, becomes=BLIPNLVR.of, lr=1e-2)
-    heirs = made.heirs(masks)
+    made = Pairs(model, task_model=BLIPNLVR.of, lr=1e-2)
+    task_masks = made.task_masks(masks)
     cross = "text_encoder.encoder.layer.0.crossattention"
-    assert {f"{cross}.self0.query.weight", f"{cross}.self1.query.weight"} <= heirs.keys()
-    assert not any("merge_layer" in name or "cls_head" in name for name in heirs)
-    train(made, KeepPruned(heirs, prefix="model."), data=data(), max_epochs=1)
-    for name, mask in heirs.items():
+    assert {f"{cross}.self0.query.weight", f"{cross}.self1.query.weight"} <= task_masks.keys()
+    assert not any("merge_layer" in name or "cls_head" in name for name in task_masks)
+    train(made, KeepPruned(task_masks, prefix="model."), data=data(), max_epochs=1)
+    for name, mask in task_masks.items():
         assert not made.model.get_parameter(name)[~mask].any()
         assert made.model.get_parameter(name)[mask].any()
 

@@ -22,12 +22,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
 ]
 Train = Callable[..., Trainer]
-BECOMES = {"xvlm": XVLMVQA.of, "blip": BLIPVQA.of}
+TASK_MODEL = {"xvlm": XVLMVQA.of, "blip": BLIPVQA.of}
 FUSION = "text_encoder.bert.encoder.layer.1.output.dense.weight"
 
 
 def task(family: str = "xvlm", **changes: Any) -> VQA:
-    return VQA(tiny(family), **{"becomes": BECOMES[family], "lr": 1e-2, "k_test": 4} | changes)
+    return VQA(tiny(family), **{"task_model": TASK_MODEL[family], "lr": 1e-2, "k_test": 4} | changes)
 
 
 def halved(model: nn.Module) -> Solution:
@@ -41,7 +41,7 @@ def halved(model: nn.Module) -> Solution:
 def test_a_pruned_model_hands_its_masks_on_and_stays_pruned(train: Train, family: str) -> None:
     solution = halved(tiny(family))
     made = task(family, pruner=solution.install, image_size=32)
-    masks = made.heirs(solution.masks)
+    masks = made.task_masks(solution.masks)
     assert made.model.config.image_size == 32
     assert set(solution.masks) == {made.model.pretrained_name(name) for name in masks}
     data = questions(sep=family == "blip", train_transform=_small, eval_transform=_small)
@@ -60,9 +60,9 @@ def _small(image: Any, rng: Any) -> torch.Tensor:
 
 def test_the_copied_decoder_may_regrow_if_asked() -> None:
     masks = halved(tiny("xvlm")).masks
-    twice = [name for name in task().heirs(masks) if name.startswith("text_decoder.")]
+    twice = [name for name in task().task_masks(masks) if name.startswith("text_decoder.")]
     assert twice
-    assert set(task().heirs(masks)) - set(task(mask_decoder=False).heirs(masks)) == set(twice)
+    assert set(task().task_masks(masks)) - set(task(mask_decoder=False).task_masks(masks)) == set(twice)
 
 
 def test_answers_are_scored_by_the_rule_and_kept_for_the_server(train: Train, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def perform(request: Request) -> Path | None:
     failures: dict[str, str] = {}
     for group in groups:
         if rest := missing(group):
-            failures |= compute(rest, request.workers, alone=rest[0].out != Path(request.out))
+            failures |= compute(rest, request.workers, fresh_statistics=rest[0].out != Path(request.out))
     folder = Path(request.out) / "experiments" / f"{request.name}-{request.benchmark}"
     for out in dict.fromkeys(cell.out for cell in cells):  # parts with masks of their own are a report of their own
         to = folder / "alone" if out != cells[0].out else folder
@@ -145,8 +145,8 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
 
 
 def _words(request: Request, part: plans.Part) -> list[str]:
-    words = [word for word in request.words if not (part.alone and word.startswith("paths.out="))]
-    return [*words, f"paths.out={request.out}/{request.name}"] if part.alone else words
+    words = [word for word in request.words if not (part.fresh_statistics and word.startswith("paths.out="))]
+    return [*words, f"paths.out={request.out}/{request.name}"] if part.fresh_statistics else words
 
 
 def _ridges(exp: str, part: plans.Part, words: Sequence[str], workers: int) -> dict[str, float]:

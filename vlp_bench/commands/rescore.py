@@ -55,7 +55,7 @@ def rescore(request: Request) -> int:
     """
     from vlp_bench.metrics.captions import CaptionScores
     from vlp_bench.results.store import Store
-    from vlp_bench.runs.object_cache import Workshop
+    from vlp_bench.runs.object_cache import ObjectCache
 
     store = Store(Path(request.out) / "runs")
     runs = dict(_captioned(store, request))
@@ -65,10 +65,10 @@ def rescore(request: Request) -> int:
     wanted = {"meteor", "spice"} if request.corenlp_dir else {"meteor"}
     todo = {n: rows for n, rows in runs.items() if request.force or not wanted <= {row.metric for row in rows}}
     console.print(f"{len(runs)} captioning runs: {len(runs) - len(todo)} scored already, {len(todo)} to score")
-    workshop, failures = Workshop(), 0
+    objects, failures = ObjectCache(), 0
     for name, rows in todo.items():
         try:
-            said = _rescored(store, name, rows, scorer, workshop)
+            said = _rescored(store, name, rows, scorer, objects)
         except (ValueError, OSError) as error:
             stderr.print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
             failures += 1
@@ -93,21 +93,21 @@ def _captioned(store: "Store", request: Request) -> "Iterator[tuple[str, list[Ro
             yield name, rows
 
 
-def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScores", workshop: Any) -> "Scores":
+def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScores", objects: Any) -> "Scores":
     """Score one run and store it: the values of single images first, the rows, which count as done, last."""
     import numpy as np
 
     from vlp_bench.metrics.scores import score
     from vlp_bench.results import examples
-    from vlp_bench.runs.lock import alone
+    from vlp_bench.runs.lock import exclusive
     from vlp_bench.tasks.captioning import CAPTIONS, read_captions
 
     began, folder, known = time.monotonic(), store.root / name, rows[0].provenance
-    data = workshop.data(known["config"])
+    data = objects.data(known["config"])
     if data.fingerprint() != known["data"]:
         raise ValueError("the data have changed since it was made")
     images = data.described("test")
-    with alone(folder):
+    with exclusive(folder):
         scores = score([scorer], read_captions(folder / CAPTIONS, images), images)
         examples.write(folder, examples.read(folder) | {n: np.asarray(each) for n, each in scores.examples.items()})
         store.append(name, _extended(rows, scores, time.monotonic() - began))

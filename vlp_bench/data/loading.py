@@ -126,7 +126,7 @@ class Dealt(DistributedSampler):
         return len(self.places)
 
 
-def dealt(
+def own_share(
     dataset: Dataset, collate: Callable[..., Batch], *, batch_size: int, num_workers: int, world: int, rank: int
 ) -> DataLoader:
     """This process's share of a data set, in order."""

@@ -24,6 +24,7 @@ class Tokenizer(Protocol):
 
     def batch_decode(self, sequences: Tensor, **settings: Any) -> list[str]:
         """Token ids -> texts."""
+        ...
 
 
 def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) -> BertTokenizer:

@@ -100,7 +100,7 @@ class PlainAdapter:
         )
 
     def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        """Everything counts."""
+        """Dense counts."""
         return None
 
     def rows(self, batch: Any) -> int:

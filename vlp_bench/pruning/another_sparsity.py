@@ -42,7 +42,7 @@ def write(path: str | Path, calibration: Calibration) -> Path:
     }
     tensors = {
         f"{what}/{name}": layers[name].as_stored(value) if value.ndim == 2 else value
-        for what, own in calibration.known().items()
+        for what, own in calibration.state().items()
         for name, value in own.items()
     }
     return write_tensors(path, tensors, {"format": FORMAT, "index": json.dumps(index)})
@@ -75,7 +75,7 @@ def another_sparsity(
         what, _, name = key.partition("/")
         own = calibration.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
         known.setdefault(what, {})[name] = own
-    calibration.know(known, index["calibration"])
+    calibration.load_state(known, index["calibration"])
     try:
         return pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:

@@ -22,7 +22,7 @@ __all__ = [
     "find_layers",
     "is_conv1d",
     "parameters_by_name",
-    "restoring",
+    "preserve_weights",
 ]
 
 
@@ -124,7 +124,7 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
 
 
 @contextmanager
-def restoring(layers: Mapping[str, Layer]) -> Iterator[None]:
+def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[None]:
     """Gives the weights of `layers` their values back in the end."""
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:

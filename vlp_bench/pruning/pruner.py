@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.allocation.budgets import Allocate
 from vlp_bench.pruning.checks import check_sparsity
-from vlp_bench.pruning.layers import restoring
+from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.settings import Settings
 from vlp_bench.pruning.solution import Solution, Solved, layer_report
@@ -105,7 +105,7 @@ class Pruner(Settings):
         if not own:
             allowed = ", ".join(dict.fromkeys(modalities.values()))
             raise ValueError(f"the model has no layer of modality {self.modality!r}: use one of {allowed}, or None")
-        return calibration if len(own) == len(modalities) else calibration.about(own)
+        return calibration if len(own) == len(modalities) else calibration.subset(own)
 
     def _calibration(
         self, model: nn.Module, given: Calibration | Iterable[Any] | None, adapter: Adapter | None
@@ -148,7 +148,7 @@ class Pruner(Settings):
     def _follow(self, path: list[float], calibration: Calibration) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
         stage, solved = calibration, Solved({}, {})
-        with restoring(calibration.layers if len(path) > 1 else {}):
+        with preserve_weights(calibration.layers if len(path) > 1 else {}):
             for step, target in enumerate(path):
                 stage = self._stage(calibration, solved, step, len(path))
                 solved = self.sweep(self.solve, stage, self.allocate(stage, target))

@@ -18,7 +18,7 @@ def _check_steps(steps: int) -> None:
 
 
 def one_shot(sparsity: float) -> list[float]:
-    """Everything at once."""
+    """Dense at once."""
     return [sparsity]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import Score, lamp
-from vlp_bench.pruning.selection.thresholds import Near, compared, count
+from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, count
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 
@@ -49,7 +49,7 @@ def words_of(score: Score) -> Any:
     return (score.func, *sorted(score.keywords.items())) if isinstance(score, partial) else (score,)
 
 
-def near(score: Score, calibration: Calibration) -> Near:
+def threshold_hint(score: Score, calibration: Calibration) -> ThresholdHints:
     """Scores near which this one's competitions with this calibration ended."""
     return calibration.memory.setdefault(("near", words_of(score)), {})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from vlp_bench.pruning.layers import restoring
+from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.statistics.block_sequential import Resuming, Unforeseen
+from vlp_bench.pruning.statistics.block_sequential import ControlFlowChanged, Resuming
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     if calibration.batches is None:
         return _in_turn(solve, calibration, budgets, blocks(calibration), None)
     resuming = Resuming(calibration.adapter, calibration.model, calibration.layers)
-    explorer = calibration.about(calibration.layers)
+    explorer = calibration.subset(calibration.layers)
     explorer.adapter = resuming
     with resuming.exploring():
         found = blocks(explorer)
     try:
         return _in_turn(solve, calibration, budgets, found, resuming)
-    except Unforeseen as reason:
+    except ControlFlowChanged as reason:
         log.warning("batches run through the model in different ways (%s): every pass is a whole one", reason)
         return _in_turn(solve, calibration, budgets, found, None)
 
@@ -50,9 +50,9 @@ def _in_turn(
     resuming: Resuming | None,
 ) -> Solved:
     masks, weights = {}, {}
-    with restoring(calibration.layers):
+    with preserve_weights(calibration.layers):
         for names in found:
-            part = calibration.about(names)
+            part = calibration.subset(names)
             if resuming is not None:
                 resuming.next_pass(names)
                 part.adapter = resuming

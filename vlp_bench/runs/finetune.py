@@ -53,7 +53,7 @@ def finetune(
     if config["force"]:
         _forget(folder)
     watching = [Bar()] if bar else []
-    keeping = [KeepPruned(task.heirs(solution.masks), prefix="model.")] if solution.kept < solution.total else []
+    keeping = [KeepPruned(task.task_masks(solution.masks), prefix="model.")] if solution.kept < solution.total else []
     callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
     with _quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)

@@ -16,7 +16,7 @@ _joined: dict[Path, int] = {}  # folder -> descriptor of its lock, held until th
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system lets go of it however the process ends.
 
     What a killed process has left half-written there is removed first.

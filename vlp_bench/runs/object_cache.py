@@ -31,7 +31,7 @@ class TaskData(Protocol):
 
 
 @dataclass
-class Workshop:
+class ObjectCache:
     """Caches by configuration. Models are handed out as copies, data as they are (they hold no state of a run)."""
 
     _built: dict[str, Any] = field(default_factory=dict)

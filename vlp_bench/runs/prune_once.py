@@ -13,7 +13,7 @@ from vlp_bench import processes
 from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.on_disk import Archive
+from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
 from vlp_bench.runs.console import stderr
 from vlp_bench.runs.lock import join
 from vlp_bench.runs.object_cache import TaskData, build
@@ -69,7 +69,7 @@ class PruneOnce:
         config = self.specification.config
         pruner, batches = build(config["pruner"]), config["pruner"].get("num_batches")
         seed = config.get("pruning_seed", 0)
-        kept = archive(self.specification, self.data, batches, seed)
+        kept = statistics_folder(self.specification, self.data, batches, seed)
         asked = pruner.focus(calibration(model, self.data, self.device, kept, batches, seed))
         with peak(self.device) as memory:
             solution = pruner.prune(model, config["sparsity"], asked)
@@ -85,7 +85,7 @@ def calibration(
     model: nn.Module,
     data: TaskData,
     device: torch.device,
-    kept: Archive | None = None,
+    kept: StatisticsFolder | None = None,
     num_batches: int | None = None,
     seed: int = 0,
 ) -> Calibration:
@@ -94,12 +94,12 @@ def calibration(
     All processes of a run must ask the same. `kept` is where statistics lie that were computed before.
     """
     batches = OnDevice(data.calibration(), device)
-    return Calibration(model, batches, seed=seed, num_batches=num_batches, shared=True, archive=kept)
+    return Calibration(model, batches, seed=seed, num_batches=num_batches, shared=True, stored=kept)
 
 
-def archive(
+def statistics_folder(
     specification: Specification, data: TaskData, num_batches: int | None = None, seed: int = 0
-) -> Archive | None:
+) -> StatisticsFolder | None:
     """Where the statistics lie of a model on calibration batches, whatever the pruner; None where all is made again.
 
     From here on this process counts as one that writes statistics and masks.
@@ -116,7 +116,7 @@ def archive(
         "version": version(),
     }
     folder = specification.out / "statistics" / f"{specification.choices['model']}-{digest(essence)}"
-    return None if config["force"] else Archive(folder)
+    return None if config["force"] else StatisticsFolder(folder)
 
 
 def mask_file(specification: Specification, data: TaskData) -> Path:

@@ -18,8 +18,8 @@ from vlp_bench.results.store import Store
 from vlp_bench.runs import screen
 from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
-from vlp_bench.runs.lock import alone
-from vlp_bench.runs.object_cache import Workshop, maker, monitored
+from vlp_bench.runs.lock import exclusive
+from vlp_bench.runs.object_cache import ObjectCache, maker, monitored
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
@@ -29,9 +29,9 @@ from vlp_bench.tasks.optimisation import Diverged
 
 @dataclass
 class Helpers:
-    """What a run is given by whoever starts it: a shared workshop, a console, callbacks that watch it."""
+    """What a run is given by whoever starts it: a shared objects, a console, callbacks that watch it."""
 
-    workshop: Workshop = field(default_factory=Workshop)
+    objects: ObjectCache = field(default_factory=ObjectCache)
     console: Console = terminal
     watchers: Sequence[Callback] = ()
 
@@ -47,7 +47,7 @@ def run(specification: Specification, helpers: Helpers | None = None) -> None:
     helpers = helpers or Helpers()
     screen.header(helpers.console, specification)
     store = Store(specification.out / "runs")
-    with alone(specification.folder) if processes.is_main() else nullcontext():
+    with exclusive(specification.folder) if processes.is_main() else nullcontext():
         done = store.done(specification.run, specification.name) and not specification.config["force"]
         if processes.agreed(done):
             screen.already_done(helpers.console, specification, store)
@@ -79,7 +79,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     config = specification.config
     seed_everything(config["seed"], workers=True, verbose=False)
     with screen.step(helpers.console, "reading the weights and preparing the data"):
-        model, data = helpers.workshop.model(config), helpers.workshop.data(config)
+        model, data = helpers.objects.model(config), helpers.objects.data(config)
         provenance["data"] = data.fingerprint()
     prune = PruneOnce(specification, data, root_device(config), again=config["force"])
     with screen.step(helpers.console, "pruning"):
@@ -99,7 +99,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         batch_size=data.batch_size,
         bar=not helpers.console.quiet,
     )
-    assert_zeros(task.model, task.heirs(prune.solution.masks))
+    assert_zeros(task.model, task.task_masks(prune.solution.masks))
     provenance["notes"] = dict(task.notes)
     if processes.is_main():
         examples.write(specification.folder, getattr(task, "examples", {}))

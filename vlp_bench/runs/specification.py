@@ -21,7 +21,7 @@ from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.help import no_experiment
 
-EVERYTHING = "vlp_bench.pruning.allocation.uniform.Everything"  # the allocation that removes nothing
+DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 TARGETS = ("vlp_bench.", "lightning.pytorch.", "torch.")  # what a configuration may construct
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
@@ -114,7 +114,7 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     plain = _plain(own)
     check_values(plain)
     check_targets(plain)
-    if plain["pruner"].get("allocate", {}).get("_target_") == EVERYTHING:
+    if plain["pruner"].get("allocate", {}).get("_target_") == DENSE:
         own.sparsity = plain["sparsity"] = 0.0  # asked for or not, nothing is removed: one run, not one per sparsity
     weights = weights_of(plain)
     essence = _essence(own, weights)
@@ -234,7 +234,7 @@ def version() -> str:
 
 
 def _essence(config: DictConfig, weights: str | None) -> dict[str, Any]:
-    """Everything that decides the numbers. Paths are replaced by their names: a moved folder is the same data."""
+    """Dense that decides the numbers. Paths are replaced by their names: a moved folder is the same data."""
     neutral = config.copy()
     OmegaConf.update(neutral, "paths", {str(name): str(name) for name in config.paths}, merge=False)
     if config.metrics.spice.corenlp_dir is not None:  # whether SPICE is computed counts, where its jars lie does not

@@ -28,9 +28,9 @@ from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
-from vlp_bench.runs.object_cache import Workshop, build
+from vlp_bench.runs.object_cache import ObjectCache, build
 from vlp_bench.runs.peak_memory import peak
-from vlp_bench.runs.prune_once import archive, calibration, load_mask, mask_file, pruner_essence
+from vlp_bench.runs.prune_once import calibration, load_mask, mask_file, pruner_essence, statistics_folder
 from vlp_bench.runs.specification import Specification, digest, register, specify
 from vlp_bench.sweeps import worker
 
@@ -59,13 +59,13 @@ def missing(cells: Iterable[Specification]) -> list[Specification]:
     return [c for c in cells if c.config["force"] or not Store(c.out / "runs").done(c.run, c.name)]
 
 
-def compute(cells: Sequence[Specification], workers: int, *, alone: bool = False) -> dict[str, str]:
+def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: bool = False) -> dict[str, str]:
     """Make the masks, then run the cells in parallel; returns the reasons of those that failed, by name.
 
     Args:
-        alone: statistics of earlier passes are not used and none are kept, so that a mask's seconds are its own.
+        fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
-    prune(cells, alone=alone)
+    prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")
     news = context.Queue()
@@ -100,21 +100,21 @@ def _follow(futures: Mapping["Future[str | None]", Specification], news: Any, bo
     return failures
 
 
-def prune(cells: Sequence[Specification], *, alone: bool = False) -> None:
+def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> None:
     """Write the masks that are missing: one calibration for all of them, one call per pruner for all its sparsities.
 
     Args:
-        alone: see `compute`.
+        fresh_statistics: see `compute`.
     """
-    workshop, began = Workshop(), time.monotonic()
+    objects, began = ObjectCache(), time.monotonic()
     config = cells[0].config
-    data, model = workshop.data(config), workshop.model(config).to(root_device(config))
+    data, model = objects.data(config), objects.model(config).to(root_device(config))
     device, seed = root_device(config), config.get("pruning_seed", 0)
 
     @cache
     def shared(batches: int | None) -> Calibration:
-        kept = archive(cells[0], data, batches, seed)
-        return calibration(model, data, device, None if alone else kept, batches, seed)
+        kept = statistics_folder(cells[0], data, batches, seed)
+        return calibration(model, data, device, None if fresh_statistics else kept, batches, seed)
 
     made, groups = 0, _by_pruner(cells)
     own = len(groups) == 1

@@ -24,7 +24,7 @@ class Part:
         exp: names of conf/exp.
         pruner, sparsity, seed: as of a comparison.
         dense: whether the dense run of every seed belongs to it; it is planned without being named.
-        alone: every mask gets a calibration pass and a folder of its own, so that its seconds are its own.
+        fresh_statistics: every mask gets a calibration pass and a folder of its own, so that its seconds are its own.
         ridge: "chosen" gives CHITA and CHITA++ the ridge of `commands.ridge`; "default" that of their yaml.
         overrides: words for the command line of every run.
         grid: key -> values; every combination is a set of runs.
@@ -39,7 +39,7 @@ class Part:
     sparsity: tuple[float, ...]
     seed: tuple[int, ...]
     dense: bool = True
-    alone: bool = False
+    fresh_statistics: bool = False
     ridge: str = "default"
     overrides: tuple[str, ...] = ()
     grid: Mapping[str, Sequence[Any]] | None = None
@@ -75,7 +75,7 @@ class Part:
         groups = [(together, [])] if together else []
         groups += [((name,), [f"pruner.ridge={ridges[name]:g}"]) for name in apart]
         for (names, words), values in product(groups, self._combinations()):
-            if self.alone:
+            if self.fresh_statistics:
                 yield from (((name,), (level,), [*words, *values]) for name in names for level in self.sparsity)
             else:
                 yield names, self.sparsity, [*words, *values]

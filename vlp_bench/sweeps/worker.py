@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from vlp_bench.runs.errors import explain
-from vlp_bench.runs.object_cache import Workshop
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.runs.spawn import die_with_parent
 from vlp_bench.runs.specification import Specification
 
-_workshop = Workshop()
+_workshop = ObjectCache()
 _news: Any = None  # the queue to the parent; set when the process begins
 
 

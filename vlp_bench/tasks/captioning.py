@@ -44,7 +44,7 @@ class Captioning(FineTuning):
     """Fine-tunes a Captioner and logs what its scorers say of generated captions.
 
     Args:
-        model, shared: see `FineTuning`; `becomes` makes the Captioner.
+        model, shared: see `FineTuning`; `task_model` makes the Captioner.
         scorers: compare captions with references; each brings metrics of its own.
         best: the metric whose best validation epoch is tested.
         beams, max_length, min_length: of generation; lengths in tokens, the prompt and [CLS] included.

@@ -16,7 +16,7 @@ from vlp_bench.models.xvlm.towers import resize_positions
 from vlp_bench.tasks.optimisation import Diverged, check_recipe, warmed_adamw
 
 POSITIONS = "vision_encoder.embeddings.position_embedding"  # of XVLM, whose two stages differ in image size
-Heir = Callable[[nn.Module], nn.Module]
+TaskModel = Callable[[nn.Module], nn.Module]
 """The pre-trained (and pruned) model -> the model of a task that starts from its weights."""
 
 
@@ -24,7 +24,7 @@ class Shared(TypedDict, total=False):
     """The arguments of `FineTuning`, by name, for the subclasses that hand them on."""
 
     pruner: Callable[[nn.Module], None] | None
-    becomes: Heir | None
+    task_model: TaskModel | None
     lr: float
     betas: tuple[float, float]
     weight_decay: float
@@ -45,7 +45,7 @@ class FineTuning(LightningModule):
     Args:
         model: the pre-trained model.
         pruner: changes the model in place; None trains it dense.
-        becomes: makes the task's model of it; None fine-tunes the pre-trained model itself.
+        task_model: makes the task's model of it; None fine-tunes the pre-trained model itself.
         lr, betas, weight_decay: of AdamW; lr is the peak.
         schedule: how the rate falls after the warm-up, "linear" or "cosine".
         warmup: share of the optimiser steps in which the rate rises.
@@ -67,7 +67,7 @@ class FineTuning(LightningModule):
         model: nn.Module,
         *,
         pruner: Callable[[nn.Module], None] | None = None,
-        becomes: Heir | None = None,
+        task_model: TaskModel | None = None,
         lr: float = 3e-5,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
@@ -91,7 +91,7 @@ class FineTuning(LightningModule):
             pruner(model)
         if image_size is not None:
             model.resize_images(image_size)  # pyright: ignore[reportCallIssue]
-        self.model: Any = model if becomes is None else becomes(model)
+        self.model: Any = model if task_model is None else task_model(model)
         if start is not None:
             self._go_on_from(Path(start))
 
@@ -100,7 +100,7 @@ class FineTuning(LightningModule):
         """The metric whose best validation epoch is tested."""
         return self.MONITOR
 
-    def heirs(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def task_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of the pre-trained model -> those of the task's model, by its parameters' names.
 
         A weight that came from a pruned one is pruned as it was; a mask without an heir (a part that was left behind)

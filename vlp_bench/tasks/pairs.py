@@ -25,7 +25,7 @@ class PairModel(Protocol):
 
 
 class Pairs(Measured):
-    """Fine-tunes a PairModel with cross entropy; arguments as for `FineTuning`, `becomes` makes the model."""
+    """Fine-tunes a PairModel with cross entropy; arguments as for `FineTuning`, `task_model` makes the model."""
 
     HEADLINES = ("accuracy", "consistency")
     LEGEND = "in % (half of the sentences are true; consistency: sentences judged rightly of all their pairs)"

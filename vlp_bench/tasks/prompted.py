@@ -73,7 +73,7 @@ class PromptedCaptioning(Captioning):
     """Describes images with what the language model says after a prompt, by beam search.
 
     Args:
-        model, scorers, best, shared: see `Captioning`; `becomes` may put another bridge between image and words.
+        model, scorers, best, shared: see `Captioning`; `task_model` may put another bridge between image and words.
         beams, max_new, min_length: of generation; `min_length` counts the token a decoder starts from, as LAVIS does.
     """
 

@@ -24,7 +24,7 @@ class VQA(Answering):
     """Fine-tunes a VQAModel and logs the soft accuracy by question and answer type, and that of majority answers.
 
     Args:
-        model, score, lemmas, shared: see `Answering`; `becomes` makes the VQAModel.
+        model, score, lemmas, shared: see `Answering`; `task_model` makes the VQAModel.
         k_test: answers, by their first word, that are ranked as a whole; cut to the list.
         pairs: question-answer pairs ranked at a time; bounds memory.
         mask_decoder: whether weights of the answer decoder stay pruned that were copied from pruned ones. XVLM's
@@ -53,8 +53,8 @@ class VQA(Answering):
         super().__init__(model, score=score, lemmas=lemmas, **shared)
         self.k_test, self.pairs, self.mask_decoder = k_test, pairs, mask_decoder
 
-    def heirs(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = super().heirs(masks)
+    def task_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = super().task_masks(masks)
         return {n: m for n, m in found.items() if self.mask_decoder or not n.startswith("text_decoder.")}
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

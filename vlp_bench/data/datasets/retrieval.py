@@ -15,7 +15,7 @@ from vlp_bench.data.datasets.sources import RetrievalSource, joined
 from vlp_bench.data.items import CaptionDataset, Collate, RegionDataset, Transform
 from vlp_bench.data.loading import CalibrationBatches, GalleryCollate, GalleryDataset, ResumableLoader, in_order
 from vlp_bench.data.text import Masker, Tokenizer, make_tokenizer
-from vlp_bench.data.transforms.replace_broken import mended
+from vlp_bench.data.transforms.replace_broken import replace_broken
 
 
 class Shared(TypedDict, total=False):
@@ -131,7 +131,7 @@ class TaskData(SeededData):
         else:
             dataset = RegionDataset(split.records, split.images, s.region_transform, regions=s.regions, seed=s.seed)
         masker = None if s.mask is None else Masker(self.tokenizer, s.mask)
-        return mended(dataset, self.max_broken), Collate(words, s.max_words, s.max_tokens, masker, s.side)
+        return replace_broken(dataset, self.max_broken), Collate(words, s.max_words, s.max_tokens, masker, s.side)
 
     def fingerprint(self) -> str:
         """Hash of the data a run sees: training, validation and test."""

@@ -7,8 +7,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from vlp_bench.batch import Batch
-from vlp_bench.data.loading import EpochSampler, ResumableLoader, dealt
-from vlp_bench.data.transforms.replace_broken import mended
+from vlp_bench.data.loading import EpochSampler, ResumableLoader, own_share
+from vlp_bench.data.transforms.replace_broken import replace_broken
 
 
 class SeededData(LightningDataModule):
@@ -66,7 +66,7 @@ class SeededData(LightningDataModule):
                 f"data.batch_size={self.batch_size}; lower it or give more data"
             )
         self._training = ResumableLoader(
-            mended(dataset, self.max_broken),
+            replace_broken(dataset, self.max_broken),
             sampler=sampler,
             batch_size=self.batch_size,
             collate_fn=collate,
@@ -80,7 +80,7 @@ class SeededData(LightningDataModule):
     def dealt_loader(self, dataset: Dataset, collate: Callable[..., Batch]) -> DataLoader:
         """Everything once, in order, each process its share; none is shown twice."""
         world, rank = self._place()
-        return dealt(
+        return own_share(
             dataset, collate, batch_size=self.eval_batch_size, num_workers=self.num_workers, world=world, rank=rank
         )
 

@@ -74,7 +74,7 @@ class Mended(Dataset[T], Generic[T]):
         _log.warning("%s; the next readable image takes its place (%d of %d)", error, self.broken, self.most)
 
 
-def mended(dataset: Dataset[T], most: int) -> Dataset[T]:
+def replace_broken(dataset: Dataset[T], most: int) -> Dataset[T]:
     """The data set, with up to `most` of its broken images replaced; as it is if none may be."""
     if most < 0:
         raise ValueError(f"data.max_broken must be 0 or more, got {most}")

@@ -8,34 +8,34 @@ from typing import Literal
 from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, near, without_sort
+from vlp_bench.pruning.score_cache import evaluate, threshold_hint, without_sort
 from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-Between = Literal["model", "modality", "layer", "block"]
+GroupBy = Literal["model", "modality", "layer", "block"]
 HandOver = Literal["counts", "ratios"]
 
 
 @dataclass(frozen=True)
-class Competition:
+class GlobalThreshold:
     """One threshold on a score for all layers of the model, of a modality, of a block, or for each layer.
 
     Args:
         score: what they compete with.
-        between: who competes with whom. Each group keeps exactly its share.
+        group_by: who competes with whom. Each group keeps exactly its share.
         compat: "official" removes int(s·N) and everything that equals the largest removed score.
         hand_over: "ratios" repeats, in official mode, that the released MULTIFLOW hands float ratios to the next step.
     """
 
     score: Score
-    between: Between = "model"
+    group_by: GroupBy = "model"
     compat: Compat = "corrected"
     hand_over: HandOver = "counts"
 
     def __post_init__(self) -> None:
-        check_choice("between", self.between, ("model", "modality", "layer", "block"))
+        check_choice("group_by", self.group_by, ("model", "modality", "layer", "block"))
         check_choice("hand_over", self.hand_over, ("counts", "ratios"))
         check_compat(self.compat)
 
@@ -53,7 +53,7 @@ class Competition:
         for layer in calibration.layers.values():
             place = layer.place
             places = {"modality": place.modality, "block": f"{place.modality}/{place.block}", "layer": layer.name}
-            groups.setdefault(places.get(self.between, ""), []).append(layer)
+            groups.setdefault(places.get(self.group_by, ""), []).append(layer)
         return list(groups.values())
 
     def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
@@ -66,5 +66,5 @@ class Competition:
         scores = {
             layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
         }
-        (kept,) = kept_per_layer(scores, [budget], ties=ties, near=near(self.score, calibration))
+        (kept,) = kept_per_layer(scores, [budget], ties=ties, threshold_hint=threshold_hint(self.score, calibration))
         return kept

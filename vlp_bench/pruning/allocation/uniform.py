@@ -13,7 +13,7 @@ Truncate = Literal["kept", "removed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Everything:
+class Dense:
     """Every layer keeps all it has, whatever the sparsity: the dense model."""
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
@@ -36,7 +36,7 @@ class Uniform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Total:
+class GlobalBudget:
     """One budget for the whole model, in proportion to the layers' sizes: for solvers that share it out themselves.
 
     Args:

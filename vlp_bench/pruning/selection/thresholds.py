@@ -14,11 +14,17 @@ from vlp_bench.pruning.selection.many_layers import SMALL, Thunk, keys_of
 from vlp_bench.pruning.selection.order_statistics import place_of, search
 
 Ties = Literal["first", "none"]
-Near = dict[tuple[str, int], float]  # by layer and number of weights kept: a score that is likely the last kept
+ThresholdHints = dict[
+    tuple[str, int], float
+]  # by layer and number of weights kept: a score that is likely the last kept
 
 
 def kept_per_layer(
-    scores: Mapping[str, Thunk], kept: Sequence[int], *, ties: Ties = "first", near: Near | None = None
+    scores: Mapping[str, Thunk],
+    kept: Sequence[int],
+    *,
+    ties: Ties = "first",
+    threshold_hint: ThresholdHints | None = None,
 ) -> list[dict[str, int]]:
     """How many weights each layer keeps when the layers compete for `kept` places, for several totals at once.
 
@@ -28,7 +34,7 @@ def kept_per_layer(
         kept: the totals; each between 0 and the number of scores.
         ties: "first": exactly `kept` survive, equal scores in order of layer, then of index. "none": the released
             MULTIFLOW code's rule, where only what exceeds the largest *removed* score survives: all ties go.
-        near: takes what spares `keep_largest` its search.
+        threshold_hint: takes what spares `keep_largest` its search.
 
     Raises:
         ValueError: a layer's scores hold NaN.
@@ -45,14 +51,14 @@ def kept_per_layer(
         else:
             place = places[ranks[total]]
             budgets = place.above if extra else place.budgets(total)
-            if near is not None:
-                near |= dict.fromkeys(zip(scores, budgets, strict=True), place.score)
+            if threshold_hint is not None:
+                threshold_hint |= dict.fromkeys(zip(scores, budgets, strict=True), place.score)
         found.append(dict(zip(scores, budgets, strict=True)))
     return found
 
 
 def keep_largest(
-    scores: Tensor, kept: int, *, name: str = "scores", ties: Ties = "first", near: float | None = None
+    scores: Tensor, kept: int, *, name: str = "scores", ties: Ties = "first", threshold_hint: float | None = None
 ) -> Tensor:
     """Mask (same shape, True = kept) of the `kept` largest scores; among equals the lower index wins.
 
@@ -62,8 +68,8 @@ def keep_largest(
     scores = scores.detach().float().contiguous()
     if kept >= scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
-    if near is not None:
-        mask, surplus = _from(scores, kept, near, ties)
+    if threshold_hint is not None:
+        mask, surplus = _from(scores, kept, threshold_hint, ties)
         if not surplus:
             return mask
     rank = max(kept, 1) if ties == "first" else kept + 1

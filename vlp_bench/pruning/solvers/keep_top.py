@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, near, without_sort
+from vlp_bench.pruning.score_cache import evaluate, threshold_hint, without_sort
 from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row
@@ -56,5 +56,5 @@ class KeepTop:
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
         if self.within == "matrix" and official:
             kept = max(0, kept - 1)
-        known = near(self.score, calibration).get((layer.name, kept))
-        return keep_largest(scores, kept, name=layer.name, ties=ties, near=known)
+        known = threshold_hint(self.score, calibration).get((layer.name, kept))
+        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=known)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.layers import Layer, restoring
+from vlp_bench.pruning.layers import Layer, preserve_weights
 from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -49,7 +49,7 @@ class TrainMasks:
             return Solved({name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}, {})
         weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         numbers = self._start(weights, budgets)
-        with restoring(layers):
+        with preserve_weights(layers):
             self._train(calibration, weights, numbers, budgets)
         return Solved(self._masks(numbers, budgets), {})
 
@@ -71,7 +71,7 @@ class TrainMasks:
             list(numbers.values()), lr=self.lr, weight_decay=DECAY if self.compat == "official" else 0.0
         )
         _apply(calibration.layers, weights, self._masks(numbers, budgets))
-        for step, gradients in enumerate(calibration.about(weights).gradients_of_batches(training=True)):
+        for step, gradients in enumerate(calibration.subset(weights).gradients_of_batches(training=True)):
             optimizer.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             for name, m in numbers.items():
                 slope = torch.sign(m) if self.compat == "official" else 1.0

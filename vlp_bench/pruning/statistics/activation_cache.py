@@ -19,7 +19,7 @@ WRITTEN = object()
 """Stands for a tensor that waits in a file."""
 
 
-class Replay:
+class ActivationCache:
     """Remembers what every block met and gave in one run of a model, and gives it again.
 
     A call is given again if the block has no changed weight and either meets, bit by bit, the arguments of the recorded
@@ -111,7 +111,7 @@ class Replay:
 class _Run:
     """One run of the model with some calls given again."""
 
-    def __init__(self, replay: Replay, holders: set[nn.Module | None]) -> None:
+    def __init__(self, replay: ActivationCache, holders: set[nn.Module | None]) -> None:
         self.replay, self.holders = replay, holders
         self.seen = dict.fromkeys(replay.blocks, 0)
         self.changed = None in holders  # whether anything may differ by now: at once if a reader is in no block

@@ -26,8 +26,8 @@ from vlp_bench.pruning.statistics.batches import (
     parts_of,
     tensors_in,
 )
-from vlp_bench.pruning.statistics.data_parallel import dealt
-from vlp_bench.pruning.statistics.gradients import differentiating, move
+from vlp_bench.pruning.statistics.data_parallel import data_parallel
+from vlp_bench.pruning.statistics.gradients import accumulate_gradients, move
 from vlp_bench.pruning.statistics.input_norms import InputNorms, InputOrder
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,11 @@ class Passes:
         """
         own: dict[str, Tensor] = {}
         self.losses = []
-        with self._undisturbed(training=training), differentiating(self.model, self.layers, own), torch.enable_grad():
+        with (
+            self._undisturbed(training=training),
+            accumulate_gradients(self.model, self.layers, own),
+            torch.enable_grad(),
+        ):
             for number, parts in self._parts():
                 own.clear()
                 for part in parts:
@@ -145,7 +149,7 @@ class Passes:
             heads = torch.tensor([[names.index(name), rows] for name, rows, _ in calls], dtype=torch.int64)
             return [heads.view(-1, 2), *(total for *_, total in calls)]
 
-        for number, (heads, *totals) in dealt(self._parts(), compute, self._device):
+        for number, (heads, *totals) in data_parallel(self._parts(), compute, self._device):
             for (index, rows), total in zip(heads.tolist(), totals, strict=True):
                 found.take(names[index], rows, total)
             yield number
@@ -188,8 +192,8 @@ class Passes:
             own.clear()
             return [torch.tensor(heads, dtype=torch.float64), *tensors]
 
-        with self._undisturbed(), differentiating(self.model, self.layers, own), torch.enable_grad():
-            for number, (heads, *tensors) in dealt(self._parts(), compute, self._device):
+        with self._undisturbed(), accumulate_gradients(self.model, self.layers, own), torch.enable_grad():
+            for number, (heads, *tensors) in data_parallel(self._parts(), compute, self._device):
                 left, found = iter(tensors), []
                 for *there, loss in heads.tolist():
                     found.append({name: next(left) for name, is_there in zip(names, there, strict=True) if is_there})

@@ -21,7 +21,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied
 
 
-class Unforeseen(Exception):
+class ControlFlowChanged(Exception):
     """A batch runs through the model in another way than the first batch did: nothing may be left out."""
 
 
@@ -91,7 +91,7 @@ class Resuming:
         """The given adapter's, as far as it must be run.
 
         Raises:
-            Unforeseen: a layer is read more often than in the first batch.
+            ControlFlowChanged: a layer is read more often than in the first batch.
         """
         if not self._wanted:
             run = _Run(self, Tape(), Counter())
@@ -131,7 +131,7 @@ class _Run:
                 return
             if name in self.plan._solved:
                 if self.seen[name] > self.expected[name]:
-                    raise Unforeseen(name)
+                    raise ControlFlowChanged(name)
                 return
             self.final = False
             if self.plan._may_stop and all(0 < self.expected[own] <= self.seen[own] for own in self.plan._wanted):

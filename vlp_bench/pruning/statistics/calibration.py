@@ -12,9 +12,9 @@ from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.batch_loop import Passes, refuse_infinite
-from vlp_bench.pruning.statistics.gradients import Sizes, add_sizes, differentiating, move
+from vlp_bench.pruning.statistics.gradients import Sizes, accumulate_gradients, add_sizes, move
 from vlp_bench.pruning.statistics.input_norms import InputNorms, InputProducts
-from vlp_bench.pruning.statistics.on_disk import Archive, Statistic
+from vlp_bench.pruning.statistics.on_disk import Statistic, StatisticsFolder
 
 
 class Calibration(Passes):
@@ -32,7 +32,7 @@ class Calibration(Passes):
         num_batches: how many batches to use; None: all.
         first_batch: how many to leave out at the beginning.
         shared: the processes of this run ask the same at the same time: each computes some of the batches.
-        archive: where norms and gradients are kept between programs.
+        stored: where norms and gradients are kept between programs.
 
     Raises:
         ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
@@ -48,10 +48,10 @@ class Calibration(Passes):
         num_batches: int | None = None,
         first_batch: int = 0,
         shared: bool = False,
-        archive: Archive | None = None,
+        stored: StatisticsFolder | None = None,
     ) -> None:
         super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared)
-        self.archive = archive  # None: nothing is kept
+        self.stored = stored  # None: nothing is kept
         self.alive: dict[str, Tensor] = {}  # masks (d_out, d_in) of an earlier step; a layer without one is dense
         self.memory: dict[Any, Any] = {}  # what others found out at great cost, by what they asked
         self._norms: dict[Compat, dict[str, Tensor]] = {}
@@ -77,14 +77,14 @@ class Calibration(Passes):
             shared=self.shared,
         )
 
-    def about(self, names: Iterable[str]) -> Calibration:
+    def subset(self, names: Iterable[str]) -> Calibration:
         """The same questions about some of the layers, at the weights as they are now, without memory."""
         part = self.stage(0)
         part.layers = {name: part.layers[name] for name in names}
         part.alive = {name: mask for name, mask in self.alive.items() if name in part.layers}
         return part
 
-    def known(self) -> dict[str, dict[str, Tensor]]:
+    def state(self) -> dict[str, dict[str, Tensor]]:
         """What scores are made of, as far as it has been asked for: by statistic, by layer."""
         found = {f"norms:{compat}": norms for compat, norms in self._norms.items()}
         if self._gradients is not None:
@@ -93,7 +93,7 @@ class Calibration(Passes):
             found["gradient_magnitudes"] = self.memory["gradient_magnitudes"]
         return found
 
-    def know(self, found: Mapping[str, dict[str, Tensor]], data_hash: str | None) -> None:
+    def load_state(self, found: Mapping[str, dict[str, Tensor]], data_hash: str | None) -> None:
         """Takes over what another calibration of the same weights has known, and the hash of the data it saw."""
         self._norms |= {key.partition(":")[2]: own for key, own in found.items() if key.startswith("norms:")}  # pyright: ignore[reportAttributeAccessIssue]
         self._gradients = found.get("gradients", self._gradients)
@@ -172,11 +172,11 @@ class Calibration(Passes):
         self, name: str, shapes: dict[str, torch.Size], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """A statistic from the archive, or computed and put there."""
-        if self.archive is None or self.batches is None:
+        if self.stored is None or self.batches is None:
             return compute()
-        if (found := self.archive.load(name, shapes, self._device)) is None:
+        if (found := self.stored.load(name, shapes, self._device)) is None:
             found = Statistic(compute(), self.data_hash, self.losses)
-            self.archive.save(name, found)
+            self.stored.save(name, found)
         self.data_hash, self.losses = found.data_hash, found.losses
         return found.tensors
 
@@ -214,7 +214,7 @@ class Calibration(Passes):
                 batches += 1
             return {name: self._mean_gradient(layer, sums, batches) for name, layer in self.layers.items()}
         self.losses = []
-        with self._undisturbed(), differentiating(self.model, self.layers, sums), torch.enable_grad():
+        with self._undisturbed(), accumulate_gradients(self.model, self.layers, sums), torch.enable_grad():
             for number, parts in self._parts():
                 for part in parts:
                     self._backward(part, len(parts), number)

@@ -18,7 +18,7 @@ Batches = Iterator[tuple[int, list[Any]]]
 Compute = Callable[[int, list[Any]], list[Tensor]]
 
 
-def dealt(batches: Batches, compute: Compute, device: torch.device) -> Iterator[tuple[int, list[Tensor]]]:
+def data_parallel(batches: Batches, compute: Compute, device: torch.device) -> Iterator[tuple[int, list[Tensor]]]:
     """The number of every batch and what `compute` makes of it, in order, on every process.
 
     Process r computes batches r, r + n, ...; the weights must stay as they are from the first to the last.

@@ -16,7 +16,7 @@ CACHED = 1 << 16  # floats that a processor works on in one go
 
 
 @contextmanager
-def differentiating(model: nn.Module, layers: Mapping[str, Layer], sums: dict[str, Tensor]) -> Iterator[None]:
+def accumulate_gradients(model: nn.Module, layers: Mapping[str, Layer], sums: dict[str, Tensor]) -> Iterator[None]:
     """Gradients of the prunable weights alone, added up in float32 in `sums` and nowhere else."""
     parameters = list(model.parameters())
     before = [(p, p.requires_grad, p.grad) for p in parameters]

@@ -27,7 +27,7 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class Archive:
+class StatisticsFolder:
     """A folder that stands for one model and one set of batches; one safetensors file for each statistic.
 
     Whoever names the folder answers for that: its name is a hash of the weights, the batches and the code's version.

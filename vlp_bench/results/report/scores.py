@@ -58,7 +58,7 @@ def own(solution: Solution, file: Path, model: nn.Module) -> dict[str, np.ndarra
         what, _, name = key.partition("/")
         stored = asked.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
         known.setdefault(what, {})[name] = stored
-    asked.know(known, index["calibration"])
+    asked.load_state(known, index["calibration"])
     found = {name: evaluate(score, layer, asked, pruner.solve.compat) for name, layer in asked.layers.items()}
     return {name: asked.layers[name].as_stored(score).float().numpy() for name, score in found.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vlp_bench.pruning.allocation.budgets import apportion, kept_of
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
@@ -16,12 +16,12 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 Granularity = Literal["layer", "block", "model"]
 Importance = Literal["gradient", "magnitude", "squared"]
 Reduce = Literal["sum", "avg"]
-Between = Literal["model", "modality"]
+GroupBy = Literal["model", "modality"]
 FREEDOM = 0.1  # how far the released scripts let a group go above the target
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shares:
+class ProportionalBudgets:
     """Importances of layers turned into budgets: what the two allocators have in common.
 
     Args:
@@ -29,7 +29,7 @@ class Shares:
         max_sparsity: the most that a group loses; None: 0.1 above the target, as in all of the paper's scripts.
         importance: "gradient": how much the loss moves; "magnitude": that times |w|; "squared": times w², squared.
         reduce: a group's importance is the "sum" over its layers, or that per weight ("avg").
-        between: whether the groups of the whole model compete for one budget, or those of each modality.
+        group_by: whether the groups of the whole model compete for one budget, or those of each modality.
         compat: "official" repeats the released code's rounding, which gives out some weights too many.
     """
 
@@ -37,14 +37,14 @@ class Shares:
     max_sparsity: float | None = None
     importance: Importance = "gradient"
     reduce: Reduce = "sum"
-    between: Between = "model"
+    group_by: GroupBy = "model"
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
         for what, allowed in (("granularity", Granularity), ("importance", Importance), ("reduce", Reduce)):
             check_choice(what, getattr(self, what), get_args(allowed))
-        check_choice("between", self.between, get_args(Between))
+        check_choice("group_by", self.group_by, get_args(GroupBy))
         if self.max_sparsity is not None and not 0 < self.max_sparsity <= 1:
             raise ValueError(f"max_sparsity must be above 0 and at most 1, got {self.max_sparsity}")
 
@@ -63,7 +63,9 @@ class Shares:
             sizes = [sum(layer.size for layer in group) for group in groups]
             scores = [self._score(group, size, importances) for group, size in zip(groups, sizes, strict=True)]
             total = kept_of(sum(sizes), sparsity) if self.compat == "corrected" else int(sum(sizes) * (1 - sparsity))
-            for group, share in zip(groups, share_out(scores, sizes, total, limit, self.compat), strict=True):
+            for group, share in zip(
+                groups, proportional_budgets(scores, sizes, total, limit, self.compat), strict=True
+            ):
                 names, own = [layer.name for layer in group], [layer.size for layer in group]
                 kept |= zip(names, apportion(share, own), strict=True)
         return {name: kept[name] for name in layers}
@@ -73,7 +75,7 @@ class Shares:
         return score / size if self.reduce == "avg" else score
 
     def _competitors(self, layers: Mapping[str, Layer]) -> Iterator[list[Layer]]:
-        if self.between == "model":
+        if self.group_by == "model":
             yield list(layers.values())
             return
         for modality in dict.fromkeys(layer.place.modality for layer in layers.values()):
@@ -89,7 +91,7 @@ class Shares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockSensitivity(Shares):
+class BlockSensitivity(ProportionalBudgets):
     """Zeroth order: Σ |L(W + εz) - L(W - εz)| / 2ε over random directions z (ECoFLaP, Algorithm 1).
 
     Args:
@@ -150,7 +152,7 @@ class BlockSensitivity(Shares):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockGradient(Shares):
+class BlockGradient(ProportionalBudgets):
     """First order: the size of a layer's gradient, Σ|g|, Σ|w·g| or Σ(w·g)² over its weights, the mean over batches."""
 
     importance: Importance = "magnitude"

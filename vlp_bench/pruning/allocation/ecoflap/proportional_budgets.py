@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vlp_bench.pruning.checks import Compat
 
 
-def share_out(
+def proportional_budgets(
     scores: Sequence[float], sizes: Sequence[int], kept: int, max_sparsity: float, compat: Compat = "corrected"
 ) -> list[int]:
     """How many weights each group keeps when `kept` places are given out in proportion to their scores.

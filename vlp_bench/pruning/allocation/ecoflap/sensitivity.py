@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.statistics.activation_cache import Replay
+from vlp_bench.pruning.statistics.activation_cache import ActivationCache
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def losses_around(
     found: Losses = {name: [] for name in calibration.layers}
     done = 0
     with _folder(keep_in) as folder:
-        replay = Replay(calibration.model, calibration.layers.values(), folder)
+        replay = ActivationCache(calibration.model, calibration.layers.values(), folder)
         while done < draws:
             for loss in calibration.losses_of_batches(-(-(draws - done) // noises)):
                 own = range(done, min(done + noises, draws))
@@ -83,7 +83,7 @@ def _folder(keep_in: KeepIn) -> Iterator[Path | None]:
 def _both_sides(
     calibration: Calibration,
     loss: Callable[[], float],
-    replay: Replay,
+    replay: ActivationCache,
     epsilon: float,
     seeds: list[dict[str, int]],
     found: Losses,
@@ -97,7 +97,7 @@ def _both_sides(
         found[name] += [_around(layer, _replayed(loss, replay, layer), epsilon, own[name]) for own in seeds]
 
 
-def _replayed(loss: Callable[[], float], replay: Replay, changed: Layer | None) -> Callable[[], float]:
+def _replayed(loss: Callable[[], float], replay: ActivationCache, changed: Layer | None) -> Callable[[], float]:
     """The same loss without the blocks that a change of one layer can't reach."""
 
     def replayed() -> float:

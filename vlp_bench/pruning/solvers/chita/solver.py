@@ -156,7 +156,7 @@ class _Run:
         """The gradient of every batch; entries of removed weights are zero."""
         self.side_states.restore()  # every pass gives the same rows
         started = time.perf_counter()
-        for own in self.calibration.about(names).gradients_of_batches():
+        for own in self.calibration.subset(names).gradients_of_batches():
             if not self.timed:
                 seconds = (time.perf_counter() - started) * self.batches * self.plan.passes
                 log.info("CHITA: gradients take about %.0f s", seconds)

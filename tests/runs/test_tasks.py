@@ -36,7 +36,7 @@ def blip_weights(tmp_path_factory):
 @pytest.fixture
 def rows(tmp_path, tiny_weights, blip_weights):
     """Runs an experiment and returns its numbers by (split, metric)."""
-    from tests.commands.test_run import performed
+    from tests.runs.test_run import performed
 
     def ran(exp, *words):
         weights = blip_weights if exp.startswith("blip") else tiny_weights

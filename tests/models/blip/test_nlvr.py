@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models.test_blip_checkpoints import NAMES
+from tests.models.checkpoints.test_blip_files import NAMES
 from tests.models.tiny.blip import CONFIG, batches, model
 from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.blip.nlvr import BLIPNLVR, NLVRConfig

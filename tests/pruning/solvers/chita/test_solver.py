@@ -6,7 +6,7 @@ from torch import nn
 
 import vlp_bench
 from tests.pruning.toys import Tied, labelled, sequential
-from vlp_bench.pruning.allocation.uniform import Total
+from vlp_bench.pruning.allocation.uniform import GlobalBudget
 from vlp_bench.pruning.solvers.chita import solver as chita
 from vlp_bench.pruning.solvers.chita.block_problem import Problem, largest_of, ridge, solve_block
 from vlp_bench.pruning.solvers.chita.rows import Block, Rows, cut, plan
@@ -269,8 +269,8 @@ def test_the_objective_is_lower_than_with_the_mask_alone():
 
 def test_total_is_one_budget():
     calibration = Calibration(sequential())
-    assert sum(Total()(calibration, 0.63).values()) == round(0.37 * 151)
-    assert sum(Total(compat="official")(calibration, 0.63).values()) == int((1 - 0.63) * 151)
+    assert sum(GlobalBudget()(calibration, 0.63).values()) == round(0.37 * 151)
+    assert sum(GlobalBudget(compat="official")(calibration, 0.63).values()) == int((1 - 0.63) * 151)
 
 
 @pytest.mark.parametrize("setting", ["ridge", "block_size", "memory_gb"])

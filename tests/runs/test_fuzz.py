@@ -12,7 +12,7 @@ from vlp_bench.models.checkpoints.read_write import load_model, save_model, weig
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.pruning.masks import file_format as masks
-from vlp_bench.pruning.statistics.on_disk import Archive, Statistic
+from vlp_bench.pruning.statistics.on_disk import Statistic, StatisticsFolder
 from vlp_bench.results.store import Store
 from vlp_bench.runs.checkpointing import WholeFiles, read_checkpoint
 from vlp_bench.runs.errors import explain
@@ -91,7 +91,7 @@ def test_masks(tmp_path, cases, form):
 
 @pytest.mark.parametrize("cases", CASES)
 def test_statistics_are_made_again(tmp_path, cases):
-    archive, given = Archive(tmp_path), {"a": torch.rand(7, dtype=torch.float64), "b": torch.rand(3)}
+    archive, given = StatisticsFolder(tmp_path), {"a": torch.rand(7, dtype=torch.float64), "b": torch.rand(3)}
     shapes = {name: tensor.shape for name, tensor in given.items()}
     archive.save("norms", Statistic(given, "abc", [1.0]))
     file = archive.file("norms")

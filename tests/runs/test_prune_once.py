@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from vlp_bench.commands.masks import scores_file
 from vlp_bench.pruning.another_sparsity import another_sparsity
-from vlp_bench.runs.object_cache import Workshop
-from vlp_bench.runs.prune_once import PruneOnce
+from vlp_bench.runs.object_cache import ObjectCache
+from vlp_bench.runs.prune_once import PruneOnce, scores_file
 
 CPU = torch.device("cpu")
-WORKSHOP = Workshop()
+WORKSHOP = ObjectCache()
 
 
 @pytest.fixture

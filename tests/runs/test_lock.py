@@ -11,7 +11,7 @@ from benchmarks.endurance.kill_anywhere import Moment, start
 from vlp_bench.results import examples
 from vlp_bench.runs import lock
 from vlp_bench.runs.checkpointing import write_whole
-from vlp_bench.runs.lock import PROGRESS, alone, join
+from vlp_bench.runs.lock import PROGRESS, exclusive, join
 
 KEPT = (".lock", ".failed", ".gitignore", "run.log", "best.ckpt", "rows.jsonl", "a.b.abcdefgh", "..failed.12.tmp")
 LEFT = (".best.ckpt.4711.tmp", ".m.safetensors.k3_x9abc", ".captions.json.tmp", PROGRESS)
@@ -30,7 +30,7 @@ def names(folder):
 
 
 def test_whoever_is_alone_in_a_folder_clears_what_was_left(folder):
-    with alone(folder):
+    with exclusive(folder):
         assert names(folder) == {*KEPT, ".folder.abcdefgh"}
 
 
@@ -44,7 +44,7 @@ def apart(monkeypatch):
         os.close(descriptor)
 
 
-WRITER = "import sys, pathlib; from vlp_bench.runs.lock import join; join(pathlib.Path(sys.argv[1]), []); print(1, flush=True); sys.stdin.read()"  # noqa: E501
+WRITER = "import sys, pathlib; from vlp_bench.runs.lock import exclusive, join; join(pathlib.Path(sys.argv[1]), []); print(1, flush=True); sys.stdin.read()"  # noqa: E501
 
 
 def test_nobody_clears_what_a_live_writer_writes_and_the_first_after_a_kill_does(tmp_path):

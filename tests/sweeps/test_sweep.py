@@ -16,7 +16,7 @@ from tests.support.sweeps import forked
 from vlp_bench.results.store import Store
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.launch import _in_hydras_words
-from vlp_bench.runs.lock import LEFT, alone
+from vlp_bench.runs.lock import LEFT, exclusive
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.sweeps import slurm
 from vlp_bench.sweeps.expand import cells_of, expand
@@ -85,7 +85,7 @@ def test_what_was_killed_is_tried_once_more_and_a_mistake_is_not(cell, code, tri
 
 
 def test_a_cell_that_another_process_works_on_is_left_to_it(cell):
-    with alone(cell.folder):
+    with exclusive(cell.folder):
         assert cell.state() == State.RUNNING
         sweep = Sweep([cell], start=lambda *_: pytest.fail("it was started"))
         sweep.perform()

@@ -16,7 +16,7 @@ from vlp_bench.data.shapes.phrases import vocabulary
 from vlp_bench.data.text import make_tokenizer
 from vlp_bench.data.transforms.decoding import BrokenImage, Folder
 from vlp_bench.data.transforms.images import Augment
-from vlp_bench.data.transforms.replace_broken import mended
+from vlp_bench.data.transforms.replace_broken import replace_broken
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 COLLATE = Collate(make_tokenizer(vocabulary()))
@@ -38,7 +38,7 @@ def data(folder: Path) -> CaptionDataset:
 def test_the_next_place_stands_in(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "2.png").write_bytes(b"no image")
     (folder / "5.png").unlink()
-    whole, there = mended(data(folder), 2), data(folder)
+    whole, there = replace_broken(data(folder), 2), data(folder)
     with caplog.at_level(logging.WARNING):
         for epoch in (0, 1):
             for place, stands_in in {0: 0, 1: 1, 2: 3, 3: 3, 4: 4, 5: 0}.items():
@@ -54,7 +54,7 @@ def test_the_next_place_stands_in(folder: Path, caplog: pytest.LogCaptureFixture
 def test_one_more_than_allowed_ends_the_run(folder: Path) -> None:
     for name in ("1.png", "3.png"):
         (folder / name).unlink()
-    whole = mended(data(folder), 1)
+    whole = replace_broken(data(folder), 1)
     whole[1]
     whole[1]
     with pytest.raises(ValueError, match=r"3\.png.*data\.max_broken allows 1, and this is number 2"):
@@ -64,23 +64,23 @@ def test_one_more_than_allowed_ends_the_run(folder: Path) -> None:
 def test_without_an_allowance_the_first_broken_image_ends_it(folder: Path) -> None:
     (folder / "1.png").unlink()
     with pytest.raises(BrokenImage, match=r"1\.png"):
-        mended(data(folder), 0)[1]
+        replace_broken(data(folder), 0)[1]
     with pytest.raises(ValueError, match="max_broken must be 0 or more, got -1"):
-        mended(data(folder), -1)
+        replace_broken(data(folder), -1)
 
 
 def test_an_empty_folder_is_not_gone_through_for_ever(folder: Path) -> None:
     for file in folder.glob("*.png"):
         file.unlink()
     with pytest.raises(ValueError, match="no image of the data set can be read"):
-        mended(data(folder), 100)[0]
+        replace_broken(data(folder), 100)[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_count_together_and_see_the_same(folder: Path, workers: int) -> None:
     for name in ("1.png", "4.png"):
         (folder / name).unlink()
-    whole = mended(data(folder), 2)
+    whole = replace_broken(data(folder), 2)
     loader = ResumableLoader(
         whole, sampler=EpochSampler(whole, seed=1), batch_size=2, collate_fn=COLLATE, num_workers=workers
     )

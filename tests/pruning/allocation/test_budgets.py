@@ -5,8 +5,8 @@ import torch
 
 from tests.pruning.toys import TwoModalities, sequential
 from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
-from vlp_bench.pruning.allocation.global_threshold import Competition
-from vlp_bench.pruning.allocation.uniform import Everything, Uniform
+from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
+from vlp_bench.pruning.allocation.uniform import Dense, Uniform
 from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.keep_top import KeepTop
@@ -35,7 +35,7 @@ def test_a_ratio_loses_a_weight_where_floats_do():
 
 
 def test_everything_and_uniform(calibration):
-    assert Everything()(calibration, 0.9) == SIZES
+    assert Dense()(calibration, 0.9) == SIZES
     assert Uniform()(calibration, 0.5) == {"0.weight": 30, "2.weight": 35, "4.weight": 10}
     assert Uniform(compat="official")(calibration, 0.5) == {"0.weight": 30, "2.weight": 35, "4.weight": 11}
 
@@ -55,7 +55,7 @@ def test_each_group_keeps_exactly_its_share(calibration, between, groups, sparsi
     if equal:
         for layer in calibration.layers.values():
             torch.nn.init.ones_(layer.weight)
-    kept = Competition(magnitude, between)(calibration, sparsity)
+    kept = GlobalThreshold(magnitude, between)(calibration, sparsity)
     for group in groups:
         assert sum(kept[name] for name in group) == round((1 - sparsity) * sum(SIZES[name] for name in group))
 
@@ -63,26 +63,26 @@ def test_each_group_keeps_exactly_its_share(calibration, between, groups, sparsi
 def test_modalities_do_not_compete(calibration):
     with torch.no_grad():
         calibration.layers["0.weight"].weight.mul_(1000)
-    assert Competition(magnitude)(calibration, 0.7) == {"0.weight": 45, "2.weight": 0, "4.weight": 0}
-    assert Competition(magnitude, "modality")(calibration, 0.7)["0.weight"] == 18
+    assert GlobalThreshold(magnitude)(calibration, 0.7) == {"0.weight": 45, "2.weight": 0, "4.weight": 0}
+    assert GlobalThreshold(magnitude, "modality")(calibration, 0.7)["0.weight"] == 18
 
 
 def test_removed_weights_do_not_come_back(calibration):
     calibration.alive["0.weight"] = torch.zeros(10, 6, dtype=torch.bool)
-    assert Competition(magnitude)(calibration, 0.5)["0.weight"] == 0
+    assert GlobalThreshold(magnitude)(calibration, 0.5)["0.weight"] == 0
 
 
 def test_official_removes_all_ties(calibration):
     for layer in calibration.layers.values():
         torch.nn.init.ones_(layer.weight)
-    assert Competition(magnitude, compat="official")(calibration, 0.5) == dict.fromkeys(SIZES, 0)
-    assert Competition(magnitude, compat="official")(calibration, 0.001) == SIZES  # int(0.001 · 151) = 0
+    assert GlobalThreshold(magnitude, compat="official")(calibration, 0.5) == dict.fromkeys(SIZES, 0)
+    assert GlobalThreshold(magnitude, compat="official")(calibration, 0.001) == SIZES  # int(0.001 · 151) = 0
 
 
-@pytest.mark.parametrize("setting", ["between", "compat", "hand_over"])
+@pytest.mark.parametrize("setting", ["group_by", "compat", "hand_over"])
 def test_unknown_settings(setting):
     with pytest.raises(ValueError, match=f"unknown {setting} 'rows': use one of"):
-        Competition(magnitude, **{setting: "rows"})
+        GlobalThreshold(magnitude, **{setting: "rows"})
 
 
 def test_uniform_refuses_unknown_compat():
@@ -119,7 +119,7 @@ def test_a_step_scores_each_layer_once_and_takes_what_was_removed_last(calibrati
     masks = []
     for calibration.one_step in (False, True):
         asked = []
-        kept = Competition(score)(calibration, 0.8)
+        kept = GlobalThreshold(score)(calibration, 0.8)
         masks.append(KeepTop(score)(calibration, kept).masks)
     assert sorted(asked) == sorted(calibration.layers)
     for name, mask in masks[0].items():
@@ -129,7 +129,7 @@ def test_a_step_scores_each_layer_once_and_takes_what_was_removed_last(calibrati
 
 @pytest.mark.parametrize("compat", ["corrected", "official"])
 def test_the_solver_starts_where_the_competition_ended(calibration, compat, monkeypatch):
-    kept = Competition(partial(sized), compat=compat)(calibration, 0.5)
+    kept = GlobalThreshold(partial(sized), compat=compat)(calibration, 0.5)
     expected = KeepTop(magnitude, compat=compat)(calibration, kept).masks
     monkeypatch.delattr("vlp_bench.pruning.selection.thresholds.largest_value")
     found = KeepTop(partial(sized), compat=compat)(calibration, kept).masks

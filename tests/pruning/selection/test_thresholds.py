@@ -120,7 +120,7 @@ def test_where_the_search_starts_changes_nothing(ties):
     for kept in (0, 1, 17, 300, 599):
         expected = keep_largest(scores, kept, ties=ties)
         for near in (-9.0, -2.0, -0.0, 0.5, 2.0, 9.0):
-            assert keep_largest(scores, kept, ties=ties, near=near).equal(expected)
+            assert keep_largest(scores, kept, ties=ties, threshold_hint=near).equal(expected)
 
 
 @pytest.mark.parametrize("at_once", [0, 600])
@@ -129,7 +129,7 @@ def test_one_layer_is_computed_once_however_it_is_ranked(at_once, monkeypatch):
     scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round() + 0.0  # but one zero
     asked, near, budgets = [], {}, [0, 17, 300, 150, 599, 600]
     for ties in ("first", "none"):
-        found = kept_per_layer({"a": lambda: asked.append(1) or scores}, budgets, ties=ties, near=near)
+        found = kept_per_layer({"a": lambda: asked.append(1) or scores}, budgets, ties=ties, threshold_hint=near)
         for kept, own in zip(budgets, found, strict=True):
             assert own == {"a": int(keep_largest(scores, kept, ties=ties).sum())}
     assert len(asked) == 2

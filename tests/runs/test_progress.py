@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vlp_bench.commands.status import runs_of, show
-from vlp_bench.runs.lock import PROGRESS, alone
+from vlp_bench.runs.lock import PROGRESS, exclusive
 from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps.expand import cells_of
@@ -80,10 +80,10 @@ def test_the_table_of_a_sweep_and_the_status_show_it(cell, tiny, capsys):
     sweep = Sweep([cell])
     running = [Job(cell, 0, 1, None)]
     assert "preparing" in shown(sweep._table([], running))
-    with alone(cell.folder):
+    with exclusive(cell.folder):
         (cell.folder / PROGRESS).write_text("epoch 2 of 3, step 7 of 12")
         assert "epoch 2 of 3, step 7 of 12" in shown(sweep._table([], running))
         show(runs_of([*tiny, "pruner=omp", "sparsity=0.5"]))
         assert "epoch 2 of 3" in capsys.readouterr().out
-    with alone(cell.folder):
+    with exclusive(cell.folder):
         assert progress_of(cell.folder) == ""  # what a killed process said means nothing

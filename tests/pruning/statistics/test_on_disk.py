@@ -9,7 +9,7 @@ from tests.pruning.test_xvlm import CONFIG, batch
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.on_disk import Archive
+from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
 
 
 class Counted(list):
@@ -30,7 +30,7 @@ def model():
 
 def calibrated(model, folder):
     batches = Counted([batch(i, region=False) for i in range(2)])
-    calibration = Calibration(model, batches, archive=Archive(folder) if folder else None)
+    calibration = Calibration(model, batches, stored=StatisticsFolder(folder) if folder else None)
     batches.passes = 0
     return calibration, batches
 

@@ -332,6 +332,6 @@ def test_missing_weights_are_told_before_the_model_is_built(tmp_path, config, mo
 def test_a_packaged_file_is_found_wherever_the_package_is():
     assert (
         located("pkg://vlp_bench/assets/x.safetensors")
-        == Path(checkpoints.__file__).parents[1] / "assets/x.safetensors"
+        == Path(checkpoints.__file__).parents[2] / "assets/x.safetensors"
     )
     assert located("a/b.pth") == Path("a/b.pth")

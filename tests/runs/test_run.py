@@ -186,10 +186,10 @@ def test_a_training_that_diverges_is_stored_as_an_error(specified):
 
 
 def test_two_runs_in_one_folder_are_refused(specified):
-    from vlp_bench.runs.lock import alone
+    from vlp_bench.runs.lock import exclusive
 
     found = specified("pruner=omp", "sparsity=0.5", "recipe.epochs=0")
-    with alone(found.folder), pytest.raises(ValueError, match="another run"):
+    with exclusive(found.folder), pytest.raises(ValueError, match="another run"):
         performed(found)
     performed(found)
 

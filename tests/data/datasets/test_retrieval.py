@@ -14,7 +14,7 @@ from vlp_bench.data.shapes.phrases import vocabulary
 from vlp_bench.data.transforms.images import Eval, Light
 
 SOURCE = ShapesRetrieval(train=12, val=5, test=6, general=9, regions=8)
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def settings(**changes: Any) -> CalibrationSettings:

@@ -8,9 +8,9 @@ from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning.allocation.budgets import apportion
 from vlp_bench.pruning.allocation.ecoflap import sensitivity
 from vlp_bench.pruning.allocation.ecoflap.allocators import BlockGradient, BlockSensitivity
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import share_out
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
-from vlp_bench.pruning.statistics.activation_cache import Replay, blocks_of
+from vlp_bench.pruning.statistics.activation_cache import ActivationCache, blocks_of
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 
@@ -97,7 +97,7 @@ def test_only_what_a_change_reaches_is_run_again():
     torch.manual_seed(0)
     model = Towers()
     calibration = Calibration(model, labelled(1), BlocksOnly())
-    replay = Replay(model, calibration.layers.values())
+    replay = ActivationCache(model, calibration.layers.values())
     x, _ = labelled(1)[0]
     with replay.recording():
         model(x)
@@ -276,7 +276,7 @@ def test_a_block_is_the_module_its_place_is_named_after(stack):
 def test_a_tied_weight_moves_both_readers():
     model = Tied()
     layers = Calibration(model).layers
-    replay = Replay(model, layers.values())
+    replay = ActivationCache(model, layers.values())
     x = labelled()[0][0]
     with torch.no_grad(), replay.recording():
         model(x)
@@ -327,7 +327,7 @@ def test_totals_are_exact_and_no_group_loses_more_than_allowed(build, granularit
     assert sum(kept.values()) == round((1 - sparsity) * 151)
     for name, count in kept.items():
         assert count / calibration.layers[name].size >= 1 - min(1, sparsity + 0.1) - 0.05
-    per_modality = build(granularity=granularity, between="modality")(calibration, sparsity)
+    per_modality = build(granularity=granularity, group_by="modality")(calibration, sparsity)
     assert per_modality["0.weight"] == round((1 - sparsity) * 60)
 
 
@@ -353,15 +353,18 @@ def test_any_solver_goes_with_it():
 
 def test_shares_by_hand():
     assert apportion(5, [4, 4, 4]) == [2, 1, 2]
-    assert share_out([3, 1], [100, 100], 100, 0.6) == [55, 45]
-    assert share_out([1, 0], [100, 100], 150, 0.9) == [100, 50]  # what the full group can't take goes to the other
-    assert share_out([0, 0, 0], [10, 20, 30], 30, 1.0) == [5, 10, 15]
+    assert proportional_budgets([3, 1], [100, 100], 100, 0.6) == [55, 45]
+    assert proportional_budgets([1, 0], [100, 100], 150, 0.9) == [
+        100,
+        50,
+    ]  # what the full group can't take goes to the other
+    assert proportional_budgets([0, 0, 0], [10, 20, 30], 30, 1.0) == [5, 10, 15]
 
 
 @pytest.mark.parametrize("scores", [[1e-300, 1.0], [1.0, 1.0], [0.0, 5.0], [1e30, 1e-30]])
 @pytest.mark.parametrize("kept", [0, 1, 7, 99, 110])
 def test_shares_add_up(scores, kept):
-    shares = share_out(scores, [10, 100], kept, 1.0)
+    shares = proportional_budgets(scores, [10, 100], kept, 1.0)
     assert sum(shares) == kept
     assert all(0 <= share <= size for share, size in zip(shares, [10, 100], strict=True))
 
@@ -381,4 +384,4 @@ def test_bad_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         vlp_bench.prune(sequential(), "ecoflap", 0.5, labelled(), options=setting)
     with pytest.raises(ValueError, match="at least 0 and finite, got nan"):
-        share_out([float("nan")], [3], 1, 0.6)
+        proportional_budgets([float("nan")], [3], 1, 0.6)

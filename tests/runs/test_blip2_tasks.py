@@ -61,7 +61,7 @@ def _tokenizer(words):
 @pytest.fixture
 def performed(copy, weights, tmp_path):
     """Runs an experiment: what was seen, its numbers by (split, metric), its rows and its folder."""
-    from tests.commands.test_run import performed as run
+    from tests.runs.test_run import performed as run
 
     def ran(exp, *words):
         size = "32" if exp in ("blip2_ic", "blip2_itr") else "16"

@@ -176,5 +176,5 @@ def test_every_released_name_is_mapped(blip):
 
 
 def test_the_paper_s_configuration_is_the_default_one():
-    path = Path(__file__).parents[2] / "conf" / "model" / "blip_paper.yaml"
+    path = Path(__file__).parents[3] / "conf" / "model" / "blip_paper.yaml"
     assert instantiate(OmegaConf.load(path).config) == BLIPConfig()
