@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8)
 _apart = 0  # how many times `apart` has been entered
 
@@ -98,13 +99,18 @@ def mean(tensor: Tensor) -> Tensor:
     return total / size()
 
 
+def from_main(value: T) -> T:
+    """What the main process holds (a plain value), on every process."""
+    if size() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, 0)
+    return held[0]
+
+
 def agreed(choice: bool) -> bool:
     """What the main process has chosen, on every process."""
-    if size() == 1:
-        return choice
-    told = torch.tensor(int(choice))
-    dist.broadcast(told, 0)
-    return bool(told)
+    return from_main(choice)
 
 
 def check_same(digest: str, what: str) -> None:

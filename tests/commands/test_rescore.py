@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from tests.runs.test_tasks import SMALL
 from vlp_bench.commands.rescore import NOTE, Request, _extended, rescore
 from vlp_bench.metrics import captions
-from vlp_bench.metrics.scores import Scores
+from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.tokenisers import java, package
 from vlp_bench.results import examples
 from vlp_bench.results.store import Store

@@ -1,8 +1,20 @@
 """VQA accuracy: the rule worked out by hand."""
 
 import pytest
+import torch
 
-from vlp_bench.metrics.vqa import accuracy, breakdown, exact, majority, normalised, without_signs
+from vlp_bench.data.records import Question
+from vlp_bench.metrics import VQAAccuracy
+from vlp_bench.metrics.vqa import (
+    accuracy,
+    breakdown,
+    exact,
+    majority,
+    majority_accuracy,
+    normalised,
+    server_accuracy,
+    without_signs,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +67,29 @@ def test_gqa_asks_for_the_one_answer():
     assert exact("cat", ["dog"]) == 0.0
 
 
+def test_both_sides_of_an_exact_comparison_are_normalised():
+    assert exact("dog", ["The dog."]) == 1.0
+    assert exact("2", ["two"]) == 1.0
+
+
+@pytest.mark.parametrize("rule", ["official", "released"])
+@pytest.mark.parametrize("people", [1, 2, 3, 4, 10])
+def test_whoever_says_what_all_people_say_is_right(rule, people):
+    assert accuracy("red", ["red"] * people, rule=rule) == 1.0
+    assert accuracy("blue", ["red"] * people, rule=rule) == 0.0
+
+
+def test_of_few_people_all_others_must_agree():
+    """Leaving out each in turn: of two, 0/1 and 1/1; of three with one who differs, 1/2, 1/2 and 2/2."""
+    assert accuracy("red", ["red", "blue"]) == 0.5
+    assert accuracy("red", ["red", "red", "blue"]) == pytest.approx(2 / 3)
+    assert accuracy("the red.", ["red"]) == 1.0
+
+
+def test_the_server_s_own_number_of_few_answers_is_there_too():
+    assert [server_accuracy("red", ["red"] * people) for people in (1, 2, 3, 4)] == [0, 1 / 3, 2 / 3, 1]
+
+
 def test_accuracy_is_broken_down_by_both_types():
     found = breakdown([1.0, 0.0, 0.6], ["how many", "is the", "is the"], ["number", "yes/no", ""])
     assert found == pytest.approx(
@@ -78,3 +113,47 @@ def test_the_majority_is_that_of_each_type():
 def test_what_cannot_be_scored_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def questions(*answers, kind="what"):
+    return [Question(f"{n}.jpg", "?", told, n, kind, "other") for n, told in enumerate(answers)]
+
+
+def test_the_metric_has_the_numbers_of_the_functions_whatever_order_it_is_told_in():
+    asked = questions(("red",) * 10, ("blue",) * 2 + ("red",) * 8, ("green",) * 10)
+    metric = VQAAccuracy(asked)
+    metric.update(torch.tensor([2, 1]), ["green", "blue"])
+    metric.update(torch.tensor([0, 2]), ["red", "green"])  # a sampler repeats 2
+    expected = [1.0, accuracy("blue", asked[1].answers), 1.0]
+    values = {name: float(value) for name, value in metric.compute().items()}
+    mean = float(torch.tensor(100 * sum(expected) / 3))
+    assert values == {"accuracy": mean, "asks/what": mean, "type/other": mean}
+    assert metric.examples.tolist() == (100 * torch.tensor(expected)).tolist()
+    assert metric.predictions() == {0: "red", 1: "blue", 2: "green"}
+    assert metric.notes == {}
+
+
+def test_few_answers_are_said():
+    metric = VQAAccuracy(questions(("red",), ("red",) * 10))
+    metric.update(torch.tensor([0, 1]), ["red", "red"])
+    assert float(metric.compute()["accuracy"]) == 100
+    assert metric.notes["answers"].startswith("1 of 2 questions have fewer than four answers")
+    exactly = VQAAccuracy(questions(("red",)), score="exact")
+    exactly.update(torch.tensor([0]), ["red"])
+    exactly.compute()
+    assert exactly.notes == {}
+
+
+def test_a_part_of_a_split_is_not_the_whole():
+    metric = VQAAccuracy(questions(("red",), ("red",)))
+    metric.update(torch.tensor([1]), ["red"])
+    with pytest.raises(ValueError, match="1 of 2 questions have no prediction"):
+        metric.compute()
+    with pytest.raises(ValueError, match="got 'soft'"):
+        VQAAccuracy([], score="soft")
+
+
+def test_always_saying_the_commonest_answer_by_hand():
+    known = questions(("red",) * 10, ("red",) * 10) + questions(("two",) * 10, kind="how many")
+    asked = questions(("red",) * 10, ("blue",) * 10) + questions(("two",) * 10, kind="where")
+    assert majority_accuracy(known, asked) == pytest.approx(100 / 3)  # a type not known: the commonest of all, red

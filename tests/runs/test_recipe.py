@@ -6,11 +6,10 @@ from vlp_bench.runs.recipe import Recipe
 
 
 def test_the_target_batch_is_reached_by_accumulating():
-    assert Recipe(2, 32, 1.0).trainer_arguments(8) == {
-        "max_epochs": 2,
-        "accumulate_grad_batches": 4,
-        "gradient_clip_val": 1.0,
-    }
+    arguments = Recipe(2, 32, 1.0).trainer_arguments(8)
+    [whole] = arguments.pop("callbacks")
+    assert (whole.target, whole.at_a_time) == (32, 8)
+    assert arguments == {"max_epochs": 2, "accumulate_grad_batches": 4, "gradient_clip_val": 1.0}
     assert Recipe(2, 32).trainer_arguments(8, devices=2, nodes=2)["accumulate_grad_batches"] == 1
 
 

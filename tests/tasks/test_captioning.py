@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.tasks.worlds import captions, tiny
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.metrics.scores import Scores
+from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.truth import Truth
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
 from vlp_bench.tasks.captioning import Captioning, server_id
@@ -35,6 +35,9 @@ class Length:
 
     def prepare(self) -> None:
         self.prepared += 1
+
+    def names(self, images: Sequence[CaptionedImage]) -> Sequence[str]:
+        return ["words"]
 
     def __call__(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> Scores:
         self.seen = dict(captions)

@@ -16,7 +16,7 @@ from vlp_bench.models.clip import XVLMTowers
 from vlp_bench.models.dino import DINO, DINOConfig
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig
-from vlp_bench.tasks.classification import Accuracy, Classification, ZeroShot
+from vlp_bench.tasks.classification import Classification, ZeroShot
 from vlp_bench.tasks.optimisation import Diverged
 
 pytestmark = [
@@ -58,36 +58,6 @@ def trainer(tmp_path: Path) -> Trainer:
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=str(tmp_path),
     )  # fmt: skip
-
-
-# accuracy
-
-
-def test_accuracy_by_hand() -> None:
-    """Rank 0, rank 1, and the last of six: one of three is right, two are among five."""
-    accuracy = Accuracy()
-    accuracy.add(torch.tensor([[3.0, 1, 2, 0, 0, 0], [3, 1, 2, 0, 0, 0]]), torch.tensor([0, 2]))
-    accuracy.add(torch.tensor([[6.0, 5, 4, 3, 2, 1]]), torch.tensor([5]))
-    assert accuracy.metrics() == pytest.approx({"accuracy": 100 / 3, "top5": 200 / 3})
-
-
-def test_among_two_classes_the_five_likeliest_say_nothing() -> None:
-    accuracy = Accuracy()
-    accuracy.add(torch.tensor([[1.0, 2], [2, 1]]), torch.tensor([1, 1]))
-    assert accuracy.metrics() == {"accuracy": 50.0}
-
-
-def test_equal_scores_are_no_knowledge() -> None:
-    accuracy = Accuracy()
-    accuracy.add(torch.zeros(4, 48), torch.tensor([0, 1, 2, 47]))
-    assert accuracy.metrics() == {"accuracy": 0.0, "top5": 0.0}
-
-
-def test_scores_that_are_no_numbers_are_told() -> None:
-    with pytest.raises(Diverged, match="not numbers"):
-        Accuracy().add(torch.full((1, 3), torch.nan), torch.tensor([0]))
-    with pytest.raises(ValueError, match="no image"):
-        Accuracy().metrics()
 
 
 # the world's classes
@@ -201,10 +171,29 @@ def test_templates() -> None:
         Prompts("a photo", world_tokenizer())
 
 
-def test_what_was_said_of_each_image_is_kept():
-    told = Accuracy()
-    told.add(torch.tensor([[0.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), torch.tensor([1, 2]))
-    told.add(torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([2]))
-    found = told.examples()
-    assert found["predicted"].tolist() == [1, 0, 2]
-    assert found["accuracy"].tolist() == [100.0, 0.0, 100.0]
+def test_what_was_said_of_each_image_is_kept_in_the_order_of_the_split(trainer: Trainer) -> None:
+    task, source = Classification(dino().eval(), classes=48), data()
+    [tested] = trainer.test(task, source, verbose=False)
+    with torch.no_grad():
+        predicted = torch.cat([task.model.classify(batch.images).argmax(1) for batch in source.test_dataloader()])
+    right = 100.0 * (predicted == torch.tensor(source.labels("test")))
+    assert task.examples["predicted"].tolist() == predicted.tolist()
+    assert task.examples["accuracy"].tolist() == right.tolist()
+    assert tested["test/accuracy"] == pytest.approx(float(right.mean()))
+
+
+def test_the_majority_s_accuracy_stands_beside_its_own(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = data()
+    labels = {"train": [3, 7, 7], "test": [7] * 6 + [3] * 18}
+    monkeypatch.setattr(source, "labels", labels.__getitem__)
+    [tested] = trainer.test(Classification(dino(), classes=48), source, verbose=False)
+    assert tested["test/majority"] == 25.0
+
+
+def test_scores_that_are_no_numbers_are_told(trainer: Trainer) -> None:
+    model = dino()
+    model.classifier.weight.data.fill_(torch.nan)
+    task = Classification(model, classes=48)
+    task.model.classifier.weight.data.fill_(torch.nan)
+    with pytest.raises(Diverged, match="not numbers"):
+        trainer.test(task, data(), verbose=False)

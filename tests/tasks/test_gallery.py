@@ -60,7 +60,12 @@ def encoded(model: XVLM, size: int = 4, store: torch.device | None = None) -> Wh
 
 @torch.inference_mode()
 def reranked(gallery: WholeGallery, model: object, k: int = 99, pairs: int = 8, share: Share | None = None) -> dict:
-    return gallery.reranked_metrics(model, k=k, pairs=pairs, share=share or Share())
+    return floats(gallery.reranked(model, k=k, pairs=pairs, share=share or Share()).recall.compute())
+
+
+def floats(values: dict) -> dict[str, float]:
+    """As float32, which is what a metric returns."""
+    return {name: float(torch.as_tensor(value, dtype=torch.float32)) for name, value in values.items()}
 
 
 @torch.inference_mode()
@@ -88,13 +93,13 @@ def test_scores_of_all_pairs_are_those_of_single_pairs(model: XVLM, block: int) 
 def test_re_ranking_everything_is_ranking_by_the_match(model: XVLM) -> None:
     gallery = encoded(model)
     assert gallery.text_image.tolist() == [i for i in range(IMAGES) for _ in range(EACH)]
-    assert reranked(gallery, model) == gallery_metrics(one_by_one(model), gallery.text_image)
+    assert reranked(gallery, model) == floats(gallery_metrics(one_by_one(model), gallery.text_image))
 
 
 def test_without_a_closer_look_the_cosine_ranks(model: XVLM) -> None:
     gallery = encoded(model)
     cosine = torch.nn.functional.cosine_similarity(gallery.image_embeds[:, None], gallery.text_embeds[None], dim=-1)
-    assert gallery.contrastive_metrics() == gallery_metrics(cosine, gallery.text_image)
+    assert floats(gallery.contrastive_recall(Share()).compute()) == floats(gallery_metrics(cosine, gallery.text_image))
 
 
 @pytest.mark.parametrize("size, pairs", [(1, 3), (9, 1000), (5, 16)])
@@ -164,8 +169,11 @@ def test_processes_share_the_matching(block: int) -> None:
         reranked(gallery, worker, k=4, pairs=7, share=Share(rank, 2, lambda part: parts.append(part) or part))
     assert sorted(workers[0].asked + workers[1].asked) == sorted(alone.asked)
     assert min(len(worker.asked) for worker in workers) > len(alone.asked) // 3
-    together = Share(0, 2, lambda part: part + parts[1])
-    assert reranked(gallery, Counting(scores), k=4, pairs=7, share=together) == expected
+    shares = [Share(rank, 2, lambda part, other=parts[1 - rank]: part + other) for rank in (0, 1)]
+    recalls = [gallery.reranked(Counting(scores), k=4, pairs=7, share=share).recall for share in shares]
+    for state in ("numbers", "ranks"):
+        getattr(recalls[0], state).extend(getattr(recalls[1], state))  # what torchmetrics does between processes
+    assert floats(recalls[0].compute()) == expected
 
 
 def test_an_empty_gallery_is_refused() -> None:

@@ -54,7 +54,7 @@ def test_accuracy_is_the_share_of_right_answers(train: Train) -> None:
     made, pairs = task(), data()
     trainer = train(made, data=pairs, max_epochs=1)
     [metrics] = trainer.test(made, pairs, verbose=False)
-    assert set(metrics) == {"test/accuracy", "test/consistency"}
+    assert set(metrics) == {"test/accuracy", "test/consistency", "test/majority"}
     made.eval()
     with torch.no_grad():
         right = [

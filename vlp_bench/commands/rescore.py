@@ -21,7 +21,7 @@ from vlp_bench.runs.key_value import perform
 
 if TYPE_CHECKING:
     from vlp_bench.metrics.captions import CaptionScores
-    from vlp_bench.metrics.scores import Scores
+    from vlp_bench.metrics.caption_scores import Scores
     from vlp_bench.results.row import Row
     from vlp_bench.results.store import Store
 
@@ -97,7 +97,7 @@ def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScor
     """Score one run and store it: the values of single images first, the rows, which count as done, last."""
     import numpy as np
 
-    from vlp_bench.metrics.scores import score
+    from vlp_bench.metrics.caption_scores import score
     from vlp_bench.results import examples
     from vlp_bench.runs.lock import exclusive
     from vlp_bench.tasks.captioning import CAPTIONS, read_captions

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.metrics.scores import Scores
+from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.tokenisers import MISSING, TOKENISERS, java, no_java, package, ptb, regex
 
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+NO_CIDER = "not defined: a word weighs by how few of the images it describes, and there is one image"
 Cut = dict[int, list[str]]
 """Image -> its texts, cut into words."""
 Groups = tuple[tuple[str, ...], ...]
@@ -78,6 +79,20 @@ class CaptionScores:
             threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
             weakref.finalize(self, _end, process)
 
+    @property
+    def label(self) -> str:
+        """What the names of metrics end in."""
+        return "_regex" if self.tokenizer == "regex" else ""
+
+    def names(self, images: Sequence[CaptionedImage]) -> Sequence[str]:
+        """The metrics it computes of captions of such images."""
+        if package() is None:
+            return ()
+        names = ["bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"]
+        names += ["cider"] * (len(images) > 1) + ["spice"] * (self.spice is not None)
+        names += ["meteor"] * ("meteor" not in self.notes)
+        return [name + self.label for name in names]
+
     def __call__(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> Scores:
         """One caption for every image, by its place in `images`."""
         if package() is None:
@@ -91,11 +106,11 @@ class CaptionScores:
         if self.spice is not None:
             each["spice"] = [100 * score for score in self.spice(references, candidates)]
             values["spice"] = sum(each["spice"]) / len(each["spice"])
-        label = "_regex" if self.tokenizer == "regex" else ""
+        undefined = {} if "cider" in values else {f"cider{self.label}": NO_CIDER}
         return Scores(
-            {name + label: value for name, value in values.items()},
-            {name + label: scores for name, scores in each.items()},
-            self.notes,
+            {name + self.label: value for name, value in values.items()},
+            {name + self.label: scores for name, scores in each.items()},
+            self.notes | undefined,
         )
 
     def _cut(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> tuple[Cut, Cut]:
@@ -112,18 +127,20 @@ class CaptionScores:
 
 
 def _words(references: Cut, candidates: Cut) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """BLEU-1 to 4, ROUGE-L and CIDEr of all images, and of each."""
+    """BLEU-1 to 4, ROUGE-L and, of more than one image, CIDEr of all images, and of each."""
     from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
     from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
     from pycocoevalcap.rouge.rouge import Rouge  # pyright: ignore[reportMissingImports]
 
     bleu, bleu_each = Bleu(4).compute_score(references, candidates, verbose=0)
     rouge, rouge_each = Rouge().compute_score(references, candidates)
-    cider, cider_each = Cider().compute_score(references, candidates)
     values = {f"bleu{n}": 100 * float(score) for n, score in enumerate(bleu, start=1)}
     each = {f"bleu{n}": [100 * float(s) for s in scores] for n, scores in enumerate(bleu_each, start=1)}
-    values |= {"rouge_l": 100 * float(rouge), "cider": 100 * float(cider)}
-    return values, each | {"rouge_l": (100 * rouge_each).tolist(), "cider": (100 * cider_each).tolist()}
+    values["rouge_l"], each["rouge_l"] = 100 * float(rouge), (100 * rouge_each).tolist()
+    if len(references) > 1:
+        cider, cider_each = Cider().compute_score(references, candidates)
+        values["cider"], each["cider"] = 100 * float(cider), (100 * cider_each).tolist()
+    return values, each
 
 
 def _drain(stream: Any) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from vlp_bench.data.records import CaptionedImage
 from vlp_bench.data.shapes.phrases import COLUMNS, NUMBERS, ROWS
 from vlp_bench.data.shapes.scenes import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES, Form, Partial, is_true
+from vlp_bench.data.shapes.world import is_address
 from vlp_bench.data.shapes.world import parse as scene_of
-from vlp_bench.metrics.scores import Scores
+from vlp_bench.metrics.caption_scores import Scores
 
 _NOUNS = (*SHAPES, "shape", "thing")
 _PLURALS = {noun + ("es" if noun.endswith("s") else "s"): noun for noun in _NOUNS}
@@ -97,13 +98,24 @@ def parse(caption: str) -> Form | None:
 
 
 class Truth:
-    """Share of captions, in percent, that are sentences (`grammatical`) and true in every clause (`truth`)."""
+    """Share of captions, in percent, that are sentences (`grammatical`) and true in every clause (`truth`).
+
+    Only the embedded world can check that: of other images nothing is computed, and it is said.
+    """
+
+    NAMES = ("truth", "grammatical")
 
     def prepare(self) -> None:
         """Nothing is started ahead of time."""
 
+    def names(self, images: Sequence[CaptionedImage]) -> Sequence[str]:
+        """Both, if all images are scenes of the embedded world; else none."""
+        return self.NAMES if all(is_address(image.image) for image in images) else ()
+
     def __call__(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> Scores:
         """Captions by place in `images`, whose keys spell their scenes out."""
+        if not self.names(images):
+            return Scores({}, {}, {", ".join(self.NAMES): "not computed: the images are not the embedded world's"})
         forms = [parse(captions[n]) for n in range(len(images))]
         pairs = zip(forms, images, strict=True)
         true = [form is not None and is_true(form, scene_of(image.image)) for form, image in pairs]

@@ -8,9 +8,17 @@ digits anywhere; "none" is the number 0; contractions get the apostrophe they la
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from vlp_bench.data.records import Question
+from vlp_bench.metrics.example_metric import TextMetric
+from vlp_bench.metrics.lemmas import lemmatiser
 
 RULES = ("official", "released")
+SCORES = (*RULES, "exact")
 ENOUGH = 3
 """So many of the nine other people must agree for full marks."""
 
@@ -71,6 +79,24 @@ def _one_line(answer: str) -> str:
 def accuracy(predicted: str, answers: Sequence[str], *, rule: str = "official") -> float:
     """Share in 0..1 to which `predicted` is right, given what people answered (ten of them in VQAv2).
 
+    As `server_accuracy` from four answers on. That rule gives nobody full marks who agrees with fewer: of two or three
+    answers, all others must agree for full marks here, and a single answer is compared as in `exact`.
+
+    Args:
+        rule: see `server_accuracy`.
+
+    Raises:
+        ValueError: nobody answered, or no such rule.
+    """
+    _check(answers, rule)
+    if len(answers) == 1:
+        return exact(predicted, answers)
+    return _agreement(predicted, answers, rule, min(ENOUGH, len(answers) - 1))
+
+
+def server_accuracy(predicted: str, answers: Sequence[str], *, rule: str = "official") -> float:
+    """The evaluation server's number, whatever the number of answers; 0 where a single one is met exactly.
+
     The mean, over leaving out each person, of min(1, matches among the others / 3).
 
     Args:
@@ -80,10 +106,19 @@ def accuracy(predicted: str, answers: Sequence[str], *, rule: str = "official") 
     Raises:
         ValueError: nobody answered, or no such rule.
     """
+    _check(answers, rule)
+    return _agreement(predicted, answers, rule, ENOUGH)
+
+
+def _check(answers: Sequence[str], rule: str) -> None:
     if not answers:
         raise ValueError("a question without answers cannot be scored; test sets without them go to the server")
     if rule not in RULES:
         raise ValueError(f"the rule of VQA accuracy is one of {', '.join(RULES)}, got {rule!r}")
+
+
+def _agreement(predicted: str, answers: Sequence[str], rule: str, enough: int) -> float:
+    """The mean, over leaving out each person, of min(1, matches among the others / enough)."""
     given = [_one_line(answer) for answer in answers] if rule == "official" else list(answers)
     predicted = _one_line(predicted)
     differ = len(set(given)) > 1
@@ -92,17 +127,21 @@ def accuracy(predicted: str, answers: Sequence[str], *, rule: str = "official") 
     if differ or rule == "released":
         predicted = normalised(predicted)
     matches = [answer == predicted for answer in given]
-    marks = [min(1.0, (sum(matches) - mine) / ENOUGH) for mine in matches]
-    return sum(marks) / len(marks)
+    each = [min(1.0, (sum(matches) - mine) / enough) for mine in matches]
+    return sum(each) / len(each)
 
 
 def exact(predicted: str, answers: Sequence[str]) -> float:
-    """GQA's accuracy: 1 if the normalised prediction is the one true answer, else 0."""
-    return float(normalised(predicted) == answers[0])
+    """GQA's accuracy: 1 if the prediction is the one true answer, both normalised, else 0."""
+    return float(normalised(_one_line(predicted)) == normalised(_one_line(answers[0])))
 
 
-Score = Callable[[str, Sequence[str]], float]
-"""Predicted answer, people's answers -> 0..1."""
+def marks(predicted: Sequence[str], questions: Sequence[Question], score: str = "official") -> list[float]:
+    """0..1 for the prediction of each question; `score`: a rule of `accuracy`, or "exact" (GQA)."""
+    pairs = zip(predicted, questions, strict=True)
+    if score == "exact":
+        return [exact(answer, question.answers) for answer, question in pairs]
+    return [accuracy(answer, question.answers, rule=score) for answer, question in pairs]
 
 
 def breakdown(scores: Sequence[float], question_types: Sequence[str], answer_types: Sequence[str]) -> dict[str, float]:
@@ -120,7 +159,7 @@ def breakdown(scores: Sequence[float], question_types: Sequence[str], answer_typ
             grouped[f"type/{answered}"].append(score)
         if asked:
             grouped[f"asks/{asked}"].append(score)
-    return {name: 100.0 * sum(found) / len(found) for name, found in grouped.items()}
+    return {name: 100.0 * sum(group) / len(group) for name, group in grouped.items()}
 
 
 def majority(asked: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
@@ -130,3 +169,73 @@ def majority(asked: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
         counts[question_type].update(answers)
         counts[""].update(answers)
     return {name: min(count, key=lambda answer: (-count[answer], answer)) for name, count in counts.items()}
+
+
+def majority_accuracy(known: Sequence[Question], questions: Sequence[Question], score: str = "official") -> float:
+    """Percent that the answer most often given to the `known` questions of the same type is right about `questions`."""
+    usual = majority((question.question_type, question.answers) for question in known)
+    predicted = [usual.get(question.question_type, usual[""]) for question in questions]
+    return 100 * _mean(marks(predicted, questions, score))
+
+
+class VQAAccuracy(TextMetric):
+    """Accuracy in percent of the answers to a split's questions, by question and answer type, over all processes.
+
+    Args:
+        questions: the split; example n is `questions[n]`.
+        score: "official" or "released" (see `accuracy`; OK-VQA takes "official"), or "exact" (GQA).
+        lemmas: whether `accuracy_lemmas` is computed too, by spaCy (OK-VQA as LAVIS has it).
+
+    After `compute`, `examples` (n,) has the percents of single questions and `notes` says what was not computed, why.
+
+    Raises:
+        ValueError: there is no such score.
+
+    >>> import torch
+    >>> from vlp_bench.data.records import Question
+    >>> from vlp_bench.metrics import VQAAccuracy
+    >>> metric = VQAAccuracy([Question("1.jpg", "what is it?", ("dog",) * 8 + ("puppy",) * 2, 1, answer_type="other")])
+    >>> metric.update(torch.tensor([0]), ["a puppy"])
+    >>> metric.compute()
+    {'accuracy': tensor(60.), 'type/other': tensor(60.)}
+    """
+
+    def __init__(self, questions: Sequence[Question], *, score: str = "official", lemmas: bool = False) -> None:
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        super().__init__()
+        self.questions, self.score, self.lemmas = questions, score, lemmas
+        self.examples = torch.empty(0)
+        self.notes: dict[str, str] = {}
+
+    def update(self, numbers: Tensor, answers: Sequence[str]) -> None:
+        """The answers to the questions `numbers` (b,)."""
+        self.keep_texts(numbers, answers)
+
+    def compute(self) -> dict[str, Tensor]:
+        """As `breakdown`, float32. ValueError if a question has no prediction, or nobody's answer to compare with."""
+        answers = self.needed(len(self.questions), "questions")
+        scores = marks(answers, self.questions, self.score)
+        types = ([q.question_type for q in self.questions], [q.answer_type for q in self.questions])
+        values = breakdown(scores, *types)
+        self.examples = 100 * torch.tensor(scores)
+        self.notes = self._few()
+        return self.tensors(values | (self._with_lemmas(answers) if self.lemmas else {}))
+
+    def _few(self) -> dict[str, str]:
+        few = sum(len(question.answers) <= ENOUGH for question in self.questions)
+        if not few or self.score == "exact":
+            return {}
+        told = f"{few} of {len(self.questions)} questions have fewer than four answers, and the rule is made for ten"
+        return {"answers": f"{told}: a single one is compared by equality, of two or three all others must agree"}
+
+    def _with_lemmas(self, answers: Sequence[str]) -> dict[str, float]:
+        lemmatise = lemmatiser()
+        if isinstance(lemmatise, str):
+            self.notes["accuracy_lemmas"] = f"not computed: {lemmatise}"
+            return {}
+        return {"accuracy_lemmas": 100 * _mean(marks(lemmatise(answers), self.questions, self.score))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

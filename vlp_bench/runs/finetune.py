@@ -49,6 +49,8 @@ def finetune(
     """
     config, folder = specification.config, specification.folder
     recipe: Recipe = build(config["recipe"])
+    if recipe.epochs:
+        task.meet(data)
     best, last = _checkpoints(folder, task.monitor)
     if config["force"]:
         _forget(folder)

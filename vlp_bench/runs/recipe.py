@@ -16,6 +16,7 @@ from vlp_bench.runs.console import stderr
 from vlp_bench.runs.object_cache import maker
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.tasks.optimisation import accumulation
+from vlp_bench.tasks.whole_steps import WholeSteps
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Recipe:
     def trainer_arguments(self, batch_size: int, devices: int = 1, nodes: int = 1) -> dict[str, Any]:
         """What this recipe asks of a Trainer whose devices see `batch_size` examples at a time."""
         batches = accumulation(self.target_batch, batch_size, devices, nodes)
-        return {"max_epochs": self.epochs, "accumulate_grad_batches": batches, "gradient_clip_val": self.clip}
+        whole = [WholeSteps(self.target_batch, batch_size * devices * nodes)] if batches > 1 else []
+        arguments = {"max_epochs": self.epochs, "accumulate_grad_batches": batches, "gradient_clip_val": self.clip}
+        return arguments | {"callbacks": whole}
 
 
 def make_trainer(
@@ -60,9 +63,9 @@ def make_trainer(
 ) -> Trainer:
     """The Trainer of conf/trainer with the recipe, the callbacks and the loggers of conf/logger."""
     plan = Plan.of(config)
+    arguments = recipe.trainer_arguments(batch_size, plan.devices, plan.nodes)
     return maker(config["trainer"] | plan.trainer_arguments())(
-        **recipe.trainer_arguments(batch_size, plan.devices, plan.nodes),
-        callbacks=list(callbacks),
+        **arguments | {"callbacks": [*callbacks, *arguments["callbacks"]]},
         plugins=[WholeFiles(), LightningEnvironment()],  # its own SLURM plugin would requeue as well as SLURM does
         logger=make_loggers(config["logger"], folder, config),
         default_root_dir=str(folder),

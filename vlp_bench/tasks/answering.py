@@ -1,20 +1,16 @@
-"""Questions answered in words: gathered from all processes, scored by the data set's rule, kept for the server."""
+"""Questions answered in words: scored by the data set's rule, kept for the server."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
 
-import torch
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import Question
-from vlp_bench.metrics.lemmas import lemmatiser
-from vlp_bench.metrics.vqa import RULES, accuracy, breakdown, exact, majority
+from vlp_bench.metrics.vqa import SCORES, VQAAccuracy, majority_accuracy
 from vlp_bench.tasks.finetuning import FineTuning, Shared
-from vlp_bench.tasks.gathering import Gathered, write_json
-
-SCORES = (*RULES, "exact")
+from vlp_bench.tasks.result_file import write_json
 
 
 class Asker(Protocol):
@@ -50,7 +46,6 @@ class Answering(FineTuning):
         super().__init__(model, **shared)
         self.score, self.lemmas = score, lemmas
         self.examples: dict[str, Tensor] = {}
-        self._gathered = Gathered[str]()
 
     def answers_to(self, batch: Batch) -> list[str]:
         """An answer to every question of a batch."""
@@ -60,11 +55,15 @@ class Answering(FineTuning):
     def asker(self) -> Asker:
         return cast(Asker, self.trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def _start(self, split: str) -> None:
+        questions = self.asker.asked(split)
+        self.metric = VQAAccuracy(questions, score=self.score, lemmas=self.lemmas).to(self.device)
+
     def on_validation_epoch_start(self) -> None:
-        self._gathered = Gathered()
+        self._start("val")
 
     def on_test_epoch_start(self) -> None:
-        self._gathered = Gathered()
+        self._start("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._answer(batch)
@@ -74,49 +73,31 @@ class Answering(FineTuning):
 
     def _answer(self, batch: Batch) -> None:
         assert batch.idx is not None, "an evaluation batch says which questions it holds"
-        self._gathered.add(batch.idx.tolist(), self.answers_to(batch))
+        self.metric.update(batch.idx, self.answers_to(batch))
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
+        predicted = self.metric.predictions()
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            write_answers(folder / "answers.json", self.metric.questions, predicted)
         self._log_metrics("test")
+        self.examples = {"accuracy": self.metric.examples} if len(self.metric.examples) else {}
 
     def _log_metrics(self, split: str) -> None:
-        predicted, asked = self._gathered.whole(), self.asker.asked(split)
-        if split == "test" and self.trainer.is_global_zero:
-            write_answers(Path(self.trainer.default_root_dir) / "answers.json", asked, predicted)
+        asked = self.metric.questions
         if not all(question.answers for question in asked):
             self.notes["accuracy"] = "not computed: the questions have no answers; answers.json goes to the server"
             return
-        scores = [self._score(predicted[n], question) for n, question in enumerate(asked)]
-        metrics = breakdown(scores, [q.question_type for q in asked], [q.answer_type for q in asked])
-        if split == "test":
-            self.examples = {"accuracy": 100 * torch.tensor(scores)}
-        metrics |= self._with_lemmas(predicted, asked) | self.baselines(asked)
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+        values = self.metric.compute() | self.baselines(asked)
+        self.notes |= self.metric.notes
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=False)
 
-    def _score(self, answer: str, question: Question) -> float:
-        if self.score == "exact":
-            return exact(answer, question.answers)
-        return accuracy(answer, question.answers, rule=self.score)
-
-    def _with_lemmas(self, predicted: Mapping[int, str], asked: Sequence[Question]) -> dict[str, float]:
-        if not self.lemmas:
-            return {}
-        found = lemmatiser()
-        if isinstance(found, str):
-            self.notes["accuracy_lemmas"] = f"not computed: {found}"
-            return {}
-        told = found([predicted[n] for n in range(len(asked))])
-        scores = [self._score(answer, question) for answer, question in zip(told, asked, strict=True)]
-        return {"accuracy_lemmas": 100 * sum(scores) / len(scores)}
-
-    def baselines(self, asked: Sequence[Question]) -> dict[str, float]:
+    def baselines(self, asked: Sequence[Question]) -> dict[str, Any]:
         """`majority`: accuracy in percent of the answer most often given in training to questions of the same type."""
-        usual = majority((q.question_type, q.answers) for q in self.asker.asked("train"))
-        scores = [self._score(usual.get(q.question_type, usual[""]), q) for q in asked]
-        return {"majority": 100 * sum(scores) / len(scores)}
+        return {"majority": majority_accuracy(self.asker.asked("train"), asked, self.score)}
 
 
 def write_answers(file: Path, asked: Sequence[Question], predicted: Mapping[int, str]) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import CaptionedImage
-from vlp_bench.metrics.scores import CaptionScorer, score
+from vlp_bench.metrics.caption_scores import CaptionMetrics, CaptionScorer
+from vlp_bench.metrics.truth import Truth
 from vlp_bench.models.beam import BeamRule
 from vlp_bench.models.captioning import Captioner
 from vlp_bench.tasks.finetuning import FineTuning, Shared
-from vlp_bench.tasks.gathering import Gathered, write_json
+from vlp_bench.tasks.result_file import write_json
 
 CAPTIONS = "captions.json"  # in a run's folder
 
@@ -46,7 +47,8 @@ class Captioning(FineTuning):
     Args:
         model, shared: see `FineTuning`; `task_model` makes the Captioner.
         scorers: compare captions with references; each brings metrics of its own.
-        best: the metric whose best validation epoch is tested.
+        best: the metric whose best validation epoch is tested; on images that are not the embedded world's, CIDEr in
+            place of that world's truth.
         beams, max_length, min_length: of generation; lengths in tokens, the prompt and [CLS] included.
 
     Raises:
@@ -76,11 +78,22 @@ class Captioning(FineTuning):
         self.scorers, self.best = list(scorers), best
         self.lengths = {"beams": beams, "max_length": max_length, "min_length": min_length}
         self.examples: dict[str, Tensor] = {}
-        self._gathered = Gathered[str]()
 
     @property
     def monitor(self) -> str:
         return self.best
+
+    def meet(self, data: Any) -> None:
+        """ValueError if the metric that chooses the epoch is not computed of the validation images."""
+        images = cast(Pictures, data).described("val")
+        names = [name for scorer in self.scorers for name in scorer.names(images)]
+        if self.best in Truth.NAMES and self.best not in names:  # the user's own images
+            self.best = next((name for name in names if name.startswith("cider")), self.best)
+        if self.best not in names:
+            raise ValueError(
+                f"task.best={self.best} is not computed of the {len(images)} validation images, so no epoch can be "
+                f"chosen by it; set task.best to one of {', '.join(names)}"
+            )
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.captioning_losses(batch)
@@ -96,11 +109,14 @@ class Captioning(FineTuning):
             for scorer in self.scorers:
                 scorer.prepare()
 
+    def _start(self, split: str) -> None:
+        self.metrics = CaptionMetrics(self.pictures.described(split), self.scorers).to(self.device)
+
     def on_validation_epoch_start(self) -> None:
-        self._gathered = Gathered()
+        self._start("val")
 
     def on_test_epoch_start(self) -> None:
-        self._gathered = Gathered()
+        self._start("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._describe(batch)
@@ -110,7 +126,7 @@ class Captioning(FineTuning):
 
     def _describe(self, batch: Batch) -> None:
         assert batch.idx is not None, "an evaluation batch says which images it holds"
-        self._gathered.add(batch.idx.tolist(), self.pictures.words(self.described_by(batch.images)))
+        self.metrics.update(batch.idx, self.pictures.words(self.described_by(batch.images)))
 
     def described_by(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) -> (b, t) generated ids."""
@@ -123,22 +139,14 @@ class Captioning(FineTuning):
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
+        if self.trainer.is_global_zero:
+            self.examples = {name: torch.tensor(each) for name, each in self.metrics.scores.examples.items()}
+            file = Path(self.trainer.default_root_dir) / CAPTIONS
+            write_captions(file, self.metrics.images, self.metrics.captions)
 
     def _log_metrics(self, split: str) -> None:
-        captions = self._gathered.whole()
-        metrics = self._scored(split, captions) if self.trainer.is_global_zero else {}
-        metrics = self.trainer.strategy.broadcast(metrics, src=0)  # METEOR runs on one process only
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
-
-    def _scored(self, split: str, captions: Mapping[int, str]) -> dict[str, float]:
-        """All metrics of a split; of the test also the result file and the values of single images."""
-        images = self.pictures.described(split)
-        scores = score(self.scorers, captions, images)
-        self.notes |= scores.notes
-        if split == "test":
-            self.examples = {name: torch.tensor(each) for name, each in scores.examples.items()}
-            write_captions(Path(self.trainer.default_root_dir) / CAPTIONS, images, captions)
-        return scores.values
+        self.log_dict({f"{split}/{name}": value for name, value in self.metrics.compute().items()})
+        self.notes |= self.metrics.scores.notes
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:

@@ -8,51 +8,9 @@ from torch import Tensor, nn
 
 from vlp_bench import processes
 from vlp_bench.batch import Batch
+from vlp_bench.metrics.classification import ClassAccuracy, majority_accuracy
 from vlp_bench.tasks.finetuning import FineTuning, Shared
-from vlp_bench.tasks.gathering import Gathered
-from vlp_bench.tasks.optimisation import Diverged
-
-
-class Accuracy:
-    """Percent of images whose class is the likeliest, or among the five likeliest, over all processes."""
-
-    def __init__(self) -> None:
-        self.ranks: list[Tensor] = []
-        self.chosen: list[Tensor] = []
-        self.classes = 0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """(m, c) logits and (m,) classes. A tie counts as half of those it stands with; Diverged for NaN."""
-        if not bool(logits.isfinite().all()):
-            raise Diverged("the model gives scores that are not numbers: its weights are broken; lower task.lr")
-        self.classes = logits.shape[1]
-        own = logits.gather(1, labels[:, None])
-        above, equal = (logits > own).sum(1), (logits == own).sum(1) - 1
-        self.ranks.append(above + equal / 2)
-        self.chosen.append(logits.argmax(1))
-
-    def right(self) -> Tensor:
-        """(m,) bool: whose class is the likeliest, alone; of the images of this process."""
-        return torch.cat(self.ranks) < 0.5
-
-    def examples(self) -> dict[str, Tensor]:
-        """Of each image in the order of the split, over all processes: `predicted` class, `accuracy` 100 or 0."""
-        told, n = Gathered[tuple[int, float]](), processes.size()
-        right = 100.0 * self.right()
-        own = list(zip(torch.cat(self.chosen).tolist(), right.tolist(), strict=True))
-        told.add([processes.rank() + n * j for j in range(len(own))], own)
-        whole = [each for _, each in sorted(told.whole().items())]
-        return {"predicted": torch.tensor([p for p, _ in whole]), "accuracy": torch.tensor([a for _, a in whole])}
-
-    def metrics(self) -> dict[str, float]:
-        """`accuracy` and, of more than five classes, `top5`. ValueError if nothing was added."""
-        if not self.ranks:
-            raise ValueError("there is nothing to classify: the split has no image")
-        ranks = torch.cat(self.ranks)
-        sums = torch.stack([(ranks < 0.5).sum(), (ranks < 4.5).sum(), torch.tensor(len(ranks), device=ranks.device)])
-        top1, top5, count = (processes.mean(sums.double()) * processes.size()).tolist()
-        found = {"accuracy": 100 * top1 / count, "top5": 100 * top5 / count}
-        return found if self.classes > 5 else {"accuracy": found["accuracy"]}
+from vlp_bench.tasks.optimisation import finite
 
 
 class Classifier(Protocol):
@@ -86,16 +44,35 @@ class Measured(FineTuning):
         return self.logits(batch.images)
 
     def _start(self) -> None:
-        self.accuracy = Accuracy()
+        self.accuracy = ClassAccuracy().to(self.device)
+        self._seen = 0
+
+    def _numbers(self, batch: Batch) -> Tensor:
+        """(m,) numbers in the split: a process is dealt every n-th example (`data.loading.own_share`), in order."""
+        assert batch.labels is not None, "a labelled batch has labels"
+        places = self._seen + torch.arange(len(batch.labels), device=self.device)
+        return processes.rank() + processes.size() * places
 
     def _step(self, batch: Batch, batch_idx: int) -> None:
+        numbers, logits = self._numbers(batch), finite(self.scores(batch).float())
+        self._measure(batch, numbers, logits)
+        self._seen += len(numbers)
+
+    def _measure(self, batch: Batch, numbers: Tensor, logits: Tensor) -> None:
+        """(b,) numbers in the split, (b, c) logits."""
         assert batch.labels is not None, "a labelled batch has labels"
-        self.accuracy.add(self.scores(batch).float(), batch.labels)
+        self.accuracy.update(numbers, logits, batch.labels)
 
     def _end(self, split: str) -> None:
+        values = self.accuracy.compute() | self.baselines(split)
         if split == "test":
-            self.examples = self.accuracy.examples()
-        self.log_dict({f"{split}/{name}": value for name, value in self.accuracy.metrics().items()})
+            right = 100.0 * self.accuracy.right.cpu()
+            self.examples = {"predicted": self.accuracy.predicted.cpu(), "accuracy": right}
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+
+    def baselines(self, split: str) -> dict[str, Any]:
+        """`majority`: accuracy in percent of always saying the class that is commonest in training."""
+        return {"majority": majority_accuracy(self._data().labels("train"), self._data().labels(split))}
 
     def on_validation_epoch_start(self) -> None:
         self._start()
@@ -127,6 +104,8 @@ class Classification(Measured):
         classes: of the data set; ValueError before the first step if it has another number.
     """
 
+    HEADLINES = ("accuracy", "majority")
+    LEGEND = "in % (majority: always saying the commonest training class)"
     model: Classifier
 
     def __init__(self, model: nn.Module, *, classes: int, **shared: Unpack[Shared]) -> None:
@@ -184,6 +163,10 @@ class ZeroShot(Measured):
         ids, atts = self._data().sentences()
         with self.trainer.precision_plugin.forward_context(), torch.no_grad():
             self.class_embeds = self.model.embed_texts(ids.to(self.device), atts.to(self.device)).float()
+
+    def baselines(self, split: str) -> dict[str, Any]:
+        """None: a test alone needs no training set."""
+        return {}
 
     def logits(self, images: Tensor) -> Tensor:
         return F.normalize(self.model.embed_images(images).float(), dim=-1) @ self.class_embeds.T

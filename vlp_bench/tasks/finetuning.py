@@ -100,6 +100,9 @@ class FineTuning(LightningModule):
         """The metric whose best validation epoch is tested."""
         return self.MONITOR
 
+    def meet(self, data: Any) -> None:
+        """See the data module before the training on it begins. ValueError if the two do not fit."""
+
     def task_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of the pre-trained model -> those of the task's model, by its parameters' names.
 

@@ -4,7 +4,7 @@ m images of 1 + n tokens, t texts of at most l tokens, width d, embedding e, k c
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlp_bench.batch import Batch
-from vlp_bench.metrics.recall import gallery_metrics, retrieval_metrics, shortlist_ranks
-from vlp_bench.tasks.optimisation import Diverged
+from vlp_bench.metrics.recall import GalleryRecall, right_on_shortlists, right_texts
+from vlp_bench.tasks.optimisation import finite
 
 
 class Matcher(Protocol):
@@ -113,15 +113,13 @@ class WholeGallery:
         Of an image with several embeddings (m, q, e) the nearest counts (BLIP-2).
         """
         cosines = self.image_embeds.float() @ self.text_embeds.float().T
-        return _numbers(cosines if cosines.ndim == 2 else cosines.amax(1))
+        return finite(cosines if cosines.ndim == 2 else cosines.amax(1))
 
-    def contrastive_metrics(self) -> dict[str, float]:
-        """Recall by the cosine alone, without a closer look."""
-        return gallery_metrics(self.similarity(), self.text_image)
-
-    def reranked_metrics(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> dict[str, float]:
-        """Recall after re-ranking, see `reranked`."""
-        return self.reranked(model, k=k, pairs=pairs, share=share).metrics()
+    def contrastive_recall(self, share: "Share") -> GalleryRecall:
+        """Recall by the cosine alone, without a closer look; each process ranks its share of the queries."""
+        cosines = self.similarity()
+        right = right_texts(self.text_image, len(cosines))
+        return share.recall(txt=(cosines, right), img=(cosines.T, right.T))
 
     def reranked(self, model: Matcher, *, k: int, pairs: int, share: "Share") -> "Reranked":
         """The k nearest by cosine of each query put in order by `model.matcher`.
@@ -138,8 +136,9 @@ class WholeGallery:
         wanted, where = torch.cat([txt_pairs.flatten(), img_pairs.flatten()]).unique(return_inverse=True)
         scores = self.match(model, wanted // t, wanted % t, pairs=pairs, share=share)[where]
         txt_scores, img_scores = scores[: txt.numel()].view_as(txt), scores[txt.numel() :].view_as(img)
-        found = shortlist_ranks(txt_scores, txt, img_scores, img, self.text_image)
-        return Reranked(*found, _first(txt_scores, txt), _first(img_scores, img), self.text_image)
+        txt_right, img_right = right_on_shortlists(txt, img, self.text_image)
+        recall = share.recall(txt=(txt_scores, txt_right), img=(img_scores, img_right))
+        return Reranked(recall, _first(txt_scores, txt), _first(img_scores, img), self.text_image)
 
     def match(self, model: Matcher, image: Tensor, text: Tensor, *, pairs: int, share: "Share") -> Tensor:
         """Matching scores (p,) float32 of the pairs `image` (p,), `text` (p,); each process does its share of them.
@@ -161,7 +160,7 @@ class WholeGallery:
                 longest = int(lengths[j].max())
                 texts = self.texts[j.to(self.texts.device)].to(self.atts.device)[:, :longest]
                 scores[chunk] = score(texts, self.atts[j, :longest], image[chunk] - first).float()
-        return _numbers(share.sum(scores))
+        return finite(share.sum(scores))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -184,29 +183,20 @@ def _first(scores: Tensor, candidates: Tensor) -> Tensor:
 class Reranked:
     """What retrieval did with each example; m images, t texts.
 
-    txt_rank (m,) and img_rank (t,): ranks as in `metrics.recall.ranks`. txt_first (m,): the text put first for an
-    image; img_first (t,): the image put first for a text. text_image (t,): the image each text describes.
+    recall: of all queries. txt_first (m,): the text put first for an image; img_first (t,): the image put first for a
+    text. text_image (t,): the image each text describes.
     """
 
-    txt_rank: Tensor
-    img_rank: Tensor
+    recall: GalleryRecall
     txt_first: Tensor
     img_first: Tensor
     text_image: Tensor
 
-    def metrics(self) -> dict[str, float]:
-        """Recall at 1, 5 and 10 both ways."""
-        return retrieval_metrics(self.txt_rank, self.img_rank)
-
     def examples(self) -> dict[str, Tensor]:
-        """The same by name, on the CPU, as `vlp_bench.results.examples` stores it."""
-        return {field.name: getattr(self, field.name).cpu() for field in fields(self)}
-
-
-def _numbers(scores: Tensor) -> Tensor:
-    if not bool(scores.isfinite().all()):
-        raise Diverged("the model gives scores that are not numbers: its weights are broken; lower task.lr")
-    return scores
+        """The firsts, and the ranks (`metrics.recall.ranks`) once recall is computed, as stored for each example."""
+        by_name = {f"{asked}_rank": ranks for asked, ranks in self.recall.ranks_by_query.items()}
+        by_name |= {"txt_first": self.txt_first, "img_first": self.img_first, "text_image": self.text_image}
+        return {name: tensor.cpu() for name, tensor in by_name.items()}
 
 
 @dataclass(frozen=True)
@@ -224,3 +214,11 @@ class Share:
     def sum(self, scores: Tensor) -> Tensor:
         """The scores of all processes; places that this one left at 0 are filled."""
         return self.add(scores)
+
+    def recall(self, **rankings: tuple[Tensor, Tensor]) -> GalleryRecall:
+        """Recall both ways, told every world-th query: "txt" and "img" -> scores and right answers, (queries, k)."""
+        metric = GalleryRecall().to(next(iter(rankings.values()))[0].device)
+        for asked, (scores, right) in rankings.items():
+            own = torch.arange(self.rank, len(scores), self.world, device=scores.device)
+            metric.update(asked, own, scores[self.rank :: self.world], right[self.rank :: self.world])  # pyright: ignore[reportArgumentType]
+        return metric

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -13,6 +13,13 @@ SCHEDULES = ("linear", "cosine")
 
 class Diverged(ValueError):
     """A loss that is no longer a number: the training is lost from here on."""
+
+
+def finite(scores: Tensor) -> Tensor:
+    """The scores. Diverged if one is not a number."""
+    if not bool(scores.isfinite().all()):
+        raise Diverged("the model gives scores that are not numbers: its weights are broken; lower task.lr")
+    return scores
 
 
 def accumulation(target: int, per_device: int, devices: int = 1, nodes: int = 1) -> int:

@@ -1,15 +1,15 @@
 """NLVR2: prune once, learn to tell true sentences about two images from false ones, measure how many are told apart."""
 
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vlp_bench import processes
 from vlp_bench.batch import Batch
-from vlp_bench.metrics.consistency import consistency
+from vlp_bench.metrics.classification import class_ranks
+from vlp_bench.metrics.consistency import Consistency
 from vlp_bench.tasks.classification import Measured
-from vlp_bench.tasks.gathering import Gathered
+from vlp_bench.tasks.finetuning import Shared
 
 
 class PairModel(Protocol):
@@ -28,8 +28,12 @@ class Pairs(Measured):
     """Fine-tunes a PairModel with cross entropy; arguments as for `FineTuning`, `task_model` makes the model."""
 
     HEADLINES = ("accuracy", "consistency")
-    LEGEND = "in % (half of the sentences are true; consistency: sentences judged rightly of all their pairs)"
+    LEGEND = "in % (majority: always saying what is commoner; consistency: sentences judged rightly of all their pairs)"
     model: PairModel
+
+    def __init__(self, model: nn.Module, **shared: Unpack[Shared]) -> None:
+        super().__init__(model, **shared)
+        self.consistency = Consistency()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.pair_losses(batch)
@@ -39,18 +43,12 @@ class Pairs(Measured):
         assert batch.text_ids is not None, "a batch of pairs has sentences"
         return self.model.judge(batch.images, batch.text_ids, batch.text_atts)
 
-    def _start(self) -> None:
-        super()._start()
-        self.said: list[Tensor] = []
-
-    def _step(self, batch: Batch, batch_idx: int) -> None:
-        super()._step(batch, batch_idx)
+    def _measure(self, batch: Batch, numbers: Tensor, logits: Tensor) -> None:
+        super()._measure(batch, numbers, logits)
         assert batch.idx is not None, "a batch of pairs has the numbers of its sentences"
-        self.said.append(batch.idx)
+        assert batch.labels is not None, "a batch of pairs has labels"
+        self.consistency.update(numbers, batch.idx, class_ranks(logits, batch.labels) < 0.5)
 
     def _end(self, split: str) -> None:
         super()._end(split)
-        told, own = Gathered[tuple[int, bool]](), torch.cat(self.said).tolist()
-        right = self.accuracy.right().tolist()
-        told.add([processes.rank() + processes.size() * j for j in range(len(own))], list(zip(own, right, strict=True)))
-        self.log(f"{split}/consistency", consistency(told.whole().values()))
+        self.log(f"{split}/consistency", self.consistency)

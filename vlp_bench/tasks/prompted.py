@@ -1,14 +1,14 @@
 """Zero-shot tasks of a model that answers in words (BLIP-2): prune once, ask, measure; nothing is trained."""
 
 from collections.abc import Sequence
-from typing import Protocol, Unpack, cast
+from typing import Any, Protocol, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import Question
-from vlp_bench.metrics.scores import CaptionScorer
+from vlp_bench.metrics.caption_scores import CaptionScorer
 from vlp_bench.models.blip2.model import BLIP2
 from vlp_bench.tasks.answering import Answering, Asker
 from vlp_bench.tasks.captioning import Captioning
@@ -64,7 +64,7 @@ class PromptedVQA(Answering):
         )
         return cast(Prompter, self.asker).words(ids)
 
-    def baselines(self, asked: Sequence[Question]) -> dict[str, float]:
+    def baselines(self, asked: Sequence[Question]) -> dict[str, Any]:
         """None: there is no training set."""
         return {}
 

@@ -86,11 +86,11 @@ class Retrieval(FineTuning):
         share = Share(self.global_rank, self.trainer.world_size, self._sum)
         with self.trainer.precision_plugin.forward_context():
             reranked = gallery.reranked(self.model, k=self.k_test, pairs=self.match_batch, share=share)
+        values = reranked.recall.compute()
+        values |= {f"itc_{name}": value for name, value in gallery.contrastive_recall(share).compute().items()}
         if split == "test":
             self.examples = reranked.examples()
-        metrics = reranked.metrics()
-        metrics |= {f"itc_{name}": value for name, value in gallery.contrastive_metrics().items()}
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
     def _sum(self, scores: Tensor) -> Tensor:
         if self.trainer.world_size == 1:

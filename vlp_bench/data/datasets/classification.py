@@ -116,6 +116,10 @@ class ClassificationData(SeededData):
             raise ValueError("data.prompts is null, and zero-shot classification compares images with sentences")
         return self.prompts.encode(self.classes)
 
+    def labels(self, split: str) -> list[int]:
+        """The class of every example of "train", "val" or "test"."""
+        return [record.label for record in self.source.labelled(split).records]
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training images."""
         dataset = LabelledDataset(self.source.labelled("train"), self.train_transform, self.seed)

@@ -150,6 +150,10 @@ class PairData(TaskData):
         self.source, self.swap = source, swap
         self.collate = PairCollate(self.tokenizer, self.max_words, self.max_tokens)
 
+    def labels(self, split: str) -> list[int]:
+        """The class of every example of "train", "val" or "test"."""
+        return [int(bool(record.label)) for record in self.source.pairs(split).records]
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled pairs."""
         split = self.source.pairs("train")

@@ -49,6 +49,15 @@ def parse(key: str) -> Scene:
     return Scene(things, look)
 
 
+def is_address(key: str) -> bool:
+    """Whether a key spells out a scene."""
+    try:
+        parse(key)
+    except ValueError:
+        return False
+    return True
+
+
 class World:
     """The embedded world of one seed. It is an image source: `open(key)` draws what the key spells out."""
 
