@@ -4,8 +4,10 @@ import pytest
 
 from vlp_bench.data.records import CaptionedImage
 from vlp_bench.metrics import captions, tokenisers
+from vlp_bench.metrics.caption_scores import score
 from vlp_bench.metrics.captions import CaptionScores, Spice
 from vlp_bench.metrics.tokenisers import ptb, regex
+from vlp_bench.metrics.truth import Truth
 
 IMAGES = [CaptionedImage("a.jpg", ("a red ring",), "a")]
 
@@ -114,3 +116,35 @@ def test_words_are_cut_as_stanford_cuts_them(text, words):
 def test_an_unknown_tokeniser_is_refused():
     with pytest.raises(ValueError, match="one of ptb, regex, got 'nltk'"):
         CaptionScores(tokenizer="nltk")
+
+
+def test_cider_of_one_image_is_not_defined_and_that_is_said():
+    pytest.importorskip("pycocoevalcap")
+    scorer = CaptionScores(tokenizer="regex", meteor=False)
+    scores = scorer({0: "a red ring"}, IMAGES)
+    assert "cider_regex" not in {*scores.values, *scores.examples, *scorer.names(IMAGES)}
+    assert scores.notes["cider_regex"].startswith("not defined")
+    assert scores.values["bleu1_regex"] == pytest.approx(100)
+    two = [*IMAGES, CaptionedImage("b.jpg", ("a blue car",), "b")]
+    both = scorer({0: "a red ring", 1: "a blue car"}, two)
+    assert set(both.values) == set(scorer.names(two))
+    assert both.values["cider_regex"] > 500
+    assert "cider_regex" not in both.notes
+
+
+def test_a_domain_of_one_image_has_no_cider_and_the_others_have():
+    pytest.importorskip("pycocoevalcap")
+    domains = [("in-domain", "a red ring"), ("in-domain", "a blue car"), ("out-domain", "a green dog")]
+    images = [CaptionedImage(f"{n}.jpg", (text,), f"{n}", domain) for n, (domain, text) in enumerate(domains)]
+    scores = score([CaptionScores(tokenizer="regex", meteor=False)], {n: t for n, (_, t) in enumerate(domains)}, images)
+    assert {"cider_regex", "in-domain/cider_regex", "out-domain/bleu4_regex"} <= scores.values.keys()
+    assert "out-domain/cider_regex" not in scores.values
+    assert scores.notes["out-domain/cider_regex"].startswith("not defined")
+    assert {"meteor", "spice"} <= scores.notes.keys()
+    assert "out-domain/meteor" not in scores.notes  # said once, of all
+
+
+def test_the_truth_of_pictures_that_are_no_scenes_is_not_computed():
+    scores = Truth()({0: "a red ring"}, IMAGES)
+    assert (scores.values, scores.examples) == ({}, {})
+    assert "not the embedded world's" in scores.notes["truth, grammatical"]

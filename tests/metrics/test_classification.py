@@ -52,6 +52,8 @@ def test_what_was_said_of_each_image_is_kept_once_and_in_order() -> None:
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match="not numbers"):
         class_ranks(torch.full((1, 3), torch.nan), torch.tensor([0]))
+    with pytest.raises(ValueError, match="labels must be 0 to 2, got 1 to 3"):
+        class_ranks(torch.zeros(2, 3), torch.tensor([1, 3]))
     metric = ClassAccuracy()
     metric.update(torch.empty(0, dtype=torch.int64), torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="no image"):

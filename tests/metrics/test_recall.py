@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 from torchmetrics.retrieval import RetrievalHitRate
 
-from vlp_bench.metrics.recall import NEVER, gallery_metrics, ranks, recall, retrieval_metrics, shortlist_metrics
+from vlp_bench.metrics import GalleryRecall
+from vlp_bench.metrics.recall import (
+    NEVER,
+    gallery_metrics,
+    ranks,
+    recall,
+    retrieval_metrics,
+    right_texts,
+    shortlist_metrics,
+)
 
 
 def slow_rank(scores: list[float], relevant: list[bool]) -> int:
@@ -106,3 +115,23 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 def test_an_empty_gallery_is_refused() -> None:
     with pytest.raises(ValueError, match="empty gallery"):
         retrieval_metrics(torch.zeros(0), torch.zeros(0))
+
+
+def test_the_metric_is_the_function_however_queries_are_told() -> None:
+    scores, text_image = gallery(12, 60)
+    right, metric = right_texts(text_image, 12), GalleryRecall()
+    for part in (torch.arange(5, 12), torch.arange(6)):  # one query is told twice
+        metric.update("txt", part, scores[part], right[part])
+    metric.update("img", torch.arange(60), scores.T, right.T)
+    expected = {name: float(torch.tensor(value)) for name, value in gallery_metrics(scores, text_image).items()}
+    assert {name: float(value) for name, value in metric.compute().items()} == expected
+    assert metric.ranks_by_query["txt"].tolist() == ranks(scores, right).tolist()
+
+
+def test_a_direction_that_nobody_asked_is_refused() -> None:
+    metric = GalleryRecall()
+    metric.update("txt", torch.arange(2), torch.zeros(2, 2), torch.eye(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"empty gallery \(img\)"):
+        metric.compute()
+    with pytest.raises(ValueError, match="got 'text'"):
+        metric.update("text", torch.arange(2), torch.zeros(2, 2), torch.eye(2, dtype=torch.bool))  # pyright: ignore[reportArgumentType]

@@ -100,9 +100,12 @@ def test_questions_are_answered_in_words(performed, exp):
 
 def test_pictures_are_described_and_scored_by_domain(performed):
     words = ("task.image_size=32", "task.scorers.0.tokenizer=regex", "task.scorers.0.meteor=false")
-    _, numbers, _, folder = performed("blip2_ic", *words)
-    for domain in ("in-domain", "near-domain", "out-domain"):
-        assert ("test", f"{domain}/cider_regex") in numbers
+    rows, numbers, _, folder = performed("blip2_ic", *words)
+    notes = rows[0].provenance["notes"]
+    for domain, images in (("in-domain", 2), ("near-domain", 1), ("out-domain", 1)):
+        assert ("test", f"{domain}/bleu4_regex") in numbers
+        assert (("test", f"{domain}/cider_regex") in numbers) is (images > 1)
+        assert (f"{domain}/cider_regex" in notes) is (images == 1)
     assert len(json.loads((folder / "captions.json").read_text())) == 4
 
 

@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from tests.tasks.worlds import captions, tiny
+from tests.tasks.worlds import SIZES, captions, shared, tiny
+from vlp_bench.data.datasets.captioning import CaptioningData, ShapesCaptions
 from vlp_bench.data.records import CaptionedImage
 from vlp_bench.metrics.caption_scores import Scores
+from vlp_bench.metrics.captions import CaptionScores
 from vlp_bench.metrics.truth import Truth
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
 from vlp_bench.tasks.captioning import Captioning, server_id
@@ -154,3 +156,44 @@ def test_domains_are_scored_by_themselves_too(train: Train, monkeypatch: pytest.
         own = [float(words[n]) for n, kind in enumerate(kinds) if kind == domain]
         assert metrics[f"test/{domain}/words"] == pytest.approx(sum(own) / len(own))
     assert metrics["test/words"] == pytest.approx(float(words.mean()))
+
+
+class Own(CaptioningData):
+    """A user's own pictures: keys that are no scenes."""
+
+    def described(self, split: str) -> list[CaptionedImage]:
+        return [replace(image, image=f"{n}.jpg") for n, image in enumerate(super().described(split))]
+
+
+def own(**changes: Any) -> CaptioningData:
+    return Own(ShapesCaptions(**SIZES), **shared(**changes))
+
+
+def regex_scores() -> CaptionScores:
+    pytest.importorskip("pycocoevalcap")
+    return CaptionScores(tokenizer="regex", meteor=False)
+
+
+def test_on_the_embedded_world_truth_chooses_the_epoch() -> None:
+    made = task(scorers=[Truth(), regex_scores()], best="truth")
+    made.meet(captions())
+    assert made.monitor == "truth"
+
+
+def test_on_own_pictures_cider_chooses_the_epoch(train: Train) -> None:
+    made, data = task(scorers=[Truth(), regex_scores()], best="truth"), own()
+    made.meet(data)
+    assert made.monitor == "cider_regex"
+    trainer = train(made, data=data, max_epochs=1)
+    assert "val/cider_regex" in trainer.callback_metrics
+    assert "val/truth" not in trainer.callback_metrics
+    assert made.notes["truth, grammatical"].startswith("not computed: the images are not the embedded world's")
+
+
+def test_a_choice_that_is_not_computed_is_refused_before_the_training() -> None:
+    scorers = [Truth(), regex_scores()]
+    with pytest.raises(ValueError, match=r"task\.best=cider is not computed of the 5 .*bleu4_regex.*cider_regex"):
+        task(scorers=scorers, best="cider").meet(own())
+    one = Own(ShapesCaptions(**SIZES | {"val": 1}), **shared())
+    with pytest.raises(ValueError, match=r"task\.best=truth is not computed of the 1 validation"):
+        task(scorers=scorers, best="truth").meet(one)

@@ -20,8 +20,8 @@ from vlp_bench.runs.errors import FAILED, UserError
 from vlp_bench.runs.key_value import perform
 
 if TYPE_CHECKING:
-    from vlp_bench.metrics.captions import CaptionScores
     from vlp_bench.metrics.caption_scores import Scores
+    from vlp_bench.metrics.captions import CaptionScores
     from vlp_bench.results.row import Row
     from vlp_bench.results.store import Store
 

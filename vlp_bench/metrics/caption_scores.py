@@ -74,7 +74,7 @@ class CaptionMetrics(TextMetric):
     >>> metric = CaptionMetrics(images, [CaptionScores(tokenizer="regex", meteor=False)])
     >>> metric.update(torch.tensor([0, 1]), ["a dog on a sofa", "a red car"])
     >>> metric.compute()["bleu1_regex"]
-    tensor(100.0000)
+    tensor(100.)
     """
 
     def __init__(self, images: Sequence[CaptionedImage], scorers: Iterable[CaptionScorer]) -> None:

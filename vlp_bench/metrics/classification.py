@@ -16,8 +16,10 @@ def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """(m,) rank of the true class, from 0, of (m, c) logits and (m,) labels; of equal scores half stand before it.
 
     Raises:
-        ValueError: a logit is no number.
+        ValueError: a logit is no number, or there is no such class.
     """
+    if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
+        raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, got {int(labels.min())} to {int(labels.max())}")
     if not bool(logits.isfinite().all()):
         raise ValueError("the scores of some classes are not numbers; are the weights?")
     true = logits.gather(1, labels[:, None])

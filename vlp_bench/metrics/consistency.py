@@ -41,7 +41,7 @@ class Consistency(ExampleMetric):
         super().__init__(sentences=torch.int64, right=torch.uint8)
 
     def update(self, numbers: Tensor, sentences: Tensor, right: Tensor) -> None:
-        """(b,) each: numbers of the pairs in their split, numbers of their sentences, whether they were judged right."""
+        """(b,) each: numbers of the pairs in their split, of their sentences, and whether they were judged rightly."""
         self.keep(numbers, sentences=sentences, right=right)
 
     def compute(self) -> Tensor:

@@ -93,7 +93,7 @@ class Answering(FineTuning):
             return
         values = self.metric.compute() | self.baselines(asked)
         self.notes |= self.metric.notes
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=False)
+        self.log_of_all(split, values)
 
     def baselines(self, asked: Sequence[Question]) -> dict[str, Any]:
         """`majority`: accuracy in percent of the answer most often given in training to questions of the same type."""

@@ -145,7 +145,7 @@ class Captioning(FineTuning):
             write_captions(file, self.metrics.images, self.metrics.captions)
 
     def _log_metrics(self, split: str) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in self.metrics.compute().items()})
+        self.log_of_all(split, self.metrics.compute())
         self.notes |= self.metrics.scores.notes
 
 

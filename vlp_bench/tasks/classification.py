@@ -68,7 +68,7 @@ class Measured(FineTuning):
         if split == "test":
             right = 100.0 * self.accuracy.right.cpu()
             self.examples = {"predicted": self.accuracy.predicted.cpu(), "accuracy": right}
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        self.log_of_all(split, values)
 
     def baselines(self, split: str) -> dict[str, Any]:
         """`majority`: accuracy in percent of always saying the class that is commonest in training."""

@@ -135,6 +135,10 @@ class FineTuning(LightningModule):
         optimiser, rate = warmed_adamw(self, total=total, **self.recipe)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
+    def log_of_all(self, split: str, values: Mapping[str, Any]) -> None:
+        """Log what metrics have gathered: the same number on all processes, whose largest it is to the last bit."""
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True, reduce_fx="max")
+
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

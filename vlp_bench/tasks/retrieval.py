@@ -90,7 +90,7 @@ class Retrieval(FineTuning):
         values |= {f"itc_{name}": value for name, value in gallery.contrastive_recall(share).compute().items()}
         if split == "test":
             self.examples = reranked.examples()
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
+        self.log_of_all(split, values)
 
     def _sum(self, scores: Tensor) -> Tensor:
         if self.trainer.world_size == 1:

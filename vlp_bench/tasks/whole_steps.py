@@ -33,7 +33,7 @@ class WholeSteps(Callback):
             trainer.accumulate_grad_batches = batches
             seen = batches * self.at_a_time
             rank_zero_warn(
-                f"the training set makes {seen} examples in whole batches, fewer than recipe.target_batch={self.target}: "
-                f"each epoch is one step of {seen}"
+                f"the training set makes {seen} examples in whole batches, fewer than "
+                f"recipe.target_batch={self.target}: each epoch is one step of {seen}"
             )
         trainer.limit_train_batches = batches - batches % trainer.accumulate_grad_batches
