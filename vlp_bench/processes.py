@@ -121,8 +121,8 @@ def check_same(digest: str, what: str) -> None:
     parts = [torch.empty_like(mine) for _ in range(size())]
     dist.all_gather(parts, mine)
     if any(int(other) != int(mine) for other in parts):
-        found = ", ".join(f"{int(other):015x}" for other in parts)
-        raise RuntimeError(f"the processes of this run do not hold the same {what}: {found}")
+        digests = ", ".join(f"{int(other):015x}" for other in parts)
+        raise RuntimeError(f"the processes of this run do not hold the same {what}: {digests}")
 
 
 def wait() -> None:

@@ -100,7 +100,7 @@ def test_questions_are_answered_in_words(performed, exp):
 
 def test_pictures_are_described_and_scored_by_domain(performed):
     words = ("task.image_size=32", "task.scorers.0.tokenizer=regex", "task.scorers.0.meteor=false")
-    rows, numbers, _, folder = performed("blip2_ic", *words)
+    _, numbers, rows, folder = performed("blip2_ic", *words)
     notes = rows[0].provenance["notes"]
     for domain, images in (("in-domain", 2), ("near-domain", 1), ("out-domain", 1)):
         assert ("test", f"{domain}/bleu4_regex") in numbers

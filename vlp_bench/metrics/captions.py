@@ -115,10 +115,10 @@ class CaptionScores:
 
     def _cut(self, captions: Mapping[int, str], images: Sequence[CaptionedImage]) -> tuple[Cut, Cut]:
         """References and candidates by image; references are cut once, however many epochs ask."""
-        told = tuple(image.captions for image in images)
-        if told not in self._references:
-            self._references[told] = self._cut_groups(told)
-        return self._references[told], self._cut_groups(tuple((captions[n],) for n in range(len(images))))
+        groups = tuple(image.captions for image in images)
+        if groups not in self._references:
+            self._references[groups] = self._cut_groups(groups)
+        return self._references[groups], self._cut_groups(tuple((captions[n],) for n in range(len(images))))
 
     def _cut_groups(self, groups: Groups) -> Cut:
         words = (ptb if self.tokenizer == "ptb" else regex)([text for group in groups for text in group])
@@ -186,8 +186,8 @@ class Spice:
             done = subprocess.run([*command, "-silent"], cwd=folder, capture_output=True, text=True, check=False)
             if done.returncode or not (folder / "out.json").is_file():
                 raise ValueError(f"SPICE failed: {done.stderr[-300:].strip()}")
-            found = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-        scores = {item["image_id"]: float(item["scores"]["All"]["f"]) for item in found}
+            answered = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+        scores = {item["image_id"]: float(item["scores"]["All"]["f"]) for item in answered}
         return [scores[n] for n in references]
 
     def _equip(self, folder: Path) -> None:

@@ -50,50 +50,50 @@ _COUNTED = re.compile(f"the number of {_NOUN_PHRASES} is {_NUMBER}(?: and of {_N
 _TOTAL = (re.compile(f"{_NUMBER} in all and (.+)"), re.compile(f"(.+) and {_NUMBER} in all"))
 
 
-def _index(words: Sequence[str], said: Sequence[str]) -> int | None:
-    return next((i for i, word in enumerate(words) if word in said), None)
+def _index(names: Sequence[str], words: Sequence[str]) -> int | None:
+    return next((i for i, name in enumerate(names) if name in words), None)
 
 
 def _partial(phrase: str, place: tuple[str, str] | None = None) -> Partial:
     """What a noun phrase, singular or plural, says of a thing, and where it is."""
-    said = [_PLURALS.get(word, word) for word in phrase.split()]
-    shape, colour, size, texture = (_index(words, said) for words in (SHAPES, COLOURS, SIZES, TEXTURES))
+    words = [_PLURALS.get(word, word) for word in phrase.split()]
+    shape, colour, size, texture = (_index(names, words) for names in (SHAPES, COLOURS, SIZES, TEXTURES))
     row, col = (None, None) if place is None else (ROWS.index(place[0]), COLUMNS.index(place[1]))
     return Partial(shape, colour, size, texture, row, col)
 
 
 def _related(text: str) -> Form | None:
     for pattern in _RELATED:
-        if found := pattern.fullmatch(text):
-            return Form((_partial(found[1]), _partial(found[3])), RELATIONS.index(found[2]))
+        if match := pattern.fullmatch(text):
+            return Form((_partial(match[1]), _partial(match[3])), RELATIONS.index(match[2]))
     for pattern in _WITH:
-        if found := pattern.fullmatch(text):
-            return Form((_partial(found[2]), _partial(found[1])), RELATIONS.index(found[3]))
+        if match := pattern.fullmatch(text):
+            return Form((_partial(match[2]), _partial(match[1])), RELATIONS.index(match[3]))
     return None
 
 
 def _placed(text: str) -> Form | None:
-    if found := _PLACED[0].fullmatch(text):
-        return Form((_partial(found[1], (found[2], found[3])),))
-    if found := _PLACED[1].fullmatch(text):
-        return Form((_partial(found[3], (found[1], found[2])),))
+    if match := _PLACED[0].fullmatch(text):
+        return Form((_partial(match[1], (match[2], match[3])),))
+    if match := _PLACED[1].fullmatch(text):
+        return Form((_partial(match[3], (match[1], match[2])),))
     return None
 
 
 def _counted(text: str) -> Form | None:
-    found = _COUNTED.fullmatch(text)
-    if found is None:
+    match = _COUNTED.fullmatch(text)
+    if match is None:
         return None
-    pairs = [(found[1], found[2]), (found[3], found[4])]
+    pairs = [(match[1], match[2]), (match[3], match[4])]
     return Form(counts=tuple((_partial(what), NUMBERS.index(n) + 1) for what, n in pairs if what is not None))
 
 
 def parse(caption: str) -> Form | None:
     """The logical form of a caption; None if it is no sentence of the embedded world."""
     for pattern, number, body in ((_TOTAL[0], 1, 2), (_TOTAL[1], 2, 1)):
-        if found := pattern.fullmatch(caption):
-            inner = _related(found[body]) or _placed(found[body])
-            return None if inner is None else Form(inner.things, inner.relation, NUMBERS.index(found[number]) + 1)
+        if match := pattern.fullmatch(caption):
+            inner = _related(match[body]) or _placed(match[body])
+            return None if inner is None else Form(inner.things, inner.relation, NUMBERS.index(match[number]) + 1)
     return _related(caption) or _placed(caption) or _counted(caption)
 
 

@@ -226,8 +226,10 @@ class VQAAccuracy(TextMetric):
         few = sum(len(question.answers) <= ENOUGH for question in self.questions)
         if not few or self.score == "exact":
             return {}
-        told = f"{few} of {len(self.questions)} questions have fewer than four answers, and the rule is made for ten"
-        return {"answers": f"{told}: a single one is compared by equality, of two or three all others must agree"}
+        how_many = (
+            f"{few} of {len(self.questions)} questions have fewer than four answers, and the rule is made for ten"
+        )
+        return {"answers": f"{how_many}: a single one is compared by equality, of two or three all others must agree"}
 
     def _with_lemmas(self, answers: Sequence[str]) -> dict[str, float]:
         lemmatise = lemmatiser()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch
 from vlp_bench.data.records import Question
 from vlp_bench.metrics.vqa import SCORES, VQAAccuracy, majority_accuracy
-from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.finetuning import FineTuning, FineTuningArguments
 from vlp_bench.tasks.result_file import write_json
 
 
@@ -39,7 +39,7 @@ class Answering(FineTuning):
     LEGEND = "in % (majority: the commonest training answer of each question type)"
 
     def __init__(
-        self, model: nn.Module, *, score: str = "official", lemmas: bool = False, **shared: Unpack[Shared]
+        self, model: nn.Module, *, score: str = "official", lemmas: bool = False, **shared: Unpack[FineTuningArguments]
     ) -> None:
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")

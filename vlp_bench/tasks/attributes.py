@@ -57,9 +57,9 @@ def attribute_recall(model: DINO, batches: Sequence[Scenes], parts: dict[str, in
 
     parts: kind -> how many labels it has, in the order of the labels.
     """
-    said = torch.cat([model.classify(images) > 0 for images, _ in batches])
-    true = torch.cat([present > 0 for _, present in batches]).to(said.device)
-    right = said == true
+    predicted = torch.cat([model.classify(images) > 0 for images, _ in batches])
+    true = torch.cat([present > 0 for _, present in batches]).to(predicted.device)
+    right = predicted == true
     present = (right & true).sum(0) / true.sum(0).clamp(min=1)
     absent = (right & ~true).sum(0) / (~true).sum(0).clamp(min=1)
     each = (50 * (present + absent)).split(list(parts.values()))

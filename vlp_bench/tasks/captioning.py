@@ -14,7 +14,7 @@ from vlp_bench.metrics.caption_scores import CaptionMetrics, CaptionScorer
 from vlp_bench.metrics.truth import Truth
 from vlp_bench.models.beam import BeamRule
 from vlp_bench.models.captioning import Captioner
-from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.finetuning import FineTuning, FineTuningArguments
 from vlp_bench.tasks.result_file import write_json
 
 CAPTIONS = "captions.json"  # in a run's folder
@@ -69,7 +69,7 @@ class Captioning(FineTuning):
         beams: int = 3,
         max_length: int = 20,
         min_length: int = 5,
-        **shared: Unpack[Shared],
+        **shared: Unpack[FineTuningArguments],
     ) -> None:
         if not scorers:
             raise ValueError("scorers: at least one must say how good a caption is")
@@ -164,12 +164,12 @@ def read_captions(file: Path, images: Sequence[CaptionedImage]) -> dict[int, str
         ValueError: the file is broken, or describes other images.
     """
     try:
-        told = [(row["image_id"], str(row["caption"])) for row in json.loads(file.read_text(encoding="utf-8"))]
+        written = [(row["image_id"], str(row["caption"])) for row in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read ({error!r}); compute the run again with force=true") from error
-    if [name for name, _ in told] != [server_id(image) for image in images]:
-        raise ValueError(f"{file} describes {len(told)} images that are not the {len(images)} of the test split")
-    return {place: caption for place, (_, caption) in enumerate(told)}
+    if [name for name, _ in written] != [server_id(image) for image in images]:
+        raise ValueError(f"{file} describes {len(written)} images that are not the {len(images)} of the test split")
+    return {place: caption for place, (_, caption) in enumerate(written)}
 
 
 def server_id(image: CaptionedImage) -> int | str:

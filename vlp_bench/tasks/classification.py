@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vlp_bench import processes
 from vlp_bench.batch import Batch
 from vlp_bench.metrics.classification import ClassAccuracy, majority_accuracy
-from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.finetuning import FineTuning, FineTuningArguments
 from vlp_bench.tasks.optimisation import finite
 
 
@@ -108,7 +108,7 @@ class Classification(Measured):
     LEGEND = "in % (majority: always saying the commonest training class)"
     model: Classifier
 
-    def __init__(self, model: nn.Module, *, classes: int, **shared: Unpack[Shared]) -> None:
+    def __init__(self, model: nn.Module, *, classes: int, **shared: Unpack[FineTuningArguments]) -> None:
         if classes < 2:
             raise ValueError(f"task.classes must be at least 2, got {classes}")
         super().__init__(model, **shared)
@@ -117,9 +117,9 @@ class Classification(Measured):
 
     def setup(self, stage: str) -> None:
         """ValueError if the data has another number of classes."""
-        there = len(self._data().classes)
-        if there != self.classes:
-            raise ValueError(f"task.classes={self.classes}, but the data has {there} classes")
+        in_data = len(self._data().classes)
+        if in_data != self.classes:
+            raise ValueError(f"task.classes={self.classes}, but the data has {in_data} classes")
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.classification_losses(batch)

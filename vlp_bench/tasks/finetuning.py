@@ -20,7 +20,7 @@ TaskModel = Callable[[nn.Module], nn.Module]
 """The pre-trained (and pruned) model -> the model of a task that starts from its weights."""
 
 
-class Shared(TypedDict, total=False):
+class FineTuningArguments(TypedDict, total=False):
     """The arguments of `FineTuning`, by name, for the subclasses that hand them on."""
 
     pruner: Callable[[nn.Module], None] | None
@@ -111,16 +111,16 @@ class FineTuning(LightningModule):
         """
         if hasattr(self.model, "pretrained_name"):
             return {name: masks[source] for name, source in inherited(self.model).items() if source in masks}
-        there = {name for name, _ in self.model.named_parameters()}
-        return {name: mask for name, mask in masks.items() if name in there}
+        names = {name for name, _ in self.model.named_parameters()}
+        return {name: mask for name, mask in masks.items() if name in names}
 
     def _go_on_from(self, file: Path) -> None:
         """Load the weights of an earlier stage; its table of positions is resized to the images of this one."""
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-            for name, own in self.state_dict().items():
+            for name, current in self.state_dict().items():
                 if POSITIONS in name and name in state and state[name].is_floating_point():
-                    state[name] = resize_positions(state[name].flatten(0, -2), own.shape[-2]).view_as(own)
+                    state[name] = resize_positions(state[name].flatten(0, -2), current.shape[-2]).view_as(current)
             self.load_state_dict(state)
         except (RuntimeError, KeyError, UnpicklingError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -143,14 +143,14 @@ class FineTuning(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self._losses(batch, batch_idx)
-        own = torch.stack(list(losses.values()))
-        means = processes.mean(own)
+        of_this_process = torch.stack(list(losses.values()))
+        means = processes.mean(of_this_process)
         if not bool(means.isfinite().all()):
             raise self._diverged(batch_idx, ", ".join(f"{n} {float(v):g}" for n, v in zip(losses, means, strict=True)))
         named = {f"train/{name}": value for name, value in zip(losses, means, strict=True)}
         self.log_dict(named, batch_size=len(batch.images))
         self.log("train/loss", means.sum(), prog_bar=True, batch_size=len(batch.images))
-        return own.sum()
+        return of_this_process.sum()
 
     def _losses(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         try:
@@ -189,11 +189,13 @@ class FineTuning(LightningModule):
         streams, self._streams = self._streams, {}
         if processes.size() > 1:  # or all of them would drop the same
             torch.manual_seed(mixed((self.seed, self.current_epoch, processes.rank())))
-        own = {name: rows[processes.rank()].clone() for name, rows in streams.items() if len(rows) == processes.size()}
-        if "rng_state" in own:
-            torch.set_rng_state(own["rng_state"])
-        if "cuda_rng_state" in own and self.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda_rng_state"], self.device)
+        states = {
+            name: rows[processes.rank()].clone() for name, rows in streams.items() if len(rows) == processes.size()
+        }
+        if "rng_state" in states:
+            torch.set_rng_state(states["rng_state"])
+        if "cuda_rng_state" in states and self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda_rng_state"], self.device)
 
 
 def mixed(words: tuple[int, ...]) -> int:

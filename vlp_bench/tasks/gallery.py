@@ -150,9 +150,9 @@ class WholeGallery:
         lengths = self.atts.sum(1)
         scores = torch.zeros(len(image), device=self.atts.device)
         for first in range(0, len(self.images), BLOCK):
-            mine = ((image >= first) & (image < first + BLOCK)).nonzero().squeeze(1)
-            chunks = list(share.of(mine[lengths[text[mine]].argsort()].split(pairs)))
-            if not len(mine) or not chunks:
+            pairs_of_block = ((image >= first) & (image < first + BLOCK)).nonzero().squeeze(1)
+            chunks = list(share.of(pairs_of_block[lengths[text[pairs_of_block]].argsort()].split(pairs)))
+            if not len(pairs_of_block) or not chunks:
                 continue
             score = model.matcher(self.images[first : first + BLOCK].to(self.atts.device))
             for chunk in chunks:
@@ -219,6 +219,6 @@ class Share:
         """Recall both ways, told every world-th query: "txt" and "img" -> scores and right answers, (queries, k)."""
         metric = GalleryRecall().to(next(iter(rankings.values()))[0].device)
         for asked, (scores, right) in rankings.items():
-            own = torch.arange(self.rank, len(scores), self.world, device=scores.device)
-            metric.update(asked, own, scores[self.rank :: self.world], right[self.rank :: self.world])  # pyright: ignore[reportArgumentType]
+            numbers = torch.arange(self.rank, len(scores), self.world, device=scores.device)
+            metric.update(asked, numbers, scores[self.rank :: self.world], right[self.rank :: self.world])  # pyright: ignore[reportArgumentType]
         return metric

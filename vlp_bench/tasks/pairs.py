@@ -9,7 +9,7 @@ from vlp_bench.batch import Batch
 from vlp_bench.metrics.classification import class_ranks
 from vlp_bench.metrics.consistency import Consistency
 from vlp_bench.tasks.classification import Measured
-from vlp_bench.tasks.finetuning import Shared
+from vlp_bench.tasks.finetuning import FineTuningArguments
 
 
 class PairModel(Protocol):
@@ -31,7 +31,7 @@ class Pairs(Measured):
     LEGEND = "in % (majority: always saying what is commoner; consistency: sentences judged rightly of all their pairs)"
     model: PairModel
 
-    def __init__(self, model: nn.Module, **shared: Unpack[Shared]) -> None:
+    def __init__(self, model: nn.Module, **shared: Unpack[FineTuningArguments]) -> None:
         super().__init__(model, **shared)
         self.consistency = Consistency()
 

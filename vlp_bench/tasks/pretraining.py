@@ -91,10 +91,10 @@ def word_accuracy(model: XVLM | BLIP, batches: Sequence[Batch], *, shuffled: boo
     for batch, true in zip(batches, hidden, strict=True):
         images = batch.images.roll(len(batch.images) // 2, 0) if shuffled else batch.images
         shown = replace(batch, images=images)
-        said = (
+        predicted = (
             model.predict_words(shown)[:, 0].argmax(-1) if isinstance(model, XVLM) else likeliest(model, shown, choice)
         )
-        hits.append(said == true)
+        hits.append(predicted == true)
     return 100 * torch.cat(hits).float().mean().item()
 
 

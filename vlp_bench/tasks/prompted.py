@@ -12,7 +12,7 @@ from vlp_bench.metrics.caption_scores import CaptionScorer
 from vlp_bench.models.blip2.model import BLIP2
 from vlp_bench.tasks.answering import Answering, Asker
 from vlp_bench.tasks.captioning import Captioning
-from vlp_bench.tasks.finetuning import Shared
+from vlp_bench.tasks.finetuning import FineTuningArguments
 
 UNTRAINED = "this task is zero-shot, nothing of it can be trained: set recipe=none"
 
@@ -47,7 +47,7 @@ class PromptedVQA(Answering):
         beams: int = 5,
         max_new: int = 10,
         length_penalty: float = -1.0,
-        **shared: Unpack[Shared],
+        **shared: Unpack[FineTuningArguments],
     ) -> None:
         check_lengths(beams=beams, max_new=max_new)
         super().__init__(model, score=score, lemmas=lemmas, **shared)
@@ -86,7 +86,7 @@ class PromptedCaptioning(Captioning):
         beams: int = 5,
         max_new: int = 30,
         min_length: int = 8,
-        **shared: Unpack[Shared],
+        **shared: Unpack[FineTuningArguments],
     ) -> None:
         check_lengths(beams=beams, max_new=max_new, min_length=min_length)
         super().__init__(model, scorers=scorers, best=best, **shared)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
-from vlp_bench.tasks.finetuning import FineTuning, Shared
+from vlp_bench.tasks.finetuning import FineTuning, FineTuningArguments
 from vlp_bench.tasks.gallery import Gallery, Matcher, Share
 
 STORES = ("device", "cpu")
@@ -47,7 +47,7 @@ class Retrieval(FineTuning):
         k_test: int = 256,
         match_batch: int = 256,
         gallery: str = "device",
-        **shared: Unpack[Shared],
+        **shared: Unpack[FineTuningArguments],
     ) -> None:
         _check_evaluation(k_test, match_batch, gallery)
         super().__init__(model, **shared)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch
 from vlp_bench.models.vqa import Answers, VQAModel
 from vlp_bench.tasks.answering import Answering, Asker
-from vlp_bench.tasks.finetuning import Shared
+from vlp_bench.tasks.finetuning import FineTuningArguments
 
 
 class Questions(Asker, Protocol):
@@ -45,7 +45,7 @@ class VQA(Answering):
         score: str = "official",
         lemmas: bool = False,
         mask_decoder: bool = True,
-        **shared: Unpack[Shared],
+        **shared: Unpack[FineTuningArguments],
     ) -> None:
         for name, value in (("k_test", k_test), ("pairs", pairs)):
             if value < 1:
@@ -54,8 +54,8 @@ class VQA(Answering):
         self.k_test, self.pairs, self.mask_decoder = k_test, pairs, mask_decoder
 
     def task_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = super().task_masks(masks)
-        return {n: m for n, m in found.items() if self.mask_decoder or not n.startswith("text_decoder.")}
+        by_name = super().task_masks(masks)
+        return {n: m for n, m in by_name.items() if self.mask_decoder or not n.startswith("text_decoder.")}
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         ids, atts, counts, weights = batch.answer_ids, batch.answer_atts, batch.answer_counts, batch.answer_weights
