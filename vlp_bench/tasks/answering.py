@@ -92,7 +92,7 @@ class Answering(FineTuning):
             self.notes["accuracy"] = "not computed: the questions have no answers; answers.json goes to the server"
             return
         values = self.metric.compute() | self.baselines(asked)
-        self.notes |= self.metric.notes
+        self.notes = dict(self.metric.notes)
         self.log_of_all(split, values)
 
     def baselines(self, asked: Sequence[Question]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Captioning(FineTuning):
 
     def _log_metrics(self, split: str) -> None:
         self.log_of_all(split, self.metrics.compute())
-        self.notes |= self.metrics.scores.notes
+        self.notes = dict(self.metrics.scores.notes)
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:
