@@ -36,6 +36,18 @@ from vlp_bench.pruning.statistics.statistic import Sums
 log = logging.getLogger(__name__)
 
 
+def check_batches(batches: Any) -> None:
+    """Raises ValueError unless it is None or can be gone through several times, batch by batch."""
+    if isinstance(batches, Iterator):
+        raise ValueError("calibration batches can be read only once: pass a list or a DataLoader, not an iterator")
+    several = isinstance(batches, Iterable) or hasattr(type(batches), "__getitem__")
+    if batches is not None and (isinstance(batches, Mapping | Tensor | str | bytes) or not several):
+        raise ValueError(
+            f"calibration batches are of type {type(batches).__name__}: pass a list of batches or a DataLoader, "
+            "[batch] for a single one"
+        )
+
+
 @dataclass
 class Seen:
     """What one calibration and those made of it have learnt about the batches."""
@@ -61,8 +73,7 @@ class Passes:
     ) -> None:
         if num_batches is not None and num_batches < 1:
             raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-        if batches is not None and iter(batches) is batches:
-            raise ValueError("calibration batches can be read only once: pass a list or a DataLoader, not an iterator")
+        check_batches(batches)
         self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
         self.shared = shared and processes.size() > 1
@@ -137,12 +148,23 @@ class Passes:
     def _loss(self, parts: list[Any], number: int, state: RandomState, kept: Snapshot) -> float:
         state.restore()
         try:
-            loss = sum(float(self.adapter.loss(self.model, part)) / len(parts) for part in parts)
+            loss = sum(float(self._loss_of(part, number)) / len(parts) for part in parts)
         finally:
             kept.restore()
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss of calibration batch {number} is {loss}")
+        check_loss(loss, number)
         return loss
+
+    def _loss_of(self, part: Any, number: int) -> Tensor:
+        """The adapter's; raises ValueError for a label that is no class."""
+        try:
+            return self.adapter.loss(self.model, part)
+        except IndexError as reason:
+            if not str(reason).startswith("Target "):  # torch's words
+                raise
+            raise ValueError(
+                f"calibration batch {number} has a label that the model doesn't know ({reason}): labels go from 0 to "
+                "the number of classes less 1, or are -100 where they don't count"
+            ) from reason
 
     def input_statistics(self, statistics: Sequence[InputStatistic]) -> list[Sums]:
         """Their tensors by layer, from one pass of forwards; all have the same `compat`.
@@ -210,7 +232,10 @@ class Passes:
                     statistic.add(own, name, statistic.measure(self.layers[name], gradient))
             batches += 1
         counts = dict.fromkeys(self.layers, batches)
-        return [x.result(self.layers, own, counts) for x, own in zip(statistics, sums, strict=True)]
+        found = [x.result(self.layers, own, counts) for x, own in zip(statistics, sums, strict=True)]
+        for statistic, own in zip(statistics, found, strict=True):
+            refuse_infinite(own, f"the {type(statistic).__name__} of {{}}")
+        return found
 
     @property
     def _shares_gradients(self) -> bool:
@@ -240,9 +265,8 @@ class Passes:
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                loss = self.adapter.loss(self.model, part) / len(parts)
-                if not torch.isfinite(loss.detach()):
-                    raise ValueError(f"the loss of calibration batch {number} is {float(loss.detach())}")
+                loss = self._loss_of(part, number) / len(parts)
+                check_loss(float(loss.detach()), number)
                 relay(Event("", (float(loss.detach()), 0)))
                 loss.backward()
 
@@ -257,17 +281,22 @@ class Passes:
 
     @contextmanager
     def _undisturbed(self, *, training: bool = False) -> Iterator[None]:
-        """Evaluation (or training) mode and an own random stream; both are as before afterwards."""
+        """Evaluation (or training) mode and an own random stream; both are as before afterwards.
+
+        Attention takes no fast path meanwhile, on which `nn.TransformerEncoder` packs what isn't padding.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
-        device = self._device
+        device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         with processes.apart(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
             self.model.train(training)
+            torch.backends.mha.set_fastpath_enabled(False)
             try:
                 yield
             finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
                 for module, training in modes:
                     module.training = training
 
@@ -310,9 +339,21 @@ def check_reached(layers: Iterable[str], tokens: Mapping[str, int]) -> None:
             )
 
 
+def check_loss(loss: float, number: int) -> None:
+    """Raises ValueError unless the loss of the batch of that number is finite."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss of calibration batch {number} is {loss}: leave the batch out if it has no rows or labels, "
+            "else look for inputs or weights that are out of all proportion"
+        )
+
+
 def refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raises ValueError with the first name in place of `{}` if a tensor isn't finite; one look at the device."""
     if tensors and not torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors.values()])).all():
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise ValueError(what.format(repr(name)) + " hold NaN or infinity")
+                raise ValueError(
+                    f"{what.format(repr(name))} hold NaN or infinity, or overflow: leave the batch out, "
+                    "or look for weights that are out of all proportion"
+                )

@@ -168,6 +168,8 @@ class InputWatch:
         self._seen.clear()
 
     def _see(self, name: str, x: Tensor) -> None:
+        if x.is_nested:
+            raise ValueError(f"the inputs of {name!r} are nested tensors: give padded batches and a token_mask()")
         rows = x.shape[0] if x.ndim > 1 else 1
         tokens = x.numel() // max(1, rows * x.shape[-1])
         seen = self._measured(x, self._mask(name, tokens) if self._statistics else None)
