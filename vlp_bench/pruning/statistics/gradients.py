@@ -51,6 +51,17 @@ class MeanGradientMagnitude(GradientStatistic):
 
 
 @dataclass(frozen=True)
+class FisherDiagonal(GradientStatistic):
+    """(d_out, d_in) float32: g², the mean over the batches' gradients g: the diagonal of the empirical Fisher matrix.
+
+    Of batches, not of single samples: what samples of one batch say against each other cancels.
+    """
+
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        return gradient.square()
+
+
+@dataclass(frozen=True)
 class GradientSizes(GradientStatistic):
     """(3,) float64: the sums of |g|, |w·g| and (w·g)² over a layer's weights, each the mean over the batches' g."""
 
