@@ -14,7 +14,7 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.gradients import MeanGradient, MeanGradientMagnitude
+from vlp_bench.pruning.statistics.gradients import FisherDiagonal, MeanGradient, MeanGradientMagnitude
 from vlp_bench.pruning.statistics.input_norms import InputNorms
 
 Score = Callable[[Layer, Calibration], Tensor]
@@ -80,6 +80,14 @@ def snip(layer: Layer, calibration: Calibration) -> Tensor:
 def obd(layer: Layer, calibration: Calibration) -> Tensor:
     """|w| times the mean |g| over batches (ECoFLaP's iterative OBD baseline)."""
     return calibration[MeanGradientMagnitude()][layer.name] * layer.matrix.abs()
+
+
+def fisher(layer: Layer, calibration: Calibration) -> Tensor:
+    """w² F with F the diagonal of the empirical Fisher matrix (optimal brain damage, LeCun et al., NeurIPS 1989).
+
+    Twice what the loss rises without the weight, to second order, where F stands for the Hessian's diagonal.
+    """
+    return layer.matrix.square() * calibration[FisherDiagonal()][layer.name]
 
 
 def signed(layer: Layer, calibration: Calibration) -> Tensor:
