@@ -124,8 +124,8 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
     layers = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in wanted:
-            own = readers[id(parameter)]
-            layers[name] = Layer(name, parameter, answers.place(name), tuple(own), _orientation(name, own))
+            modules = readers[id(parameter)]
+            layers[name] = Layer(name, parameter, answers.place(name), tuple(modules), _orientation(name, modules))
     return layers
 
 

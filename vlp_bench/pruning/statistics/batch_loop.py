@@ -58,7 +58,7 @@ class Seen:
 class Passes:
     """Runs a model over calibration batches, forwards or backwards; modes, gradients, hooks and random state stay.
 
-    Args: as those of `Calibration`, which remembers what is found here.
+    Args: as those of `Calibration`, which remembers the answers.
     """
 
     def __init__(
@@ -172,20 +172,20 @@ class Passes:
         Raises:
             ValueError: no batches, inputs that aren't finite or can't be seen, a layer that no batch reaches.
         """
-        sums, compat = [statistic.start() for statistic in statistics], statistics[0].compat
+        running, compat = [(statistic, statistic.start()) for statistic in statistics], statistics[0].compat
         rows, tokens = Counter[str](), Counter[str]()
 
         def take(event: Event) -> None:
             rows[event.layer] += int(event.numbers[0])
             tokens[event.layer] += int(event.numbers[1])
-            for statistic, own, term in zip(statistics, sums, event.tensors, strict=True):
-                statistic.add(own, event.layer, term)
+            for (statistic, sums), term in zip(running, event.tensors, strict=True):
+                statistic.add(sums, event.layer, term)
 
         for number in self._forwards(statistics, compat, take):
-            for own in sums:
-                refuse_infinite(own, f"the inputs of {{}} in calibration batch {number}")
+            for _, sums in running:
+                refuse_infinite(sums, f"the inputs of {{}} in calibration batch {number}")
         check_reached(self.layers, rows if compat == "official" else tokens)
-        return [x.result(self.layers, own, rows) for x, own in zip(statistics, sums, strict=True)]
+        return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
 
     def _forwards(
         self, statistics: Sequence[InputStatistic], compat: Compat, take: Callable[[Event], None]
@@ -209,33 +209,32 @@ class Passes:
         Raises:
             ValueError: no batches, a loss or gradient that isn't finite, a layer that no batch reaches.
         """
-        sums = [statistic.start() for statistic in statistics]
-        of_parts = [(x, own) for x, own in zip(statistics, sums, strict=True) if x.linear]
-        of_batches = [(x, own) for x, own in zip(statistics, sums, strict=True) if not x.linear]
+        running = [(statistic, statistic.start()) for statistic in statistics]
+        of_parts = [(statistic, sums) for statistic, sums in running if statistic.linear]
+        of_batches = [(statistic, sums) for statistic, sums in running if not statistic.linear]
         gradients, batches = dict[str, Tensor](), 0
+        one_taker = len(of_parts) + bool(of_batches) == 1
 
         def take(name: str, gradient: Tensor) -> None:
-            if of_batches and name in gradients:
-                gradients[name].add_(gradient)
-            elif of_batches:
-                gradients[name] = gradient.clone() if of_parts else gradient
-            for statistic, own in of_parts:
-                statistic.add(own, name, statistic.measure(self.layers[name], gradient))
+            for statistic, sums in of_parts:  # each may keep what it is given, and write into it
+                given = gradient if one_taker else gradient.clone()
+                statistic.add(sums, name, statistic.measure(self.layers[name], given))
+            if of_batches:
+                gradients[name] = gradients[name].add_(gradient) if name in gradients else gradient
 
         for number in self._backwards(take, shared=self._shares_gradients):
-            refuse_infinite(
-                gradients if of_batches else sums[0], f"the gradients of {{}} in calibration batch {number}"
-            )
+            latest = gradients if of_batches else of_parts[0][1]
+            refuse_infinite(latest, f"the gradients of {{}} in calibration batch {number}")
             for name in list(gradients):
                 gradient = gradients.pop(name)
-                for statistic, own in of_batches:
-                    statistic.add(own, name, statistic.measure(self.layers[name], gradient))
+                for statistic, sums in of_batches:
+                    statistic.add(sums, name, statistic.measure(self.layers[name], gradient))
             batches += 1
         counts = dict.fromkeys(self.layers, batches)
-        found = [x.result(self.layers, own, counts) for x, own in zip(statistics, sums, strict=True)]
-        for statistic, own in zip(statistics, found, strict=True):
-            refuse_infinite(own, f"the {type(statistic).__name__} of {{}}")
-        return found
+        results = [statistic.result(self.layers, sums, counts) for statistic, sums in running]
+        for statistic, result in zip(statistics, results, strict=True):
+            refuse_infinite(result, f"the {type(statistic).__name__} of {{}}")
+        return results
 
     @property
     def _shares_gradients(self) -> bool:

@@ -34,7 +34,7 @@ class Calibration(Passes):
         num_batches: how many batches to use; None: all.
         first_batch: how many to leave out at the beginning.
         shared: the processes of this run ask the same at the same time: each computes some of the batches.
-        stored: where statistics are found, and left for other programs; None: nowhere.
+        stored: where statistics are looked for, and left for other programs; None: nowhere.
         alive: masks (d_out, d_in) of what earlier steps of a schedule have left; a layer without one is dense.
         is_step: this is for one step of a schedule.
 
@@ -76,8 +76,8 @@ class Calibration(Passes):
 
     def collect(self, *statistics: LayerStatistic) -> list[Sums]:
         """Several at once: those that aren't known or stored share a pass where they look at the same."""
-        found = {s: own for s in statistics if s not in self._known and (own := self._loaded(s)) is not None}
-        self._known |= found
+        loaded = {s: self._loaded(s) for s in statistics if s not in self._known}
+        self._known |= {statistic: tensors for statistic, tensors in loaded.items() if tensors is not None}
         missing = [s for s in dict.fromkeys(statistics) if s not in self._known]
         wanted = list(dict.fromkeys([*missing, *(s for m in missing for s in m.along if s not in self._known)]))
         for group in _passes(wanted):
@@ -106,7 +106,7 @@ class Calibration(Passes):
 
     def _as_stored(self, statistics: Iterable[LayerStatistic], weights: str | None = None) -> StoredStatistics:
         tensors = {
-            statistic.name: {n: self.layers[n].as_stored(own) for n, own in self._known[statistic].items()}
+            statistic.name: {n: self.layers[n].as_stored(tensor) for n, tensor in self._known[statistic].items()}
             for statistic in statistics
         }
         transposed = [name for name, layer in self.layers.items() if layer.transposed]

@@ -80,8 +80,8 @@ class Relay:
     def _unpacked(self, packed: list[Tensor]) -> Iterator[Event]:
         tensors = iter(packed[1:])
         for index, count, *numbers in packed[0].tolist():
-            own = tuple(next(tensors) for _ in range(int(count)))
-            yield Event(self._names[int(index)], (numbers[0], numbers[1]), own)
+            its_tensors = tuple(next(tensors) for _ in range(int(count)))
+            yield Event(self._names[int(index)], (numbers[0], numbers[1]), its_tensors)
 
 
 def data_parallel(batches: Batches, compute: Compute, device: torch.device) -> Iterator[tuple[int, list[Tensor]]]:

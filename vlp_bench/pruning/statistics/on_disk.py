@@ -45,10 +45,10 @@ class StoredStatistics:
 
     def load(self, name: str, shapes: Shapes, device: torch.device) -> StoredStatistics | None:
         """Itself, on `device`, with the statistic of that name alone, if it has these layers and shapes; else None."""
-        own = self.tensors.get(name)
-        if own is None or {layer: tuple(tensor.shape) for layer, tensor in own.items()} != shapes:
+        by_layer = self.tensors.get(name)
+        if by_layer is None or {layer: tuple(tensor.shape) for layer, tensor in by_layer.items()} != shapes:
             return None
-        moved = {layer: tensor.to(device) for layer, tensor in own.items()}
+        moved = {layer: tensor.to(device) for layer, tensor in by_layer.items()}
         return StoredStatistics({name: moved}, self.data_hash, self.losses)
 
     def save(self, name: str, stored: StoredStatistics) -> None:
@@ -56,7 +56,7 @@ class StoredStatistics:
 
     def write(self, path: str | Path) -> Path:
         """Whole or not at all. Raises OSError if it cannot."""
-        flat = {f"{name}/{layer}": tensor for name, own in self.tensors.items() for layer, tensor in own.items()}
+        flat = {f"{name}/{layer}": t for name, by_layer in self.tensors.items() for layer, t in by_layer.items()}
         index = {key: getattr(self, key) for key in ("data_hash", "losses", "transposed", "weights")}
         return write_tensors(path, flat, {"format": FORMAT, "index": json.dumps(index)})
 
