@@ -25,6 +25,7 @@ import vlp_bench
 from vlp_bench import Batch, Calibration
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.adapter import adapter_for
+from vlp_bench.pruning.statistics.gradients import GradientSizes, MeanGradient
 
 GOAL = 1.05
 GIB = 2.0**30
@@ -78,8 +79,7 @@ def backward(model: XVLM, batches: Batches, rounds: int) -> None:
 
     def shared() -> None:
         calibration = Calibration(model, batches)
-        calibration.gradient_sizes()
-        calibration.gradients()
+        calibration.collect(GradientSizes(), MeanGradient())
 
     runs = {
         "plain, prunable": lambda: plain([layer.weight for layer in prunable.values()]),

@@ -18,6 +18,7 @@ import resource
 import time
 from collections.abc import Iterable, Iterator
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,8 @@ IMAGES, WIDTH = 64, 768
 class Drawn(Calibration):
     """Answers with random gradients of unequal size, the same in every pass; never calls the model."""
 
-    def __init__(self, model: nn.Module, batches: int, *, kept: bool) -> None:
-        super().__init__(model, [])
+    def __init__(self, model: nn.Module, batches: int, *, kept: bool, alive: Any = None) -> None:
+        super().__init__(model, [], alive=alive)
         self.number = batches
         self.ready = list(self._drawn(self.layers)) if kept else None
 
@@ -50,7 +51,7 @@ class Drawn(Calibration):
                 own[name] = torch.randn(self.layers[name].weight.shape, generator=generator).mul_(1e-2)
             yield own
 
-    def about(self, names: Iterable[str]) -> Drawn:
+    def subset(self, names: Iterable[str], **_: Any) -> Drawn:
         self.names = list(names)
         return self
 
@@ -69,7 +70,7 @@ def straightforward(calibration: Drawn, kept: int, ridge: float, block_size: int
     """Mask and weights, flat: one matrix of all rows, a gather and a sort for every block, float64 inside."""
     w = np.concatenate([layer.weight.detach().numpy().ravel() for layer in calibration.layers.values()])
     rows = np.zeros((calibration.number, len(w)), dtype=np.float32)
-    for row, own in zip(rows, calibration.about(calibration.layers).gradients_of_batches(), strict=True):
+    for row, own in zip(rows, calibration.subset(calibration.layers).gradients_of_batches(), strict=True):
         row[:] = torch.cat([gradient.flatten().clone() for gradient in own.values()]).numpy()
     linear = rows.sum(0) / np.float32(IMAGES)
     damping = calibration.number * ridge
@@ -122,12 +123,12 @@ def model_of(millions: float) -> nn.Sequential:
     return layers
 
 
-def in_place(calibration: Drawn, solved: Solved) -> None:
+def in_place(calibration: Drawn, solved: Solved) -> Drawn:
     """The next stage's start: the weights as they were left, and what is gone stays gone."""
     with torch.no_grad():
         for name, layer in calibration.layers.items():
             layer.weight.copy_(solved.weights[name])
-    calibration.alive = solved.masks
+    return Drawn(calibration.model, calibration.number, kept=False, alive=solved.masks)
 
 
 def resident() -> float:
@@ -158,7 +159,7 @@ def main() -> None:
     before = resident()
     for stage, share in enumerate(exponential(args.sparsity, steps=args.stages), 1):
         started = time.perf_counter()
-        in_place(drawn, settings(drawn, {"all": round((1 - share) * drawn.total)}))
+        drawn = in_place(drawn, settings(drawn, {"all": round((1 - share) * drawn.total)}))
         print(f"  stage {stage} of {args.stages}, to {share:.0%}: {time.perf_counter() - started:.0f} s")
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 * 1.024 - before
     whole = args.batches * bytes_of(args.rows) * drawn.total / 1e9

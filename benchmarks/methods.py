@@ -98,7 +98,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     else:
         if args.losses and name.startswith("ecoflap"):
             limited: Any = Limited(adapter, 2 * args.losses)  # a batch has two parts
-            calibration.adapter = limited
+            calibration = Calibration(model, data, limited)
         spent = seconds(partial(run_pruner, name, calibration, args.sparsity))
     found = {"bytes": peak() - start, "forward": (before + seconds(plain)) / 2, "seconds": spent}
     found["model"] = sum(p.numel() * p.element_size() for p in model.parameters())

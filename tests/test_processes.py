@@ -145,7 +145,7 @@ def test_one_two_and_four_processes_find_the_same_masks_bit_for_bit(model, tmp_p
 def test_processes_share_what_is_kept_on_disk(model, tmp_path):
     together(2, lambda: pruned(model, tmp_path / "kept"), tmp_path / "2")
     stored = sorted(file.name for file in (tmp_path / "kept").iterdir())
-    assert stored == ["gradients.safetensors", "norms-corrected.safetensors"]
+    assert stored == ["InputNorms-corrected.safetensors", "MeanGradient.safetensors"]
     again, alone = pruned(model, tmp_path / "kept"), pruned(model)
     for name in PRUNERS:
         assert all(torch.equal(again[name]["masks"][n], mask) for n, mask in alone[name]["masks"].items())

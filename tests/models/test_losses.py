@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from vlp_bench.models import losses
-from vlp_bench.models.losses import box_losses, contrastive, corners, generalized_iou, hard_negatives, negative_weights
+from vlp_bench.models.losses import (
+    box_losses,
+    contrastive,
+    corners,
+    draw,
+    generalized_iou,
+    hard_negatives,
+    negative_weights,
+)
 
 ONE = torch.tensor(1.0)
 
@@ -149,3 +157,38 @@ def test_box_losses_count_the_boxes_that_are_regions():
 def test_a_batch_without_regions_has_no_box_loss():
     found = box_losses(torch.rand(2, 4), torch.rand(2, 4), torch.ones(2))
     assert [value.item() for value in found.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(0)])
+def test_draws_are_made_on_the_processor_wherever_the_features_are(monkeypatch, generator):
+    """A stand-in for weights on an accelerator: they come here, and what was drawn goes there."""
+
+    class There(torch.Tensor):
+        device = torch.device("cuda", 0)
+
+        def to(self, device):
+            went.append(torch.device(device).type)
+            return self.as_subclass(torch.Tensor) if went[-1] == "cpu" else self
+
+    went, multinomial = [], torch.multinomial
+
+    def drawn(weights, count, generator=None):
+        assert type(weights) is torch.Tensor
+        return multinomial(weights, count, generator=generator).as_subclass(There)
+
+    monkeypatch.setattr(torch, "multinomial", drawn)
+    weights = torch.rand(6, 6)
+    torch.manual_seed(0)
+    found = draw(weights.as_subclass(There), generator).as_subclass(torch.Tensor)
+    assert went == ["cpu", "cuda"]
+    expected = multinomial(weights, 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_same_seed_draws_the_same_for_every_device():
+    weights = torch.rand(64, 64)
+    torch.manual_seed(5)
+    here = draw(weights)
+    torch.manual_seed(5)
+    assert draw(weights.cuda()).tolist() == here.tolist()

@@ -51,9 +51,10 @@ def negative_weights(logits: Tensor, same: Tensor, uniform: float, *, eps: float
 def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(b, b) weights -> (b,) one column per row; the released code's loop over rows draws the same.
 
-    Drawn where the generator lives, so that a CPU generator gives an accelerator the same kind of numbers.
+    Drawn where the generator lives, without one from torch's global one on the CPU: the same seed draws the same for
+    every device.
     """
-    device = weights.device if generator is None else generator.device
+    device = torch.device("cpu") if generator is None else generator.device
     return torch.multinomial(weights.to(device), 1, generator=generator).squeeze(1).to(weights.device)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch, Place
 
 log = logging.getLogger(__name__)
+IGNORED = -100  # torch's default for a label that doesn't count
 
 
 @runtime_checkable
@@ -87,13 +88,16 @@ class PlainAdapter:
         call(model, batch)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The `loss` the model returns, else the cross entropy between its output and the last item of the batch."""
+        """The `loss` the model returns, else the cross entropy between its output and the last item of the batch.
+
+        Raises ValueError where there is neither, or for a label that is none of the output's classes.
+        """
         output = call(model, batch)
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if loss is not None:
             return loss
         if isinstance(output, Tensor) and isinstance(batch, tuple | list) and len(batch) > 1:
-            return F.cross_entropy(output, batch[-1])
+            return F.cross_entropy(output, checked_labels(batch[-1], output.shape[min(1, output.ndim - 1)]))
         raise ValueError(
             f"no loss for a batch of type {type(batch).__name__}: a model that returns `.loss`, "
             "a batch (input, label), or an adapter with loss(model, batch) is needed"
@@ -109,6 +113,23 @@ class PlainAdapter:
             return len(batch.images)
         items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
         return next(len(item) for item in items if isinstance(item, Tensor))
+
+
+def checked_labels(labels: Tensor, classes: int) -> Tensor:
+    """Labels as `cross_entropy` takes them: integers become int64, floats (a distribution) stay.
+
+    Raises ValueError for integers outside 0..classes - 1, but for -100, which stands for none: on a GPU one such label
+    would be the end of the process.
+    """
+    if labels.is_floating_point():
+        return labels
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        raise ValueError(
+            f"a label is {int(wrong[0])}, but the model gives {classes} classes: labels go from 0 to {classes - 1} "
+            f"({IGNORED} counts as none)"
+        )
+    return labels.long()
 
 
 def call(model: nn.Module, batch: Any) -> Any:

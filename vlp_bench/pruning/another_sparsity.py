@@ -8,7 +8,6 @@ input of a layer (0.7 MB for XVLM), for SNIP and OBD one per weight, for magnitu
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
@@ -20,32 +19,26 @@ from torch import Tensor, nn
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.checks import check_sparsity
-from vlp_bench.pruning.masks.safetensors_files import read_tensors, write_tensors
 from vlp_bench.pruning.pruner import Pruner, hash_of
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.on_disk import StoredStatistics
 from vlp_bench.pruning.sweep import at_once
 
-FORMAT = "vlp_bench scores 1"
 CURE = "prune again with scores=true"
 HOME = "vlp_bench.pruning."  # a file may name functions of this package, and of no other
 
 
 def write(path: str | Path, calibration: Calibration) -> Path:
     """Writes what scores are made of, as far as the calibration has been asked for it, whole or not at all."""
-    layers = calibration.layers
-    index = {
-        "weights": hash_of({name: layer.weight for name, layer in layers.items()}),
-        "calibration": calibration.data_hash,
-        "transposed": [name for name, layer in layers.items() if layer.transposed],
-    }
-    tensors = {
-        f"{what}/{name}": layers[name].as_stored(value) if value.ndim == 2 else value
-        for what, own in calibration.state().items()
-        for name, value in own.items()
-    }
-    return write_tensors(path, tensors, {"format": FORMAT, "index": json.dumps(index)})
+    weights = hash_of({name: layer.weight for name, layer in calibration.layers.items()})
+    return calibration.known(weights).write(path)
+
+
+def read(path: str | Path) -> StoredStatistics:
+    """What `write` has written. Raises FileNotFoundError, or ValueError for anything else."""
+    return StoredStatistics.read(path, "file of scores", CURE)
 
 
 def another_sparsity(
@@ -64,18 +57,12 @@ def another_sparsity(
         ValueError: the method isn't one whose scores can be stored, or the weights are others.
     """
     sparsity, pruner = check_sparsity(sparsity), _pruner(solution.report)
-    tensors, header = read_tensors(scores, FORMAT, "file of scores", CURE)
-    index = json.loads(header["index"])
-    skeleton = _skeleton(_same_weights(solution, weights), index["transposed"])
-    calibration = Calibration(skeleton, None, _Places(solution.report["layers"]), num_batches=pruner.num_batches)
-    if index["weights"] != solution.report["hashes"]["weights"]:
+    stored = read(scores)
+    skeleton = _skeleton(_same_weights(solution, weights), stored.transposed)
+    places = _Places(solution.report["layers"])
+    calibration = Calibration(skeleton, None, places, num_batches=pruner.num_batches, stored=stored)
+    if stored.weights != solution.report["hashes"]["weights"]:
         raise ValueError(f"{scores} is of another model than the mask: give the file that was stored beside it")
-    known: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        what, _, name = key.partition("/")
-        own = calibration.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
-        known.setdefault(what, {})[name] = own
-    calibration.load_state(known, index["calibration"])
     try:
         return pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:

@@ -99,6 +99,11 @@ def _check(name: str, parameter: nn.Parameter | None) -> nn.Parameter:
             f"{name!r} can't be pruned: a floating-point matrix is needed, it is {parameter.dtype} "
             f"of shape {tuple(parameter.shape)}; leave it out in the adapter's prunable()"
         )
+    if parameter.is_meta:
+        raise ValueError(
+            f"{name!r} is on the meta device, where it has no values: load the weights first, "
+            "as with model.to_empty(device=...) and model.load_state_dict(...)"
+        )
     if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
         raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
     return parameter
@@ -108,7 +113,8 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
     """The prunable layers by canonical name, in the order of `model.named_parameters()`.
 
     Raises:
-        ValueError: there are none, a name is unknown, a parameter is no floating-point matrix, a weight isn't finite.
+        ValueError: there are none, a name is unknown, a parameter is no floating-point matrix or has no values (meta
+            device), a weight isn't finite.
     """
     answers = adapter_for(model, adapter)
     known, readers = parameters_by_name(model), _readers(model)
@@ -118,8 +124,8 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
     layers = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in wanted:
-            own = readers[id(parameter)]
-            layers[name] = Layer(name, parameter, answers.place(name), tuple(own), _orientation(name, own))
+            modules = readers[id(parameter)]
+            layers[name] = Layer(name, parameter, answers.place(name), tuple(modules), _orientation(name, modules))
     return layers
 
 

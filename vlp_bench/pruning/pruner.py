@@ -160,10 +160,8 @@ class Pruner(Settings):
         """The statistics step `step` sees: the shared ones if it is the only step, else fresh ones."""
         if steps == 1 and self.batches_per_step is None:
             return calibration
-        stage = calibration.stage(step, self.batches_per_step)
-        stage.one_step = True
-        stage.alive.update({name: stage.layers[name].from_stored(mask) for name, mask in before.masks.items()})
-        return stage
+        alive = {name: calibration.layers[name].from_stored(mask) for name, mask in before.masks.items()}
+        return calibration.stage(step, self.batches_per_step, alive)
 
 
 def describe(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from operator import gt, ne
 from typing import Any
@@ -16,26 +17,42 @@ from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, cou
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 
+@dataclass(frozen=True)
+class StepScores:
+    """Statistic: the scores of all layers as one step of a schedule sees them, 4 bytes a weight."""
+
+    score: Score = field(compare=False)
+    compat: Compat
+    words: Any  # of the score, which may be a partial: two that say the same are not equal
+
+    def of(self, calibration: Calibration) -> dict[str, Tensor]:
+        """By layer. Where just what is alive scores above zero, the removed come last as it is."""
+        scores = {name: self.score(layer, calibration) for name, layer in calibration.layers.items()}
+        alive = {} if self.compat == "official" else calibration.alive
+        if any(count(compared(ne, compared(gt, scores[n].float(), 0.0), mask)) for n, mask in alive.items()):
+            for name, mask in alive.items():
+                scores[name] = _removed_last(scores[name], mask)
+        return scores
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Statistic: what selections by one score leave for later ones of the same calibration; empty at first."""
+
+    words: Any
+
+    def of(self, calibration: Calibration) -> dict[Any, Any]:
+        """Filled by whoever asks."""
+        return {}
+
+
 def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
     """The score of one layer; a weight that an earlier step removed comes last. Kept for one step of a schedule."""
-    if calibration.one_step:
-        key = ("scores", words_of(score), compat)
-        if key not in calibration.memory:
-            calibration.memory[key] = _of_step(score, calibration, compat)
-        return calibration.memory[key][layer.name]
+    if calibration.is_step:
+        return calibration[StepScores(score, compat, words_of(score))][layer.name]
     alive = None if compat == "official" else calibration.alive.get(layer.name)
     scores = score(layer, calibration)
     return scores if alive is None else _removed_last(scores, alive)
-
-
-def _of_step(score: Score, calibration: Calibration, compat: Compat) -> dict[str, Tensor]:
-    """The scores of all layers. Where just what is alive scores above zero, the removed come last as it is."""
-    scores = {name: score(layer, calibration) for name, layer in calibration.layers.items()}
-    alive = {} if compat == "official" else calibration.alive
-    if any(count(compared(ne, compared(gt, scores[n].float(), 0.0), mask)) for n, mask in alive.items()):
-        for name, mask in alive.items():
-            scores[name] = _removed_last(scores[name], mask)
-    return scores
 
 
 def _removed_last(scores: Tensor, alive: Tensor) -> Tensor:
@@ -51,7 +68,7 @@ def words_of(score: Score) -> Any:
 
 def threshold_hint(score: Score, calibration: Calibration) -> ThresholdHints:
     """Scores near which this one's competitions with this calibration ended."""
-    return calibration.memory.setdefault(("near", words_of(score)), {})
+    return calibration[Hints(words_of(score))]
 
 
 def without_sort(score: Score, layer: Layer, calibration: Calibration) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.gradients import FisherDiagonal, MeanGradient, MeanGradientMagnitude
+from vlp_bench.pruning.statistics.input_norms import InputNorms
 
 Score = Callable[[Layer, Calibration], Tensor]
 
@@ -72,12 +74,20 @@ def lamp(layer: Layer, calibration: Calibration) -> Tensor:
 
 def snip(layer: Layer, calibration: Calibration) -> Tensor:
     """|g · w| with g the mean gradient (SNIP, Lee et al., ICLR 2019, Eq. 6, up to a factor common to all layers)."""
-    return (calibration.gradients()[layer.name] * layer.matrix).abs_()
+    return (calibration[MeanGradient()][layer.name] * layer.matrix).abs_()
 
 
 def obd(layer: Layer, calibration: Calibration) -> Tensor:
     """|w| times the mean |g| over batches (ECoFLaP's iterative OBD baseline)."""
-    return calibration.gradient_magnitudes()[layer.name] * layer.matrix.abs()
+    return calibration[MeanGradientMagnitude()][layer.name] * layer.matrix.abs()
+
+
+def fisher(layer: Layer, calibration: Calibration) -> Tensor:
+    """w² F with F the diagonal of the empirical Fisher matrix (optimal brain damage, LeCun et al., NeurIPS 1989).
+
+    Twice what the loss rises without the weight, to second order, where F stands for the Hessian's diagonal.
+    """
+    return layer.matrix.square() * calibration[FisherDiagonal()][layer.name]
 
 
 def signed(layer: Layer, calibration: Calibration) -> Tensor:
@@ -106,4 +116,4 @@ def inverted(layer: Layer, calibration: Calibration, *, score: Score) -> Tensor:
 
 
 def _norm(layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
-    return calibration.norms(compat=compat)[layer.name].sqrt().to(layer.matrix.dtype)
+    return calibration[InputNorms(compat)][layer.name].to(layer.matrix.dtype)

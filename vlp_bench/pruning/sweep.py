@@ -31,8 +31,7 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     if calibration.batches is None:
         return _in_turn(solve, calibration, budgets, blocks(calibration), None)
     resuming = Resuming(calibration.adapter, calibration.model, calibration.layers)
-    explorer = calibration.subset(calibration.layers)
-    explorer.adapter = resuming
+    explorer = calibration.subset(calibration.layers, adapter=resuming)
     with resuming.exploring():
         found = blocks(explorer)
     try:
@@ -52,15 +51,13 @@ def _in_turn(
     masks, weights = {}, {}
     with preserve_weights(calibration.layers):
         for names in found:
-            part = calibration.subset(names)
+            part = calibration.subset(names, adapter=resuming)
             if resuming is not None:
                 resuming.next_pass(names)
-                part.adapter = resuming
             solved = solve(part, {name: budgets[name] for name in names if name in budgets})
             solved.install({name: layer.weight for name, layer in calibration.layers.items()})
             masks |= solved.masks
             weights |= solved.weights
-            calibration.data_hash = part.data_hash or calibration.data_hash
     return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights)
 
 

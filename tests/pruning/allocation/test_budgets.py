@@ -68,8 +68,8 @@ def test_modalities_do_not_compete(calibration):
 
 
 def test_removed_weights_do_not_come_back(calibration):
-    calibration.alive["0.weight"] = torch.zeros(10, 6, dtype=torch.bool)
-    assert GlobalThreshold(magnitude)(calibration, 0.5)["0.weight"] == 0
+    stage = calibration.stage(1, alive={"0.weight": torch.zeros(10, 6, dtype=torch.bool)})
+    assert GlobalThreshold(magnitude)(stage, 0.5)["0.weight"] == 0
 
 
 def test_official_removes_all_ties(calibration):
@@ -92,14 +92,13 @@ def test_uniform_refuses_unknown_compat():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_was_removed_comes_last_whatever_its_score(dtype):
-    calibration = Calibration(sequential())
-    layer = calibration.layers["0.weight"]
     scores = torch.randn(10, 6).to(dtype)
     scores[0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e30, -1e30])
     scores[1] = scores[0]
     alive = torch.ones(6, 10, dtype=torch.bool).t()  # as a mask of a transposed layer
     alive[1:3] = False
-    calibration.alive["0.weight"] = alive
+    calibration = Calibration(sequential(), alive={"0.weight": alive})
+    layer = calibration.layers["0.weight"]
     given = scores.clone()
     found = evaluate(lambda layer, calibration: scores, layer, calibration, "corrected")
     assert found.dtype == dtype
@@ -114,17 +113,18 @@ def test_a_step_scores_each_layer_once_and_takes_what_was_removed_last(calibrati
         asked.append(layer.name)
         return layer.matrix.abs() * 0 + lowest * (calibration.alive[layer.name] if lowest else 1)
 
-    for name, layer in calibration.layers.items():  # all that is alive scores the same, or zero as what was removed
-        calibration.alive[name] = torch.arange(layer.size).view(layer.matrix.shape) % 3 == 1
+    alive = {  # all that is alive scores the same, or zero as what was removed
+        name: torch.arange(layer.size).view(layer.matrix.shape) % 3 == 1 for name, layer in calibration.layers.items()
+    }
     masks = []
-    for calibration.one_step in (False, True):
-        asked = []
-        kept = GlobalThreshold(score)(calibration, 0.8)
-        masks.append(KeepTop(score)(calibration, kept).masks)
+    for is_step in (False, True):
+        asked, step = [], Calibration(calibration.model, alive=alive, is_step=is_step)
+        kept = GlobalThreshold(score)(step, 0.8)
+        masks.append(KeepTop(score)(step, kept).masks)
     assert sorted(asked) == sorted(calibration.layers)
     for name, mask in masks[0].items():
         assert masks[1][name].equal(mask)
-        assert not (mask & ~calibration.alive[name]).any()
+        assert not (mask & ~alive[name]).any()
 
 
 @pytest.mark.parametrize("compat", ["corrected", "official"])

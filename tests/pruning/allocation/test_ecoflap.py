@@ -12,6 +12,7 @@ from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportion
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
 from vlp_bench.pruning.statistics.activation_cache import ActivationCache, blocks_of
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.gradients import SIZES, GradientSizes
 
 
 class Block(nn.Module):
@@ -301,19 +302,19 @@ def test_losses_are_measured_once_for_all_sparsities(monkeypatch):
 def test_gradient_sizes_by_hand_and_in_the_pass_of_the_gradients():
     model, batches = sequential(), labelled(3)
     calibration = Calibration(model, batches)
-    sizes = calibration.gradient_sizes()["2.weight"]
+    sizes = dict(zip(SIZES, calibration[GradientSizes()]["2.weight"].tolist(), strict=True))
     w = model[2].weight.detach()
     grads = [torch.autograd.grad(F.cross_entropy(model(x), y), model[2].weight)[0] for x, y in batches]
     assert sizes["gradient"] == pytest.approx(sum(float(g.abs().sum()) for g in grads) / 3)
     assert sizes["magnitude"] == pytest.approx(sum(float((w * g).abs().sum()) for g in grads) / 3)
     assert sizes["squared"] == pytest.approx(sum(float((w * g).square().sum()) for g in grads) / 3)
     calibration.adapter = None  # the pass is over: nothing more is asked
-    assert calibration.gradients()["2.weight"].allclose(Calibration(model, batches).gradients()["2.weight"])
+    assert calibration.gradients()["2.weight"].equal(Calibration(model, batches).gradients()["2.weight"])
 
 
 def test_parts_of_a_batch_make_one_gradient():
     model, (a, b) = sequential(), labelled(2)
-    joint = Calibration(model, [[a, b]]).gradient_sizes()["0.weight"]["gradient"]
+    joint = float(Calibration(model, [[a, b]])[GradientSizes()]["0.weight"][0])
     mean = Calibration(model, [a, b]).gradients()["0.weight"].abs().sum()
     assert joint == pytest.approx(float(mean), rel=1e-5)
 

@@ -5,6 +5,7 @@ from torch import nn
 import vlp_bench
 from vlp_bench.pruning.solvers.sparsegpt import SparseGPT
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.input_norms import InputProducts
 
 
 def published(w, x, sparsity, block_size, damping=0.01, always=True, exact=False):
@@ -120,7 +121,7 @@ def test_through_the_library():
 
 def test_products_by_hand():
     x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    found = Calibration(nn.Sequential(nn.Linear(2, 2)), [x]).products()["0.weight"]
+    found = Calibration(nn.Sequential(nn.Linear(2, 2)), [x])[InputProducts()]["0.weight"]
     assert found.tolist() == [[5.0, 1.0], [1.0, 2.0]]
 
 

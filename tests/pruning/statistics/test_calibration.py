@@ -10,7 +10,7 @@ from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.statistics import gradients
 from vlp_bench.pruning.statistics import input_norms as inputs
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.input_norms import sum_of_squares
+from vlp_bench.pruning.statistics.input_norms import InputNorms, sum_of_squares
 
 
 def close(a, b):
@@ -35,21 +35,20 @@ def test_sizes_in_pieces_are_those_of_the_whole(monkeypatch):
     monkeypatch.setattr(gradients, "CACHED", 16)
     model = sequential()
     layers = Calibration(model).layers
-    sizes = {name: {"gradient": 1.0, "magnitude": 1.0, "squared": 1.0} for name in layers}
-    own = {name: torch.randn(layer.weight.shape) for name, layer in layers.items()}
-    gradients.add_sizes(layers, own, sizes)
-    for name, g in own.items():
-        flowing = (g * layers[name].weight.detach()).double()
+    for layer in layers.values():
+        g = torch.randn(layer.weight.shape)
+        flowing = (g * layer.weight.detach()).double()
         expected = [g.double().abs().sum(), flowing.abs().sum(), flowing.square().sum()]
-        assert list(sizes[name].values()) == pytest.approx([1 + float(size) for size in expected], rel=1e-6)
+        found = gradients.GradientSizes().measure(layer, g).tolist()
+        assert found == pytest.approx([float(size) for size in expected], rel=1e-6)
 
 
 def test_norms_of_a_plain_model():
     model, batches = sequential(), labelled()
     norms = Calibration(model, batches).norms()
     x = torch.cat([x for x, _ in batches])
-    close(norms["0.weight"], x.square().mean(0))
-    close(norms["2.weight"], F.gelu(model[0](x)).square().mean(0).detach())
+    close(norms["0.weight"], x.square().mean(0).sqrt())
+    close(norms["2.weight"], F.gelu(model[0](x)).square().mean(0).sqrt().detach())
 
 
 def test_gradients_are_the_mean_over_batches():
@@ -82,7 +81,7 @@ def test_a_tied_layer_sees_both_inputs():
     model, (x, _) = Tied(), labelled(1)[0]
     second = model.encoder(x).tanh() * 2
     norms = Calibration(model, [x]).norms()
-    close(norms["encoder.weight"], (x.square().sum(0) + second.square().sum(0)).detach() / 10)
+    close(norms["encoder.weight"], ((x.square().sum(0) + second.square().sum(0)) / 10).sqrt().detach())
 
 
 class Shared(nn.Module):
@@ -110,14 +109,14 @@ def test_one_sum_per_distinct_input(monkeypatch):
     x = torch.randn(2, 3, 4)
     norms = Calibration(Shared(), [x]).norms()
     assert len(calls) == 2
-    close(norms["v.weight"], 4 * norms["q.weight"])
+    close(norms["v.weight"], 2 * norms["q.weight"])
 
 
 def test_layers_with_different_masks_do_not_share_a_sum():
     x = torch.ones(2, 3, 4)
     norms = Calibration(Shared(), [x], Masked(torch.tensor([[1, 1, 0], [1, 0, 0]]))).norms()
-    assert norms["q.weight"].tolist() == [1.5] * 4
-    assert norms["k.weight"].tolist() == [3.0] * 4
+    assert norms["q.weight"].tolist() == [1.5**0.5] * 4  # 3 tokens of 2 rows
+    assert norms["k.weight"].tolist() == [3.0**0.5] * 4
 
 
 def test_a_tensor_changed_in_place_is_summed_again():
@@ -129,7 +128,7 @@ def test_a_tensor_changed_in_place_is_summed_again():
 
     norms = Calibration(InPlace(), [torch.ones(2, 4)]).norms()
     assert norms["q.weight"].tolist() == [1.0] * 4
-    assert norms["k.weight"].tolist() == [9.0] * 4
+    assert norms["k.weight"].tolist() == [3.0] * 4
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -149,10 +148,13 @@ def test_packed_attention(batch_first):
     weight = attention.out_proj.weight.detach().clone()
     norms = Calibration(Self(), [x]).norms()
     rows = 3 if batch_first else 5
-    close(norms["attention.in_proj_weight"], x.square().sum((0, 1)) / rows)
+    close(norms["attention.in_proj_weight"], (x.square().sum((0, 1)) / rows).sqrt())
     before = (Self()(x) - attention.out_proj.bias) @ torch.linalg.inv(weight).t()
     torch.testing.assert_close(
-        norms["attention.out_proj.weight"], before.square().sum((0, 1)).detach().double() / rows, rtol=1e-3, atol=1e-4
+        norms["attention.out_proj.weight"].square(),
+        before.square().sum((0, 1)).detach().double() / rows,
+        rtol=1e-3,
+        atol=1e-4,
     )
     assert torch.equal(attention.out_proj.weight, weight)
 
@@ -180,8 +182,8 @@ def test_separate_projections_of_attention_see_their_own_inputs():
             return self.attention(x, value=x[..., :4] * 3, key=x[..., :4] * 2)[0]
 
     norms = Calibration(Cross(), [torch.ones(5, 3, 8)]).norms()
-    found = {name.split(".")[1]: norm[0].item() for name, norm in norms.items() if "proj_weight" in name}
-    assert found == {"q_proj_weight": 5.0, "k_proj_weight": 20.0, "v_proj_weight": 45.0}
+    found = {name.split(".")[1]: norm[0].square().item() for name, norm in norms.items() if "proj_weight" in name}
+    assert found == pytest.approx({"q_proj_weight": 5.0, "k_proj_weight": 20.0, "v_proj_weight": 45.0})
 
 
 def test_conv1d_gradients_and_norms_are_those_of_a_linear_layer():
@@ -295,6 +297,8 @@ def test_answers_are_remembered_and_stages_forget():
     calibration = Calibration(sequential(), labelled())
     assert calibration.norms() is calibration.norms()
     assert calibration.gradients() is calibration.gradients()
+    assert calibration[InputNorms()] is calibration.norms()
+    assert calibration[InputNorms("official")] is not calibration.norms()
     assert calibration.stage(1).norms() is not calibration.norms()
 
 
@@ -364,19 +368,22 @@ def test_half_precision_models_add_up_in_float32():
     assert calibration.norms()["0.weight"].dtype == torch.float64
 
 
-def test_only_prunable_weights_get_gradients():
-    seen = []
+def test_only_prunable_weights_get_gradients_that_are_kept():
+    """What the model would train asks for gradients too (reentrant checkpointing needs them); they are dropped."""
+    model, seen = sequential(), []
+    model[0].bias.requires_grad_(False)
 
     class Watches(PlainAdapter):
         def prunable(self, model):
             return ["2.weight"]
 
         def loss(self, model, batch):
-            seen.extend(name for name, p in model.named_parameters() if p.requires_grad)
+            seen.append([name for name, p in model.named_parameters() if not p.requires_grad])
+            assert all(p.grad is None for p in model.parameters())
             return super().loss(model, batch)
 
-    Calibration(sequential(), labelled(1), Watches()).gradients()
-    assert seen == ["2.weight"]
+    assert list(Calibration(model, labelled(2), Watches()).gradients()) == ["2.weight"]
+    assert seen == [["0.bias"], ["0.bias"]]
 
 
 def test_a_mapping_is_called_by_keyword():

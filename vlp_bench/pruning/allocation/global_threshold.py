@@ -8,7 +8,7 @@ from typing import Literal
 from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, threshold_hint, without_sort
+from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
 from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
@@ -61,7 +61,7 @@ class GlobalThreshold:
         ties = "none" if self.compat == "official" else "first"
         if all(without_sort(self.score, layer, calibration) for layer in group):
             return rest.kept_per_layer(
-                {x.name: lambda x=x: x.matrix for x in group}, budget, ties=ties, memory=calibration.memory
+                {x.name: lambda x=x: x.matrix for x in group}, budget, ties=ties, memory=calibration[Hints("lamp")]
             )
         scores = {
             layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, threshold_hint, without_sort
+from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
 from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row
@@ -49,7 +49,7 @@ class KeepTop:
         official = self.compat == "official"
         ties = "none" if official else "first"
         if self.within == "layer" and without_sort(self.score, layer, calibration):
-            return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration.memory)
+            return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration[Hints("lamp")])
         scores = evaluate(self.score, layer, calibration, self.compat)
         if self.within == "output":
             rows = len(scores)

@@ -11,6 +11,7 @@ from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.selection.thresholds import keep_largest
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.input_norms import InputProducts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class SparseGPT:
         masks, weights = {}, {}
         for name, kept in budgets.items():
             layer = calibration.layers[name]
-            hessian = calibration.products(compat=self.compat)[name]
+            hessian = calibration[InputProducts(self.compat)][name]
             mask, values = self.solve(layer.matrix, hessian, kept, calibration.alive.get(name))
             masks[name] = layer.as_stored(mask)
             weights[name] = layer.as_stored(values.to(layer.weight.dtype))

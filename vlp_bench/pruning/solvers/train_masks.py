@@ -75,7 +75,7 @@ class TrainMasks:
             optimizer.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             for name, m in numbers.items():
                 slope = torch.sign(m) if self.compat == "official" else 1.0
-                m.grad = gradients[name] * weights[name] * slope if name in gradients else torch.zeros_like(m)
+                m.grad = (gradients[name] * weights[name] * slope).to(m) if name in gradients else torch.zeros_like(m)
             optimizer.step()
             _apply(calibration.layers, weights, self._masks(numbers, budgets))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,17 +28,37 @@ from vlp_bench.pruning.statistics.batches import (
     parts_of,
     tensors_in,
 )
-from vlp_bench.pruning.statistics.data_parallel import data_parallel
-from vlp_bench.pruning.statistics.gradients import accumulate_gradients, move
-from vlp_bench.pruning.statistics.input_norms import InputNorms, InputOrder
+from vlp_bench.pruning.statistics.data_parallel import Event, Relay
+from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, calls_seen, gradients_taken
+from vlp_bench.pruning.statistics.input_norms import InputStatistic, InputWatch
+from vlp_bench.pruning.statistics.statistic import Sums
 
 log = logging.getLogger(__name__)
+
+
+def check_batches(batches: Any) -> None:
+    """Raises ValueError unless it is None or can be gone through several times, batch by batch."""
+    if isinstance(batches, Iterator):
+        raise ValueError("calibration batches can be read only once: pass a list or a DataLoader, not an iterator")
+    several = isinstance(batches, Iterable) or hasattr(type(batches), "__getitem__")
+    if batches is not None and (isinstance(batches, Mapping | Tensor | str | bytes) or not several):
+        raise ValueError(
+            f"calibration batches are of type {type(batches).__name__}: pass a list of batches or a DataLoader, "
+            "[batch] for a single one"
+        )
+
+
+@dataclass
+class Seen:
+    """What one calibration and those made of it have learnt about the batches."""
+
+    data_hash: str | None = None
 
 
 class Passes:
     """Runs a model over calibration batches, forwards or backwards; modes, gradients, hooks and random state stay.
 
-    Args: as those of `Calibration`, which remembers what is found here.
+    Args: as those of `Calibration`, which remembers the answers.
     """
 
     def __init__(
@@ -51,24 +73,28 @@ class Passes:
     ) -> None:
         if num_batches is not None and num_batches < 1:
             raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-        if batches is not None and iter(batches) is batches:
-            raise ValueError("calibration batches can be read only once: pass a list or a DataLoader, not an iterator")
+        check_batches(batches)
         self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
         self.shared = shared and processes.size() > 1
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
-        self.data_hash: str | None = None  # of the batches that were seen
-        self.one_step = False  # of a schedule: scores are kept (4 bytes a weight), not computed anew
+        self._seen = Seen()
+
+    @property
+    def data_hash(self) -> str | None:
+        """SHA-256 over samples of the batches that were seen; None before the first pass."""
+        return self._seen.data_hash
 
     def order(self) -> list[str]:
         """The layers in the order in which the first batch reaches them; those it doesn't reach come last."""
-        found = InputOrder(self.layers.values())
-        with found.watching(), self._undisturbed(), torch.no_grad():
+        reached: dict[str, None] = {}
+        watch = InputWatch(self.layers.values(), (), lambda event: reached.setdefault(event.layer))
+        with watch.watching(), self._undisturbed(), torch.no_grad():
             _, parts = next(self._parts())
             for part in parts:
                 self.adapter.encode(self.model, part)
-        return [*found.sums, *(name for name in self.layers if name not in found.sums)]
+        return [*reached, *(name for name in self.layers if name not in reached)]
 
     def count(self) -> tuple[int, int]:
         """The number of batches, and the rows of the first: images, over all its parts."""
@@ -85,19 +111,15 @@ class Passes:
         A layer the loss doesn't reach is missing. The dictionary is emptied before the next batch. The weights may be
         changed in between; `training` asks in training mode (dropout).
         """
-        own: dict[str, Tensor] = {}
-        self.losses = []
-        with (
-            self._undisturbed(training=training),
-            accumulate_gradients(self.model, self.layers, own),
-            torch.enable_grad(),
-        ):
-            for number, parts in self._parts():
-                own.clear()
-                for part in parts:
-                    self._backward(part, len(parts), number)
-                refuse_infinite(own, f"the gradients of {{}} in calibration batch {number}")
-                yield own
+        gradients: Sums = {}
+
+        def take(name: str, gradient: Tensor) -> None:
+            gradients[name] = gradients[name].add_(gradient) if name in gradients else gradient
+
+        for number in self._backwards(take, training=training):
+            refuse_infinite(gradients, f"the gradients of {{}} in calibration batch {number}")
+            yield gradients
+            gradients.clear()
 
     def losses_of_batches(self, batches: int) -> Iterator[Callable[[], float]]:
         """For each of the first `batches` batches a function that computes its loss at the weights as they are.
@@ -126,100 +148,154 @@ class Passes:
     def _loss(self, parts: list[Any], number: int, state: RandomState, kept: Snapshot) -> float:
         state.restore()
         try:
-            loss = sum(float(self.adapter.loss(self.model, part)) / len(parts) for part in parts)
+            loss = sum(float(self._loss_of(part, number)) / len(parts) for part in parts)
         finally:
             kept.restore()
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss of calibration batch {number} is {loss}")
+        check_loss(loss, number)
         return loss
 
-    def _inputs(self, found: InputNorms, compat: Compat) -> Iterator[int]:
-        """The number of every batch, once what reaches the layers in it has been added."""
-        if not self.shared:
-            for number, parts in self._parts():
-                self._encode(found, parts, compat)
-                yield number
-            return
-        names = list(self.layers)
+    def _loss_of(self, part: Any, number: int) -> Tensor:
+        """The adapter's; raises ValueError for a label that is no class."""
+        try:
+            return self.adapter.loss(self.model, part)
+        except IndexError as reason:
+            if not str(reason).startswith("Target "):  # torch's words
+                raise
+            raise ValueError(
+                f"calibration batch {number} has a label that the model doesn't know ({reason}): labels go from 0 to "
+                "the number of classes less 1, or are -100 where they don't count"
+            ) from reason
 
-        def compute(number: int, parts: list[Any]) -> list[Tensor]:
-            found.journal = []
-            self._encode(found, parts, compat)
-            calls, found.journal = found.journal, None
-            heads = torch.tensor([[names.index(name), rows] for name, rows, _ in calls], dtype=torch.int64)
-            return [heads.view(-1, 2), *(total for *_, total in calls)]
+    def input_statistics(self, statistics: Sequence[InputStatistic]) -> list[Sums]:
+        """Their tensors by layer, from one pass of forwards; all have the same `compat`.
 
-        for number, (heads, *totals) in data_parallel(self._parts(), compute, self._device):
-            for (index, rows), total in zip(heads.tolist(), totals, strict=True):
-                found.take(names[index], rows, total)
-            yield number
+        Raises:
+            ValueError: no batches, inputs that aren't finite or can't be seen, a layer that no batch reaches.
+        """
+        running, compat = [(statistic, statistic.start()) for statistic in statistics], statistics[0].compat
+        rows, tokens = Counter[str](), Counter[str]()
 
-    def _encode(self, found: InputNorms, parts: list[Any], compat: Compat) -> None:
-        for part in parts:
-            shown = as_released(part) if compat == "official" else part
-            found.new_part(lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens))
-            self.adapter.encode(self.model, part)
+        def take(event: Event) -> None:
+            rows[event.layer] += int(event.numbers[0])
+            tokens[event.layer] += int(event.numbers[1])
+            for (statistic, sums), term in zip(running, event.tensors, strict=True):
+                statistic.add(sums, event.layer, term)
 
-    def _gradients_in_order(self) -> Iterator[dict[str, Tensor]]:
-        """As `gradients_of_batches`, for weights that stay as they are meanwhile: processes share the batches."""
-        if not self._shares_gradients:
-            yield from self.gradients_of_batches()
-            return
-        for number, parts in self._dealt_gradients():
-            own: dict[str, Tensor] = {}
+        for number in self._forwards(statistics, compat, take):
+            for _, sums in running:
+                refuse_infinite(sums, f"the inputs of {{}} in calibration batch {number}")
+        check_reached(self.layers, rows if compat == "official" else tokens)
+        return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
+
+    def _forwards(
+        self, statistics: Sequence[InputStatistic], compat: Compat, take: Callable[[Event], None]
+    ) -> Iterator[int]:
+        """The number of every batch, once what reaches the layers in it has been taken."""
+        relay = Relay(take, list(self.layers), self._device, self.shared)
+        watch = InputWatch(self.layers.values(), statistics, relay)
+
+        def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                move(part, own)
-            refuse_infinite(own, f"the gradients of {{}} in calibration batch {number}")
-            yield own
+                shown = as_released(part) if compat == "official" else part
+                watch.new_part(lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens))
+                self.adapter.encode(self.model, part)
+
+        with watch.watching(), self._undisturbed(), torch.no_grad():
+            yield from relay.through(self._parts(), run)
+
+    def gradient_statistics(self, statistics: Sequence[GradientStatistic]) -> list[Sums]:
+        """Their tensors by layer, from one pass of backwards.
+
+        Raises:
+            ValueError: no batches, a loss or gradient that isn't finite, a layer that no batch reaches.
+        """
+        running = [(statistic, statistic.start()) for statistic in statistics]
+        of_parts = [(statistic, sums) for statistic, sums in running if statistic.linear]
+        of_batches = [(statistic, sums) for statistic, sums in running if not statistic.linear]
+        gradients, batches = dict[str, Tensor](), 0
+        one_taker = len(of_parts) + bool(of_batches) == 1
+
+        def take(name: str, gradient: Tensor) -> None:
+            for statistic, sums in of_parts:  # each may keep what it is given, and write into it
+                given = gradient if one_taker else gradient.clone()
+                statistic.add(sums, name, statistic.measure(self.layers[name], given))
+            if of_batches:
+                gradients[name] = gradients[name].add_(gradient) if name in gradients else gradient
+
+        for number in self._backwards(take, shared=self._shares_gradients):
+            latest = gradients if of_batches else of_parts[0][1]
+            refuse_infinite(latest, f"the gradients of {{}} in calibration batch {number}")
+            for name in list(gradients):
+                gradient = gradients.pop(name)
+                for statistic, sums in of_batches:
+                    statistic.add(sums, name, statistic.measure(self.layers[name], gradient))
+            batches += 1
+        counts = dict.fromkeys(self.layers, batches)
+        results = [statistic.result(self.layers, sums, counts) for statistic, sums in running]
+        for statistic, result in zip(statistics, results, strict=True):
+            refuse_infinite(result, f"the {type(statistic).__name__} of {{}}")
+        return results
 
     @property
     def _shares_gradients(self) -> bool:
         """A loss with a memory (queues, momentum copies) must see the batches one after the other, on every process."""
         return self.shared and not any(state.is_floating_point() for state in self.side_states())
 
-    def _dealt_gradients(self) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
-        """The number of every batch and the gradients of each of its parts by layer, from whichever process has it."""
-        names, own = list(self.layers), dict[str, Tensor]()
-        self.losses = []
+    def _backwards(
+        self, take: Callable[[str, Tensor], None], *, training: bool = False, shared: bool = False
+    ) -> Iterator[int]:
+        """The number of every batch, once the gradients of its parts have been taken, in float32.
 
-        def compute(number: int, parts: list[Any]) -> list[Tensor]:
-            heads, tensors = [], []
+        `shared` is for weights that stay as they are meanwhile. Raises ValueError after the last batch if none reaches
+        a layer.
+        """
+        self.losses, reach = [], Reach(self.layers)
+
+        def take_event(event: Event) -> None:
+            if not event.layer:
+                self.losses.append(event.numbers[0])
+            elif event.tensors:
+                reach.gradient(event.layer)
+                take(event.layer, event.tensors[0])
+            else:
+                reach.call(event.layer, bool(event.numbers[0]))
+
+        relay = Relay(take_event, list(self.layers), self._device, shared)
+
+        def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                own.clear()
-                self._backward(part, len(parts), number)
-                heads.append([float(name in own) for name in names] + [self.losses.pop()])
-                tensors += [own[name] for name in names if name in own]
-            own.clear()
-            return [torch.tensor(heads, dtype=torch.float64), *tensors]
+                loss = self._loss_of(part, number) / len(parts)
+                check_loss(float(loss.detach()), number)
+                relay(Event("", (float(loss.detach()), 0)))
+                loss.backward()
 
-        with self._undisturbed(), accumulate_gradients(self.model, self.layers, own), torch.enable_grad():
-            for number, (heads, *tensors) in data_parallel(self._parts(), compute, self._device):
-                left, found = iter(tensors), []
-                for *there, loss in heads.tolist():
-                    found.append({name: next(left) for name, is_there in zip(names, there, strict=True) if is_there})
-                    self.losses.append(loss)
-                yield number, found
-
-    def _backward(self, part: Any, parts: int, number: int) -> None:
-        loss = self.adapter.loss(self.model, part) / parts
-        self.losses.append(float(loss.detach()))
-        if not torch.isfinite(loss.detach()):
-            raise ValueError(f"the loss of calibration batch {number} is {self.losses[-1]}")
-        loss.backward()
+        with (
+            self._undisturbed(training=training),
+            gradients_taken(self.model, self.layers, lambda name, gradient: relay(Event(name, (0, 0), (gradient,)))),
+            calls_seen(self.layers, lambda name, has_rows: relay(Event(name, (has_rows, 0)))),
+            torch.enable_grad(),
+        ):
+            yield from relay.through(self._parts(), run)
+        reach.check()
 
     @contextmanager
     def _undisturbed(self, *, training: bool = False) -> Iterator[None]:
-        """Evaluation (or training) mode and an own random stream; both are as before afterwards."""
+        """Evaluation (or training) mode and an own random stream; both are as before afterwards.
+
+        Attention takes no fast path meanwhile, on which `nn.TransformerEncoder` packs what isn't padding.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
-        device = self._device
+        device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         with processes.apart(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
             self.model.train(training)
+            torch.backends.mha.set_fastpath_enabled(False)
             try:
                 yield
             finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
                 for module, training in modes:
                     module.training = training
 
@@ -249,7 +325,26 @@ class Passes:
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
         if limit is None and count is not None and seen < count:
             log.warning("%d calibration batches were asked for, the set has only %d", count, seen)
-        self.data_hash = digest.hexdigest()
+        self._seen.data_hash = digest.hexdigest()
+
+
+def check_reached(layers: Iterable[str], tokens: Mapping[str, int]) -> None:
+    """Raises ValueError with the first layer into which no token went that counts."""
+    for name in layers:
+        if not tokens.get(name):
+            raise ValueError(
+                f"no calibration batch reaches {name!r}: its adapter's encode() sends no token there that counts; give "
+                "batches that do, leave it out in prunable(), or use a pruner without activations"
+            )
+
+
+def check_loss(loss: float, number: int) -> None:
+    """Raises ValueError unless the loss of the batch of that number is finite."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss of calibration batch {number} is {loss}: leave the batch out if it has no rows or labels, "
+            "else look for inputs or weights that are out of all proportion"
+        )
 
 
 def refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
@@ -257,4 +352,7 @@ def refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
     if tensors and not torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors.values()])).all():
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise ValueError(what.format(repr(name)) + " hold NaN or infinity")
+                raise ValueError(
+                    f"{what.format(repr(name))} hold NaN or infinity, or overflow: leave the batch out, "
+                    "or look for weights that are out of all proportion"
+                )

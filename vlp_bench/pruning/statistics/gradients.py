@@ -1,60 +1,80 @@
-"""Gradients of the prunable weights alone, and what is made of them."""
+"""Gradients of the prunable weights alone, and the statistics that are made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.statistic import LayerStatistic
 
-Sizes = dict[str, dict[str, float]]  # per layer sums of |g| ("gradient"), |w·g| ("magnitude") and (w·g)² ("squared")
+SIZES = ("gradient", "magnitude", "squared")  # of a layer's gradient: Σ|g|, Σ|w·g| and Σ(w·g)²
 CACHED = 1 << 16  # floats that a processor works on in one go
 
 
-@contextmanager
-def accumulate_gradients(model: nn.Module, layers: Mapping[str, Layer], sums: dict[str, Tensor]) -> Iterator[None]:
-    """Gradients of the prunable weights alone, added up in float32 in `sums` and nowhere else."""
-    parameters = list(model.parameters())
-    before = [(p, p.requires_grad, p.grad) for p in parameters]
-    handles = []
-    try:
-        for p in parameters:
-            p.requires_grad_(False)
-            p.grad = None
-        for name, layer in layers.items():
-            layer.weight.requires_grad_(True)
-            handles.append(layer.weight.register_post_accumulate_grad_hook(_add_to(sums, name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for p, required, gradient in before:
-            p.requires_grad_(required)
-            p.grad = gradient
+class GradientStatistic(LayerStatistic):
+    """The mean over the batches of something that a batch's gradient gives.
+
+    Attributes:
+        linear: whether a batch's is the sum of its parts': then it is added part by part, as gradients arrive, and no
+            batch's gradient is kept beside the sums.
+    """
+
+    linear: ClassVar[bool] = False
+
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        """What is averaged, of one batch's (or part's) gradient: float32, in the parameter's shape."""
+        raise NotImplementedError
 
 
-def _add_to(sums: dict[str, Tensor], name: str) -> Any:
-    def hook(parameter: Tensor) -> None:
-        gradient, parameter.grad = parameter.grad, None
-        assert gradient is not None
-        sums[name] = sums[name].add_(gradient) if name in sums else gradient.float()
+@dataclass(frozen=True)
+class MeanGradient(GradientStatistic):
+    """(d_out, d_in) float32: the gradient of the loss, averaged over parts and batches."""
 
-    return hook
+    linear: ClassVar[bool] = True
 
-
-def add_sizes(layers: Mapping[str, Layer], gradients: Mapping[str, Tensor], sizes: Sizes) -> None:
-    """Adds up the sizes of one batch's gradient."""
-    for name, gradient in gradients.items():
-        found = _sizes(gradient, layers[name].weight.detach()).tolist()
-        for what, size in zip(("gradient", "magnitude", "squared"), found, strict=True):
-            sizes[name][what] += size
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        return gradient
 
 
-def _sizes(gradient: Tensor, weight: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class MeanGradientMagnitude(GradientStatistic):
+    """(d_out, d_in) float32: |g|, the mean over the batches' gradients g."""
+
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        return gradient.abs()
+
+
+@dataclass(frozen=True)
+class FisherDiagonal(GradientStatistic):
+    """(d_out, d_in) float32: g², the mean over the batches' gradients g: the diagonal of the empirical Fisher matrix.
+
+    Of batches, not of single samples: what samples of one batch say against each other cancels.
+    """
+
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        return gradient.square()
+
+
+@dataclass(frozen=True)
+class GradientSizes(GradientStatistic):
+    """(3,) float64: the sums of |g|, |w·g| and (w·g)² over a layer's weights, each the mean over the batches' g."""
+
+    along: ClassVar[tuple[LayerStatistic, ...]] = (MeanGradient(),)
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (len(SIZES),)
+
+    def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
+        return sizes(gradient, layer.weight.detach())
+
+
+def sizes(gradient: Tensor, weight: Tensor) -> Tensor:
     """(3,) float64: Σ|g|, Σ|w·g| and Σ(w·g)², in pieces that stay in a processor's cache."""
     length = CACHED if gradient.device.type == "cpu" else gradient.numel()
     total = torch.zeros(3, dtype=torch.float64, device=gradient.device)
@@ -64,8 +84,93 @@ def _sizes(gradient: Tensor, weight: Tensor) -> Tensor:
     return total
 
 
-def move(gradients: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
-    """Adds the gradients of one batch to the sums and forgets them."""
-    for name in list(gradients):
-        gradient = gradients.pop(name)
-        sums[name] = sums[name].add_(gradient) if name in sums else gradient
+@contextmanager
+def gradients_taken(
+    model: nn.Module, layers: Mapping[str, Layer], take: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Every gradient of a prunable weight goes to `take(name, gradient)` as it arrives; none stays on the model.
+
+    What the model would train keeps asking for gradients, which are dropped: reentrant activation checkpointing gives
+    none to what lies inside where nothing before it asks for one. In a model that is frozen as a whole all ask.
+    """
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    all_frozen = not any(required for _, required, _ in before)
+    names = {id(layer.weight): name for name, layer in layers.items()}
+    handles = []
+    try:
+        for p, required, _ in before:
+            p.grad = None
+            p.requires_grad_(id(p) in names or ((required or all_frozen) and p.is_floating_point()))
+            if p.requires_grad:
+                handles.append(p.register_post_accumulate_grad_hook(_hook(names.get(id(p)), take)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for p, required, gradient in before:
+            p.requires_grad_(required)
+            p.grad = gradient
+
+
+def _hook(name: str | None, take: Callable[[str, Tensor], None]) -> Any:
+    def hook(parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        if name is not None:
+            take(name, gradient.float())
+
+    return hook
+
+
+class Reach:
+    """Which layers the batches of a pass reach: a gradient arrives, and what is mapped is not nothing in every batch.
+
+    A gradient of zeros from a call that had rows is a gradient; one from calls without any row (an expert that no token
+    is sent to) is none. Of a weight that no module is called for (`F.linear(x, layer.weight)`) the gradient tells.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
+        self._with_gradient: set[str] = set()
+        self._called: dict[bool, set[str]] = {True: set(), False: set()}  # with rows, without
+
+    def gradient(self, name: str) -> None:
+        """One has arrived."""
+        self._with_gradient.add(name)
+
+    def call(self, name: str, has_rows: bool) -> None:
+        """A module that reads the layer was called."""
+        self._called[has_rows].add(name)
+
+    def check(self) -> None:
+        """Raises ValueError with the first layer that no batch reaches."""
+        for name in self._layers:
+            if name not in self._with_gradient or name in self._called[False] - self._called[True]:
+                raise ValueError(
+                    f"no calibration batch reaches {name!r}: the loss gives it no gradient; give batches that do, "
+                    "leave it out in the adapter's prunable(), or use a pruner without gradients"
+                )
+
+
+@contextmanager
+def calls_seen(layers: Mapping[str, Layer], tell: Callable[[str, bool], None]) -> Iterator[None]:
+    """`tell(name, whether it got rows)` when a module that reads a layer is called; each of the two once a pass."""
+    told: set[tuple[str, bool]] = set()
+
+    def seen(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
+        call = name, not tensors or any(tensor.numel() for tensor in tensors)
+        if call not in told:
+            told.add(call)
+            tell(*call)
+
+    handles = []
+    try:
+        for name, layer in layers.items():
+            for reader in layer.readers:
+                hook = lambda module, args, kwargs, name=name: seen(name, args, kwargs)  # noqa: E731
+                handles.append(reader.module.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,19 +1,22 @@
-"""Sees what reaches a layer: one sum of squares per distinct input tensor, nothing kept of the tensors themselves."""
+"""What reaches a layer: its statistics, and the hooks that see it."""
 
 from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, Reader, is_conv1d
+from vlp_bench.pruning.statistics.data_parallel import Event
+from vlp_bench.pruning.statistics.statistic import LayerStatistic, Sums
 
 Mask = Callable[[str, int], "Tensor | None"]  # (layer, tokens) -> (rows, tokens) bool
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
@@ -56,14 +59,71 @@ def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return total
 
 
+@dataclass(frozen=True)
+class InputStatistic(LayerStatistic):
+    """The mean over rows of something that a layer's input tokens give.
+
+    Args:
+        compat: "official" repeats the released MULTIFLOW, which takes X-VLM's region captions for their own padding
+            mask and so counts only tokens whose id is 1.
+    """
+
+    compat: Compat = "corrected"
+
+    def __post_init__(self) -> None:
+        check_compat(self.compat)
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What is added up, of x (rows, ..., d_in); tokens with a false mask don't count."""
+        raise NotImplementedError
+
+    def add(self, sums: Sums, name: str, term: Tensor) -> None:
+        """Not in place: layers that read one tensor share its term."""
+        sums[name] = sums[name] + term if name in sums else term
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        return {name: sums[name] / counts[name] for name in layers}
+
+
+@dataclass(frozen=True)
+class InputNorms(InputStatistic):
+    """(d_in,) float64: √(Σ x² / rows), the sum over all tokens that count: the length of the inputs of each feature."""
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (layer.matrix.shape[1],)
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return sum_of_squares(x, mask)
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        return {name: mean.sqrt() for name, mean in super().result(layers, sums, counts).items()}
+
+
+@dataclass(frozen=True)
+class InputProducts(InputStatistic):
+    """(d_in, d_in) float64: Σ x xᵀ / rows, the sum over all tokens that count; the squared norms are its diagonal.
+
+    8·d_in² bytes a layer: to be asked about some layers at a time (`Calibration.subset`); never on disk.
+    """
+
+    on_disk: ClassVar[bool] = False
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (layer.matrix.shape[1],) * 2
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return sum_of_products(x, mask)
+
+
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A sum that is known already: of which tensor, in which state, under which mask."""
+    """A measurement that is known already: of which tensor, in which state, under which mask."""
 
     tensor: weakref.ref[Tensor]
     version: int
     mask: Tensor | None
-    total: Tensor
+    tokens: int
+    totals: tuple[Tensor, ...]
 
     def answers(self, x: Tensor, mask: Tensor | None) -> bool:
         if self.tensor() is not x or self.version != _version(x):
@@ -73,25 +133,30 @@ class _Seen:
         return self.mask is mask or torch.equal(self.mask, mask)
 
 
-class InputNorms:
-    """Running sums of squared inputs per layer, and the number of rows they come from."""
+class InputWatch:
+    """Measures what reaches the layers in forward passes, each distinct tensor once; nothing is kept of the tensors.
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
-        self.layers = list(layers)
-        self.sums: dict[str, Tensor] = {}  # (d_in,) float64
-        self.rows: dict[str, int] = {}
-        self.journal: list[tuple[str, int, Tensor]] | None = None  # where calls wait instead of being added
+    Args:
+        layers: every reader of each is hooked.
+        statistics: what is measured; with none the calls alone are told.
+        tell: gets for every call an event of the layer with (rows, tokens that count) and one tensor a statistic.
+    """
+
+    def __init__(
+        self, layers: Iterable[Layer], statistics: Sequence[InputStatistic], tell: Callable[[Event], None]
+    ) -> None:
+        self._layers, self._statistics, self._tell = list(layers), statistics, tell
         self._mask: Mask = lambda name, tokens: None
         self._seen: dict[int, _Seen] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[InputNorms]:
+    def watching(self) -> Iterator[None]:
         """Hooks every reader of every layer; whatever happens, the hooks go again."""
         handles: list[RemovableHandle] = []
         try:
-            for layer in self.layers:
-                handles += [watch(layer.name, reader, self._add) for reader in layer.readers]
-            yield self
+            for layer in self._layers:
+                handles += [watch(layer.name, reader, self._see) for reader in layer.readers]
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -102,43 +167,21 @@ class InputNorms:
         self._mask = mask
         self._seen.clear()
 
-    def _add(self, name: str, x: Tensor) -> None:
+    def _see(self, name: str, x: Tensor) -> None:
+        if x.is_nested:
+            raise ValueError(f"the inputs of {name!r} are nested tensors: give padded batches and a token_mask()")
         rows = x.shape[0] if x.ndim > 1 else 1
         tokens = x.numel() // max(1, rows * x.shape[-1])
-        self.take(name, rows, self._total(x, self._mask(name, tokens)))
+        seen = self._measured(x, self._mask(name, tokens) if self._statistics else None)
+        self._tell(Event(name, (rows, seen.tokens), seen.totals))
 
-    def take(self, name: str, rows: int, total: Tensor) -> None:
-        """Add what one call of a reader gave."""
-        if self.journal is not None:
-            self.journal.append((name, rows, total))
-            return
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.rows[name] = self.rows.get(name, 0) + rows
-
-    def _measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return sum_of_squares(x, mask)
-
-    def _total(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _measured(self, x: Tensor, mask: Tensor | None) -> _Seen:
         seen = self._seen.get(id(x))
-        if seen is not None and seen.answers(x, mask):
-            return seen.total
-        total = self._measure(x, mask)
-        self._seen[id(x)] = _Seen(weakref.ref(x), _version(x), mask, total)
-        return total
-
-
-class InputProducts(InputNorms):
-    """Running sums of the products of inputs per layer, (d_in, d_in) float64."""
-
-    def _measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return sum_of_products(x, mask)
-
-
-class InputOrder(InputNorms):
-    """Which layers are reached, in order: the keys of `sums`."""
-
-    def _add(self, name: str, x: Tensor) -> None:
-        self.sums.setdefault(name, x.new_zeros(()))
+        if seen is None or not seen.answers(x, mask):
+            tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
+            totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
+            seen = self._seen[id(x)] = _Seen(weakref.ref(x), _version(x), mask, tokens, totals)
+        return seen
 
 
 def _version(x: Tensor) -> int:

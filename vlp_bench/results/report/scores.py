@@ -4,15 +4,13 @@
 from what a run has stored beside its mask (`scores=true`).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from vlp_bench.pruning.another_sparsity import CURE, FORMAT, rebuilt
-from vlp_bench.pruning.masks.safetensors_files import read_tensors
+from vlp_bench.pruning.another_sparsity import read, rebuilt
 from vlp_bench.pruning.pruner import Pruner, hash_of
 from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
@@ -48,17 +46,11 @@ def own(solution: Solution, file: Path, model: nn.Module) -> dict[str, np.ndarra
     score = pruner.solve.score
     if getattr(score, "func", score) is magnitude or len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
         return None
-    tensors, header = read_tensors(file, FORMAT, "file of scores", CURE)
-    index = json.loads(header["index"])
+    stored = read(file)
     asked = pruner.focus(Calibration(model, None, num_batches=pruner.num_batches))
-    if index["weights"] != hash_of({name: layer.weight for name, layer in asked.layers.items()}):
+    if stored.weights != hash_of({name: layer.weight for name, layer in asked.layers.items()}):
         raise ValueError(f"{file} is of other weights than those the runs name")
-    known: dict[str, dict] = {}
-    for key, tensor in tensors.items():
-        what, _, name = key.partition("/")
-        stored = asked.layers[name].from_stored(tensor) if tensor.ndim == 2 else tensor
-        known.setdefault(what, {})[name] = stored
-    asked.load_state(known, index["calibration"])
+    asked = asked.subset(asked.layers, stored=stored)
     found = {name: evaluate(score, layer, asked, pruner.solve.compat) for name, layer in asked.layers.items()}
     return {name: asked.layers[name].as_stored(score).float().numpy() for name, score in found.items()}
 

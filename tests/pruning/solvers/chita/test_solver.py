@@ -168,8 +168,7 @@ def test_masks_of_earlier_stages_are_part_of_the_memory(caplog):
     settings = Chita(block_size=20, memory_gb=4 * 3 * 151 / 1e9)
     with caplog.at_level(logging.INFO):
         first = settings(calibration, {"all": 100})
-        calibration.alive = first.masks
-        settings(calibration, {"all": 50})
+        settings(calibration.stage(1, alive=first.masks), {"all": 50})
     assert [record.message[:15] for record in caplog.records if "passes" in record.message] == [
         "CHITA: 1 passes",
         "CHITA: 2 passes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from vlp_bench.pruning.allocation.budgets import apportion, kept_of
@@ -12,6 +12,7 @@ from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, los
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.gradients import SIZES, GradientSizes
 
 Granularity = Literal["layer", "block", "model"]
 Importance = Literal["gradient", "magnitude", "squared"]
@@ -90,6 +91,22 @@ class ProportionalBudgets:
         return list(groups.values())
 
 
+@dataclass(frozen=True)
+class LossesAround:
+    """Statistic: `losses_around` with these options; where outputs wait changes nothing."""
+
+    epsilon: float
+    draws: int
+    noises: int
+    seed: int
+    compat: Compat
+    keep_in: KeepIn = field(compare=False)
+
+    def of(self, calibration: Calibration) -> Losses:
+        """Measured on this calibration's batches."""
+        return losses_around(calibration, **vars(self))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockSensitivity(ProportionalBudgets):
     """Zeroth order: Σ |L(W + εz) - L(W - εz)| / 2ε over random directions z (ECoFLaP, Algorithm 1).
@@ -137,18 +154,8 @@ class BlockSensitivity(ProportionalBudgets):
         return found
 
     def _losses(self, calibration: Calibration) -> Losses:
-        key = ("losses_around", self.epsilon, self.draws, self.noises, self.seed, self.compat)
-        if key not in calibration.memory:
-            calibration.memory[key] = losses_around(
-                calibration,
-                epsilon=self.epsilon,
-                draws=self.draws,
-                noises=self.noises,
-                seed=self.seed,
-                compat=self.compat,
-                keep_in=self.keep_in,
-            )
-        return calibration.memory[key]
+        options = (self.epsilon, self.draws, self.noises, self.seed, self.compat)
+        return calibration[LossesAround(*options, self.keep_in)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,5 +166,6 @@ class BlockGradient(ProportionalBudgets):
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
-        sizes = {name: sizes[self.importance] for name, sizes in calibration.gradient_sizes().items()}
+        number = SIZES.index(self.importance)
+        sizes = {name: float(sizes[number]) for name, sizes in calibration[GradientSizes()].items()}
         return self.budgets(calibration.layers, sizes, sparsity)

@@ -148,10 +148,16 @@ def ridge(columns: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: f
 
 
 def _solved(factor: Tensor, right: Tensor, damping: float) -> Tensor:
-    """(FFᵀ + damping)⁻¹ right."""
+    """(FFᵀ + damping)⁻¹ right. Raises ValueError where the damping is lost beside the gradients."""
     matrix = factor @ factor.t()
     matrix.diagonal().add_(damping)
-    return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(matrix))[:, 0]
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        raise ValueError(
+            f"CHITA can't solve for weights whose gradients reach {float(factor.abs().max()):.2g}, beside which its "
+            "ridge vanishes: raise ridge, or look for weights that are out of all proportion"
+        )
+    return torch.cholesky_solve(right[:, None], lower)[:, 0]
 
 
 def solve_block(
