@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.score_checks import score_of
 from vlp_bench.pruning.scores import Score, lamp
 from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, count
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -24,13 +25,13 @@ def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compa
             calibration.memory[key] = _of_step(score, calibration, compat)
         return calibration.memory[key][layer.name]
     alive = None if compat == "official" else calibration.alive.get(layer.name)
-    scores = score(layer, calibration)
+    scores = score_of(score, layer, calibration)
     return scores if alive is None else _removed_last(scores, alive)
 
 
 def _of_step(score: Score, calibration: Calibration, compat: Compat) -> dict[str, Tensor]:
     """The scores of all layers. Where just what is alive scores above zero, the removed come last as it is."""
-    scores = {name: score(layer, calibration) for name, layer in calibration.layers.items()}
+    scores = {name: score_of(score, layer, calibration) for name, layer in calibration.layers.items()}
     alive = {} if compat == "official" else calibration.alive
     if any(count(compared(ne, compared(gt, scores[n].float(), 0.0), mask)) for n, mask in alive.items()):
         for name, mask in alive.items():

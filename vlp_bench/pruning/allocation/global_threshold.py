@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
+from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate, threshold_hint, without_sort
@@ -47,6 +47,14 @@ class GlobalThreshold:
         ratios = self.hand_over == "ratios" and self.compat == "official"
         sizes = {name: layer.size for name, layer in calibration.layers.items()}
         return {name: by_ratio(kept[name], size) if ratios else kept[name] for name, size in sizes.items()}
+
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The sum of the groups' budgets. Official: less by what ties with it, more by one a layer of ratios."""
+        groups = self._groups(calibration)
+        budget = sum(kept_of(sum(layer.size for layer in group), sparsity, self.compat) for group in groups)
+        if self.compat == "corrected":
+            return exactly(budget)
+        return range(budget + 1 + (len(calibration.layers) if self.hand_over == "ratios" else 0))
 
     def _groups(self, calibration: Calibration) -> list[list[Layer]]:
         groups: dict[str, list[Layer]] = {}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vlp_bench.pruning.allocation.budgets import apportion, kept_of
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
+from vlp_bench.pruning.allocation.budgets import apportion, exactly, kept_of
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
@@ -30,7 +30,8 @@ class ProportionalBudgets:
         importance: "gradient": how much the loss moves; "magnitude": that times |w|; "squared": times w², squared.
         reduce: a group's importance is the "sum" over its layers, or that per weight ("avg").
         group_by: whether the groups of the whole model compete for one budget, or those of each modality.
-        compat: "official" repeats the released code's rounding, which gives out some weights too many.
+        compat: "official" repeats the released code's rounding, which gives out some weights too many: a group's
+            sparsity is a float32 ratio, by which each of its layers is cut.
     """
 
     granularity: Granularity = "block"
@@ -62,13 +63,29 @@ class ProportionalBudgets:
             groups = self._groups(competitors)
             sizes = [sum(layer.size for layer in group) for group in groups]
             scores = [self._score(group, size, importances) for group, size in zip(groups, sizes, strict=True)]
-            total = kept_of(sum(sizes), sparsity) if self.compat == "corrected" else int(sum(sizes) * (1 - sparsity))
-            for group, share in zip(
-                groups, proportional_budgets(scores, sizes, total, limit, self.compat), strict=True
-            ):
-                names, own = [layer.name for layer in group], [layer.size for layer in group]
-                kept |= zip(names, apportion(share, own), strict=True)
+            for group, counts in zip(groups, self._counts(groups, scores, sizes, sparsity, limit), strict=True):
+                kept |= zip([layer.name for layer in group], counts, strict=True)
         return {name: kept[name] for name in layers}
+
+    def _counts(
+        self, groups: list[list[Layer]], scores: list[float], sizes: list[int], sparsity: float, limit: float
+    ) -> list[list[int]]:
+        """Kept weights of every layer of every group."""
+        layers = [[layer.size for layer in group] for group in groups]
+        if self.compat == "official":
+            ratios = released_ratios(scores, sizes, sum(sizes) * (1 - sparsity), limit)
+            return [[size - int(size * ratio) for size in own] for own, ratio in zip(layers, ratios, strict=True)]
+        shares = proportional_budgets(scores, sizes, kept_of(sum(sizes), sparsity), limit)
+        return [apportion(share, own) for share, own in zip(shares, layers, strict=True)]
+
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The budgets of the competitors. Official: up to one more for each layer, and what it rounds up twice."""
+        competitors = list(self._competitors(calibration.layers))
+        budget = sum(kept_of(sum(layer.size for layer in own), sparsity) for own in competitors)
+        if self.compat == "corrected":
+            return exactly(budget)
+        groups = sum(len(self._groups(own)) for own in competitors)
+        return range(budget - groups, budget + 3 * groups + len(calibration.layers) + 1)
 
     def _score(self, group: list[Layer], size: int, importances: Mapping[str, float]) -> float:
         score = sum(importances[layer.name] for layer in group)
