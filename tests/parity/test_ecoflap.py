@@ -11,8 +11,8 @@ from torch import nn
 from tests.parity.toyvlm import DATA, tree
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
+from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity, ProportionalBudgets
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around, noise, noise_seeds
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -181,6 +181,31 @@ def test_ratios(tiny, recorded, score):
     assert compared == 17
 
 
+def test_each_layer_is_cut_by_the_recorded_ratio_of_its_group(tiny, recorded):
+    """From the recorded importances every recorded ratio comes out bit by bit, and n - int(n · ratio) weights stay."""
+    asked, compared = calibration(tiny, 4), 0
+    for key in recorded.files:
+        config, score, setting, what = (key.split("/") + [""] * 4)[:4]
+        if what != "sparsity":
+            continue
+        measured = {name: torch.from_numpy(recorded[f"{config}/{score}/importance/{name}"]) for name in asked.layers}
+        importances = {name: float(value.float().sum()) for name, value in measured.items()}
+        granularity, reduce, p, limit, *per_model = setting.split("_")
+        allocate = ProportionalBudgets(
+            compat="official",
+            granularity=granularity,
+            reduce=reduce,
+            max_sparsity=float(limit[4:]),
+            group_by="modality" if per_model else "model",
+        )
+        kept = allocate.budgets(asked.layers, importances, float(p[1:]))
+        sizes = [layer.size for layer in asked.layers.values()]
+        assert list(kept.values()) == [size - int(size * x) for size, x in zip(sizes, recorded[key], strict=True)], key
+        assert sum(kept.values()) in allocate.may_give(asked, float(p[1:])), key
+        compared += 1
+    assert compared == 51
+
+
 ALLOCATIONS = np.load(DATA / "ecoflap_allocation.npz")
 
 
@@ -199,6 +224,16 @@ def test_shares(name, compat):
         assert sum(kept) == total
     elif not large:
         assert sum(kept) == pytest.approx(float(ALLOCATIONS[f"{name}/kept_from_sparsity"]), abs=0.01)
+
+
+@pytest.mark.parametrize("name", sorted({key.split("/")[0] for key in ALLOCATIONS.files} - {"all_zero"}))
+def test_released_ratios(name):
+    given = {
+        key: ALLOCATIONS[f"{name}/{key}"] for key in ("scores", "num_params", "p_pmax", "total_to_keep", "sparsity")
+    }
+    total, (_, limit) = int(given["total_to_keep"]), given["p_pmax"]
+    found = released_ratios(given["scores"].tolist(), given["num_params"].tolist(), total, float(limit))
+    assert np.abs(np.array(found) - given["sparsity"]).max() <= (6e-8 if name == "blip2_like" else 0)
 
 
 def test_no_importance_at_all_is_shared_evenly():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import torch
 
 from vlp_bench.pruning.allocation.budgets import apportion, exactly, kept_of
 from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
@@ -73,7 +75,7 @@ class ProportionalBudgets:
         """Kept weights of every layer of every group."""
         layers = [[layer.size for layer in group] for group in groups]
         if self.compat == "official":
-            ratios = released_ratios(scores, sizes, sum(sizes) * (1 - sparsity), limit)
+            ratios = released_ratios(scores, sizes, int(sum(sizes) * (1 - sparsity)), limit)
             return [[size - int(size * ratio) for size in own] for own, ratio in zip(layers, ratios, strict=True)]
         shares = proportional_budgets(scores, sizes, kept_of(sum(sizes), sparsity), limit)
         return [apportion(share, own) for share, own in zip(shares, layers, strict=True)]
@@ -89,7 +91,9 @@ class ProportionalBudgets:
 
     def _score(self, group: list[Layer], size: int, importances: Mapping[str, float]) -> float:
         score = sum(importances[layer.name] for layer in group)
-        return score / size if self.reduce == "avg" else score
+        if self.compat == "official":  # float32, one layer after the other
+            score = sum((torch.tensor(importances[layer.name]) for layer in group), torch.tensor(0.0))
+        return float(score / size if self.reduce == "avg" else score)
 
     def _competitors(self, layers: Mapping[str, Layer]) -> Iterator[list[Layer]]:
         if self.group_by == "model":
@@ -145,13 +149,25 @@ class BlockSensitivity(ProportionalBudgets):
         found = {}
         for name, layer in calibration.layers.items():
             slopes = [abs(plus - minus) / (2 * self.epsilon) for plus, minus in losses[name]]
-            if self.importance == "gradient":
+            if self.compat == "official":
+                found[name] = self._released(layer, slopes)
+            elif self.importance == "gradient":
                 found[name] = sum(slopes)
             elif self.importance == "magnitude":
                 found[name] = float(layer.matrix.abs().sum()) * sum(slopes)
             else:
                 found[name] = float(layer.matrix.square().sum()) * sum(slopes) ** 2
         return found
+
+    def _released(self, layer: Layer, slopes: Sequence[float]) -> float:
+        """The importance with the sums of the released code, in float32."""
+        slope, w = (
+            sum((torch.tensor(slope) for slope in slopes), torch.tensor(0.0)).to(layer.weight.device),
+            layer.matrix,
+        )
+        if self.importance == "gradient":
+            return float(slope)
+        return float((w.abs() * slope if self.importance == "magnitude" else w.square() * slope.square()).sum())
 
     def _losses(self, calibration: Calibration) -> Losses:
         key = ("losses_around", self.epsilon, self.draws, self.noises, self.seed, self.compat)

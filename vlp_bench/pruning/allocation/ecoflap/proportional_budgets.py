@@ -60,17 +60,17 @@ def _settled(keep: list[int], excess: int) -> list[int]:
     return keep
 
 
-def released_ratios(scores: Sequence[float], sizes: Sequence[int], kept: float, max_sparsity: float) -> list[float]:
+def released_ratios(scores: Sequence[float], sizes: Sequence[int], kept: int, max_sparsity: float) -> list[float]:
     """The sparsity of each group as ECoFLaP's released code finds it, in float32.
 
-    Args: as those of `proportional_budgets`; `kept` needn't be whole.
+    Args: as those of `proportional_budgets`.
     """
     _check(scores)
     counts = _released_counts(scores, sizes, kept, max_sparsity)
     return (1 - counts / torch.tensor(sizes)).tolist()
 
 
-def _released_counts(scores: Sequence[float], sizes: Sequence[int], kept: float, max_sparsity: float) -> Tensor:
+def _released_counts(scores: Sequence[float], sizes: Sequence[int], kept: int, max_sparsity: float) -> Tensor:
     """(groups,) float32. Shares are rounded up; what that gives out too much is added once more (a slip of sign)."""
     room, wishes = torch.tensor(sizes), torch.tensor(scores, dtype=torch.float32)
     floor = (room * (1 - max_sparsity)).ceil()
