@@ -13,7 +13,7 @@ from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.batch_loop import Passes, refuse_infinite
 from vlp_bench.pruning.statistics.gradients import Sizes, accumulate_gradients, add_sizes, move
-from vlp_bench.pruning.statistics.input_norms import InputNorms, InputProducts
+from vlp_bench.pruning.statistics.input_norms import InputNorms, InputProducts, by_first_reader
 from vlp_bench.pruning.statistics.on_disk import Statistic, StatisticsFolder
 
 
@@ -110,7 +110,8 @@ class Calibration(Passes):
         """Per layer (d_in,) float64: the sum of squared inputs over all tokens that count, divided by the rows seen.
 
         `compat="official"` repeats the released MULTIFLOW, which takes X-VLM's region captions for their own padding
-        mask and so counts only tokens whose id is 1.
+        mask and so counts only tokens whose id is 1, and which records a weight that several modules read in the first
+        of them only (BLIP's encoder).
 
         Raises:
             ValueError: no batches, a value that isn't finite, or a layer that no batch reaches.
@@ -118,7 +119,8 @@ class Calibration(Passes):
         check_compat(compat)
         if compat not in self._norms:
             shapes = {name: layer.matrix.shape[1:] for name, layer in self.layers.items()}
-            found = InputNorms(self.layers.values())
+            layers = self.layers.values()
+            found = InputNorms(by_first_reader(layers) if compat == "official" else layers)
             self._norms[compat] = self._kept(f"norms-{compat}", shapes, lambda: self._collect(found, compat))
         return self._norms[compat]
 

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,14 @@ def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
         part = part.double()
         total.addmm_(part.t(), part)
     return total
+
+
+def by_first_reader(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers with their first reader alone.
+
+    The released MULTIFLOW records what BLIP's encoder and decoder share in the encoder only.
+    """
+    return [replace(layer, readers=layer.readers[:1]) for layer in layers]
 
 
 @dataclass(frozen=True, eq=False)
