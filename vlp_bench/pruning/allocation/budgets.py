@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 
 from vlp_bench.pruning.checks import Compat, name_of
+from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
@@ -59,3 +60,60 @@ def apportion(kept: int, sizes: Sequence[int]) -> list[int]:
         shares.append(upto - given)
         given = upto
     return shares
+
+
+def grouped(layers: Iterable[Layer], by: str) -> list[list[Layer]]:
+    """The layers of each "modality", "block" or "layer", or all of them ("model"), in order of appearance."""
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        place = layer.place
+        keys = {
+            "modality": place.modality,
+            "block": f"{place.modality}/{place.block}",
+            "layer": layer.name,
+            "model": "",
+        }
+        groups.setdefault(keys[by], []).append(layer)
+    return list(groups.values())
+
+
+def share_out(groups: Sequence[Sequence[Layer]], kept: Sequence[int]) -> dict[str, int]:
+    """Kept weights per layer where each group's go to its layers in proportion to their sizes."""
+    shares = [apportion(count, [layer.size for layer in group]) for group, count in zip(groups, kept, strict=True)]
+    names = [layer.name for group in groups for layer in group]
+    return dict(zip(names, (count for share in shares for count in share), strict=True))
+
+
+def spread(values: Sequence[float], sizes: Sequence[int], width: float, kept: int) -> list[int]:
+    """Budgets of groups whose densities grow linearly with their values and add up to `kept`.
+
+    The densities of the smallest and the largest value differ by `width`; what would lie below 0 or above 1 is cut, and
+    the others make up for it together. Equal values give equal densities.
+
+    Args:
+        values: one for each group, finite.
+        sizes: weights in each group.
+        width: at least 0.
+        kept: at most the sum of the sizes.
+    """
+    low, high = min(values), max(values)
+    wanted = [(value - low) / (high - low) * width if high > low else 0.0 for value in values]
+
+    def densities(shift: float) -> list[float]:
+        return [min(1.0, max(0.0, density + shift)) for density in wanted]
+
+    below, above = -width, 1.0  # nothing stays, everything does
+    for _ in range(100):
+        middle = (below + above) / 2
+        enough = sum(d * size for d, size in zip(densities(middle), sizes, strict=True)) >= kept
+        below, above = (below, middle) if enough else (middle, above)
+    return _rounded([d * size for d, size in zip(densities(above), sizes, strict=True)], sizes, kept)
+
+
+def _rounded(shares: Sequence[float], sizes: Sequence[int], kept: int) -> list[int]:
+    """Whole numbers next to the shares that add up to `kept`: the largest remainders round up."""
+    counts = [min(size, int(share)) for share, size in zip(shares, sizes, strict=True)]
+    order = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])
+    for i in order[: kept - sum(counts)]:
+        counts[i] += 1
+    return counts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
-from vlp_bench.pruning.allocation.budgets import apportion, exactly, kept_of
+from vlp_bench.pruning.allocation.budgets import exactly, grouped, kept_of, share_out
 from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
@@ -61,54 +61,41 @@ class ProportionalBudgets:
         if limit < sparsity:
             raise ValueError(f"max_sparsity is {limit}, below the sparsity of {sparsity} that is asked for")
         kept: dict[str, int] = {}
-        for competitors in self._competitors(layers):
+        for competitors in grouped(layers.values(), self.group_by):
             groups = self._groups(competitors)
             sizes = [sum(layer.size for layer in group) for group in groups]
             scores = [self._score(group, size, importances) for group, size in zip(groups, sizes, strict=True)]
-            for group, counts in zip(groups, self._counts(groups, scores, sizes, sparsity, limit), strict=True):
-                kept |= zip([layer.name for layer in group], counts, strict=True)
+            kept |= self._counts(groups, scores, sizes, sparsity, limit)
         return {name: kept[name] for name in layers}
 
     def _counts(
         self, groups: list[list[Layer]], scores: list[float], sizes: list[int], sparsity: float, limit: float
-    ) -> list[list[int]]:
-        """Kept weights of every layer of every group."""
-        layers = [[layer.size for layer in group] for group in groups]
+    ) -> dict[str, int]:
+        """Kept weights of every layer of the groups."""
         if self.compat == "official":
             ratios = released_ratios(scores, sizes, int(sum(sizes) * (1 - sparsity)), limit)
-            return [[size - int(size * ratio) for size in own] for own, ratio in zip(layers, ratios, strict=True)]
-        shares = proportional_budgets(scores, sizes, kept_of(sum(sizes), sparsity), limit)
-        return [apportion(share, own) for share, own in zip(shares, layers, strict=True)]
+            return {
+                x.name: x.size - int(x.size * ratio) for own, ratio in zip(groups, ratios, strict=True) for x in own
+            }
+        return share_out(groups, proportional_budgets(scores, sizes, kept_of(sum(sizes), sparsity), limit))
 
     def may_give(self, calibration: Calibration, sparsity: float) -> range:
         """The budgets of the competitors. Official: up to one more for each layer, and what it rounds up twice."""
-        competitors = list(self._competitors(calibration.layers))
+        competitors = grouped(calibration.layers.values(), self.group_by)
         budget = sum(kept_of(sum(layer.size for layer in own), sparsity) for own in competitors)
         if self.compat == "corrected":
             return exactly(budget)
         groups = sum(len(self._groups(own)) for own in competitors)
         return range(budget - groups, budget + 3 * groups + len(calibration.layers) + 1)
 
+    def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
+        return grouped(layers, "modality" if self.granularity == "model" else self.granularity)
+
     def _score(self, group: list[Layer], size: int, importances: Mapping[str, float]) -> float:
         score = sum(importances[layer.name] for layer in group)
         if self.compat == "official":  # float32, one layer after the other
             score = sum((torch.tensor(importances[layer.name]) for layer in group), torch.tensor(0.0))
         return float(score / size if self.reduce == "avg" else score)
-
-    def _competitors(self, layers: Mapping[str, Layer]) -> Iterator[list[Layer]]:
-        if self.group_by == "model":
-            yield list(layers.values())
-            return
-        for modality in dict.fromkeys(layer.place.modality for layer in layers.values()):
-            yield [layer for layer in layers.values() if layer.place.modality == modality]
-
-    def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
-        groups: dict[str, list[Layer]] = {}
-        for layer in layers:
-            place = layer.place
-            keys = {"layer": layer.name, "block": f"{place.modality}/{place.block}", "model": place.modality}
-            groups.setdefault(keys[self.granularity], []).append(layer)
-        return list(groups.values())
 
 
 @dataclass(frozen=True, kw_only=True)
