@@ -1,5 +1,7 @@
 """ECoFLaP's allocation and zeroth-order importance against numbers recorded from its released code on a tiny model."""
 
+import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import vlp_bench
 from tests.parity.toyvlm import DATA, tree
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
@@ -238,3 +241,74 @@ def test_released_ratios(name):
 
 def test_no_importance_at_all_is_shared_evenly():
     assert proportional_budgets([0.0, 0.0], [100, 100], 100, 0.6) == [50, 50]
+
+
+def rows_cut(w, norms, ratio):
+    """The released Wanda in T5: of each row the int(d_in · p) smallest go."""
+    keep = torch.ones_like(w, dtype=torch.bool)
+    order = (w.abs() * norms.sqrt()).sort(dim=1, stable=True).indices[:, : int(w.shape[1] * ratio)]
+    return keep.scatter_(1, order, False)
+
+
+def matrix_cut(w, norms, ratio):
+    """The released Wanda in vision towers: all up to the score at place int(n · p), so one weight more."""
+    scores = w.abs() * norms.sqrt()
+    return scores > scores.flatten().sort().values[int(scores.numel() * ratio)]
+
+
+def squares(norms, name, layer, args):
+    """Hook: the sum over tokens of x², divided by the sequences."""
+    norms[name] = args[0].flatten(0, 1).square().sum(0) / len(args[0])
+
+
+def released_wanda(model, data, ratios):
+    """Block by block: what reaches it behind the pruned ones, then all its matrices at once."""
+    model, masks = copy.deepcopy(model), {}
+    blocks = [f"visual_encoder.blocks.{i}" for i in range(3)]
+    blocks += [f"t5_model.{stack}.block.{i}" for stack in ("encoder", "decoder") for i in range(2)]
+    for block in blocks:
+        layers = {f"{block}.{name}.weight": layer for name, layer in model.get_submodule(block).named_children()}
+        norms, handles = {}, []
+        for name, layer in layers.items():
+            handles.append(layer.register_forward_pre_hook(partial(squares, norms, name)))
+        with torch.no_grad():
+            model(**data)
+        for handle in handles:
+            handle.remove()
+        for name, layer in layers.items():
+            cut = matrix_cut if name.startswith("visual") else rows_cut
+            masks[name] = cut(layer.weight.detach(), norms[name], ratios[name])
+            layer.weight.data *= masks[name]
+    return masks
+
+
+TOWERS = {"visual_encoder": "matrix", "t5_model": "output"}
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.7])
+def test_official_wanda_of_the_whole_model(tiny, sparsity):
+    model, data, arrays = tiny
+    expected = released_wanda(model, data, dict.fromkeys(arrays["prunable_order"].tolist(), sparsity))
+    options = {"compat": "official", "solve.within": TOWERS}
+    found = vlp_bench.prune(model, "wanda", sparsity, [data], TinyAdapter(), options)
+    assert found.masks.keys() == expected.keys()
+    assert sum(int((mask != expected[name]).sum()) for name, mask in found.masks.items()) == 0
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer", "model"])
+@pytest.mark.parametrize("sparsity", [0.4, 0.5, 0.6])
+def test_official_ecoflap_of_the_whole_model(tiny, granularity, sparsity):
+    """The ratios are those of the importances found here; the cuts are those of the released code."""
+    model, data, _ = tiny
+    options = {"compat": "official", "granularity": granularity, "draws": 2, "seed": 42, "solve.within": TOWERS}
+    batches = [{name: t[i : i + 4] for name, t in data.items()} for i in (0, 4)]
+    allocate = BlockSensitivity(compat="official", granularity=granularity, draws=2, seed=42)
+    asked = calibration(tiny, 4)
+    groups = allocate._groups(list(asked.layers.values()))
+    importances = allocate.importances(asked)
+    sizes = [sum(layer.size for layer in group) for group in groups]
+    scores = [sum(importances[layer.name] for layer in group) for group in groups]
+    ratios = released_ratios(scores, sizes, int(1856 * (1 - sparsity)), sparsity + 0.1)
+    expected = released_wanda(model, data, {x.name: r for g, r in zip(groups, ratios, strict=True) for x in g})
+    found = vlp_bench.prune(model, "ecoflap", sparsity, batches, TinyAdapter(), options)
+    assert sum(int((mask != expected[name]).sum()) for name, mask in found.masks.items()) == 0
