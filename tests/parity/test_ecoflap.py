@@ -1,5 +1,7 @@
 """ECoFLaP's allocation and zeroth-order importance against numbers recorded from its released code on a tiny model."""
 
+import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import vlp_bench
 from tests.parity.toyvlm import DATA, tree
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
+from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity, ProportionalBudgets
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around, noise, noise_seeds
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -181,6 +184,31 @@ def test_ratios(tiny, recorded, score):
     assert compared == 17
 
 
+def test_each_layer_is_cut_by_the_recorded_ratio_of_its_group(tiny, recorded):
+    """From the recorded importances every recorded ratio comes out bit by bit, and n - int(n · ratio) weights stay."""
+    asked, compared = calibration(tiny, 4), 0
+    for key in recorded.files:
+        config, score, setting, what = (key.split("/") + [""] * 4)[:4]
+        if what != "sparsity":
+            continue
+        measured = {name: torch.from_numpy(recorded[f"{config}/{score}/importance/{name}"]) for name in asked.layers}
+        importances = {name: float(value.float().sum()) for name, value in measured.items()}
+        granularity, reduce, p, limit, *per_model = setting.split("_")
+        allocate = ProportionalBudgets(
+            compat="official",
+            granularity=granularity,
+            reduce=reduce,
+            max_sparsity=float(limit[4:]),
+            group_by="modality" if per_model else "model",
+        )
+        kept = allocate.budgets(asked.layers, importances, float(p[1:]))
+        sizes = [layer.size for layer in asked.layers.values()]
+        assert list(kept.values()) == [size - int(size * x) for size, x in zip(sizes, recorded[key], strict=True)], key
+        assert sum(kept.values()) in allocate.may_give(asked, float(p[1:])), key
+        compared += 1
+    assert compared == 51
+
+
 ALLOCATIONS = np.load(DATA / "ecoflap_allocation.npz")
 
 
@@ -201,5 +229,86 @@ def test_shares(name, compat):
         assert sum(kept) == pytest.approx(float(ALLOCATIONS[f"{name}/kept_from_sparsity"]), abs=0.01)
 
 
+@pytest.mark.parametrize("name", sorted({key.split("/")[0] for key in ALLOCATIONS.files} - {"all_zero"}))
+def test_released_ratios(name):
+    given = {
+        key: ALLOCATIONS[f"{name}/{key}"] for key in ("scores", "num_params", "p_pmax", "total_to_keep", "sparsity")
+    }
+    total, (_, limit) = int(given["total_to_keep"]), given["p_pmax"]
+    found = released_ratios(given["scores"].tolist(), given["num_params"].tolist(), total, float(limit))
+    assert np.abs(np.array(found) - given["sparsity"]).max() <= (6e-8 if name == "blip2_like" else 0)
+
+
 def test_no_importance_at_all_is_shared_evenly():
     assert proportional_budgets([0.0, 0.0], [100, 100], 100, 0.6) == [50, 50]
+
+
+def rows_cut(w, norms, ratio):
+    """The released Wanda in T5: of each row the int(d_in · p) smallest go."""
+    keep = torch.ones_like(w, dtype=torch.bool)
+    order = (w.abs() * norms.sqrt()).sort(dim=1, stable=True).indices[:, : int(w.shape[1] * ratio)]
+    return keep.scatter_(1, order, False)
+
+
+def matrix_cut(w, norms, ratio):
+    """The released Wanda in vision towers: all up to the score at place int(n · p), so one weight more."""
+    scores = w.abs() * norms.sqrt()
+    return scores > scores.flatten().sort().values[int(scores.numel() * ratio)]
+
+
+def squares(norms, name, layer, args):
+    """Hook: the sum over tokens of x², divided by the sequences."""
+    norms[name] = args[0].flatten(0, 1).square().sum(0) / len(args[0])
+
+
+def released_wanda(model, data, ratios):
+    """Block by block: what reaches it behind the pruned ones, then all its matrices at once."""
+    model, masks = copy.deepcopy(model), {}
+    blocks = [f"visual_encoder.blocks.{i}" for i in range(3)]
+    blocks += [f"t5_model.{stack}.block.{i}" for stack in ("encoder", "decoder") for i in range(2)]
+    for block in blocks:
+        layers = {f"{block}.{name}.weight": layer for name, layer in model.get_submodule(block).named_children()}
+        norms, handles = {}, []
+        for name, layer in layers.items():
+            handles.append(layer.register_forward_pre_hook(partial(squares, norms, name)))
+        with torch.no_grad():
+            model(**data)
+        for handle in handles:
+            handle.remove()
+        for name, layer in layers.items():
+            cut = matrix_cut if name.startswith("visual") else rows_cut
+            masks[name] = cut(layer.weight.detach(), norms[name], ratios[name])
+            layer.weight.data *= masks[name]
+    return masks
+
+
+TOWERS = {"visual_encoder": "matrix", "t5_model": "output"}
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.7])
+def test_official_wanda_of_the_whole_model(tiny, sparsity):
+    model, data, arrays = tiny
+    expected = released_wanda(model, data, dict.fromkeys(arrays["prunable_order"].tolist(), sparsity))
+    options = {"compat": "official", "solve.within": TOWERS}
+    found = vlp_bench.prune(model, "wanda", sparsity, [data], TinyAdapter(), options)
+    assert found.masks.keys() == expected.keys()
+    assert sum(int((mask != expected[name]).sum()) for name, mask in found.masks.items()) == 0
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer", "model"])
+@pytest.mark.parametrize("sparsity", [0.4, 0.5, 0.6])
+def test_official_ecoflap_of_the_whole_model(tiny, granularity, sparsity):
+    """The ratios are those of the importances found here; the cuts are those of the released code."""
+    model, data, _ = tiny
+    options = {"compat": "official", "granularity": granularity, "draws": 2, "seed": 42, "solve.within": TOWERS}
+    batches = [{name: t[i : i + 4] for name, t in data.items()} for i in (0, 4)]
+    allocate = BlockSensitivity(compat="official", granularity=granularity, draws=2, seed=42)
+    asked = calibration(tiny, 4)
+    groups = allocate._groups(list(asked.layers.values()))
+    importances = allocate.importances(asked)
+    sizes = [sum(layer.size for layer in group) for group in groups]
+    scores = [sum(importances[layer.name] for layer in group) for group in groups]
+    ratios = released_ratios(scores, sizes, int(1856 * (1 - sparsity)), sparsity + 0.1)
+    expected = released_wanda(model, data, {x.name: r for g, r in zip(groups, ratios, strict=True) for x in g})
+    found = vlp_bench.prune(model, "ecoflap", sparsity, batches, TinyAdapter(), options)
+    assert sum(int((mask != expected[name]).sum()) for name, mask in found.masks.items()) == 0

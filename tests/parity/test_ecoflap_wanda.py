@@ -7,6 +7,7 @@ from torch import nn
 
 import vlp_bench
 from tests.parity.toyvlm import DATA
+from vlp_bench.batch import Place
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,19 @@ def test_corrected_masks_are_the_same_per_row_and_keep_the_weight_the_matrix_rul
     lost = matrix.masks["0.weight"] & recorded[f"{name}/prune_mask_matrix_{sparsity}"]
     assert lost.sum() == 1
     assert matrix.kept == round((1 - sparsity) * 960)
+
+
+@pytest.mark.parametrize("modality, rule", [("vision", "matrix"), ("text", "row"), ("all", "row")])
+@pytest.mark.parametrize("pruner", ["wanda", "ecoflap", "ecoflap_first"])
+def test_official_masks_are_by_matrix_in_vision_towers_and_by_row_elsewhere(recorded, model, modality, rule, pruner):
+    class Tower(vlp_bench.PlainAdapter):
+        def place(self, name):
+            return Place(modality, name)
+
+        def loss(self, model, batch):
+            return model(batch).square().mean()
+
+    options = {"compat": "official"}
+    solution = vlp_bench.prune(model, pruner, 0.55, batches(recorded, "batched"), Tower(), options)
+    assert solution.masks["0.weight"].equal(~recorded[f"batched/prune_mask_{rule}_0.55"])
+    assert solution.report["compat"] == "official"

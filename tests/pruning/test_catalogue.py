@@ -1,13 +1,27 @@
 import shutil
+from inspect import signature
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 import vlp_bench
 from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
+from vlp_bench.pruning.allocation.uniform import Uniform
+from vlp_bench.pruning.choices import declared, generated
 from vlp_bench.pruning.pruner import Pruner, describe
+from vlp_bench.pruning.schedule import power
+from vlp_bench.pruning.solvers.keep_top import KeepTop
+
+OLD = {
+    "allocate": "ecoflap ecoflap_first evenly everything l2_normalised lamp magnitude magnitude_by_modality obd random "
+    "signed snip total uniform",
+    "solve": "chita l2_normalised lamp magnitude multiflow multiflow_inverted multiflow_nodes obd random signed snip "
+    "sparsegpt train_masks wanda",
+    "schedule": "constant exponential linear power",
+    "sweep": "at_once block_by_block",
+}
 
 
 def test_names_are_files():
@@ -22,7 +36,7 @@ def test_names_are_files():
 def test_hydra_and_the_library_build_the_same_pruner(name):
     with initialize_config_dir(str(catalogue.folder().parent), version_base="1.3"):
         config = compose(overrides=[f"+pruner={name}"])
-    pruner = instantiate(config.pruner)
+    pruner = catalogue.build(config.pruner)
     assert isinstance(pruner, Pruner)
     assert describe(pruner) == describe(catalogue.load(name))
     assert pruner.name == name
@@ -31,7 +45,7 @@ def test_hydra_and_the_library_build_the_same_pruner(name):
 def test_hydra_overrides_the_allocator_and_the_seed():
     with initialize_config_dir(str(catalogue.folder().parent), version_base="1.3"):
         config = compose(overrides=["+pruner=random", "pruner/allocate=lamp", "pruner.compat=official", "+seed=7"])
-    pruner = instantiate(config.pruner)
+    pruner = catalogue.build(config.pruner)
     assert describe(pruner.allocate)["score"]["_target_"].endswith("lamp")
     assert pruner.solve.score.keywords == {"seed": 7}
     assert pruner.allocate.compat == "official"
@@ -42,11 +56,13 @@ def test_hydra_gives_any_solver_any_allocator_schedule_and_sweep():
     overrides = ["+pruner=multiflow", "pruner/allocate=ecoflap", "pruner.allocate.epsilon=0.01"]
     overrides += ["+pruner/sweep=block_by_block", "+seed=5"]
     with initialize_config_dir(str(catalogue.folder().parent), version_base="1.3"):
-        pruner = instantiate(compose(overrides=overrides).pruner)
-        first = instantiate(compose(overrides=["+pruner=ecoflap", "pruner.draws=7", "pruner/solve=sparsegpt"]).pruner)
+        pruner = catalogue.build(compose(overrides=overrides).pruner)
+        first = catalogue.build(
+            compose(overrides=["+pruner=ecoflap", "pruner.draws=7", "pruner/solve=sparsegpt"]).pruner
+        )
     assert (pruner.allocate.epsilon, pruner.allocate.draws, pruner.allocate.seed) == (0.01, 4, 5)
     assert describe(pruner.sweep)["_target_"].endswith("block_by_block")
-    assert (first.allocate.draws, first.draws, first.solve.block_size) == (7, 7, 128)
+    assert (first.allocate.draws, first.solve.block_size) == (7, 128)
 
 
 @pytest.mark.parametrize(
@@ -60,18 +76,13 @@ def test_hydra_gives_any_solver_any_allocator_schedule_and_sweep():
         ("ecoflap_first", {"max_sparsity": 0.8, "granularity": "model"}),
     ],
 )
-def test_options_have_the_names_that_pruners_share(name, options):
-    built = describe(catalogue.load(name, options))
-    text = repr(built)
+def test_shortcuts_reach_the_part_they_are_for_and_no_other_place(name, options):
+    text = repr(describe(catalogue.load(name, options)))
     for option, value in options.items():
-        if option != "schedule":
-            assert built[option] == value
-        assert text.count(f"'{option}': {value!r}") == 2 or option in (
-            "num_batches",
-            "batches_per_step",
-            "schedule",
-            "seed",
-        )
+        if option == "schedule":
+            assert f"schedule.{value}" in text
+        else:
+            assert text.count(f"'{option}': {value!r}") == (2 if option == "seed" else 1)  # ECoFLaP draws with it too
 
 
 def test_options_reach_every_part():
@@ -82,11 +93,71 @@ def test_options_reach_every_part():
     assert pruner.num_batches == 3
 
 
-@pytest.mark.parametrize("option", ["_target_", "solve.scope", "steps"])
-def test_unknown_options(option):
-    allowed = "allocate, solve, compat, modality, num_batches, seed"
-    with pytest.raises(ValueError, match=rf"has no option .*: use one of {allowed}"):
-        catalogue.load("multiflow", {option: 1})
+OF_MULTIFLOW = "allocate, solve, compat, modality, num_batches, seed"
+
+
+@pytest.mark.parametrize(
+    "options, allowed",
+    [
+        ({"_target_": 1}, OF_MULTIFLOW),
+        ({"steps": 1}, OF_MULTIFLOW),
+        ({"ridge": 7}, OF_MULTIFLOW),
+        ({"scope.deep": 1}, OF_MULTIFLOW),
+        ({"solve.scope": 1}, "solve.score, solve.within, solve.compat"),
+        ({"solve.score.seed": 1}, "solve.score.layer, solve.score.calibration, solve.score.compat"),
+        ({"allocate.between": "model"}, "allocate.score, allocate.group_by"),
+    ],
+)
+def test_unknown_options(options, allowed):
+    with pytest.raises(ValueError, match=rf"'multiflow' has no option .*: use one of {allowed}"):
+        catalogue.load("multiflow", options)
+
+
+def test_an_option_of_a_part_that_was_exchanged_is_refused_where_it_is_given():
+    assert catalogue.load("ecoflap", {"allocate": "uniform"}).allocate == Uniform()
+    with pytest.raises(ValueError, match=r"'ecoflap' has no option 'draws': use one of .*compat"):
+        catalogue.load("ecoflap", {"allocate": "uniform", "draws": 7})
+    assert catalogue.load("wanda", {"solve": "sparsegpt", "block_size": 64}).solve.block_size == 64
+
+
+def test_a_key_that_moved_names_its_new_place():
+    with pytest.raises(ValueError, match=r"no option 'allocate.between' \(it is allocate.group_by now\)"):
+        catalogue.load("multiflow", {"allocate.between": "model"})
+
+
+@pytest.mark.parametrize("group, old", [(group, name) for group, names in OLD.items() for name in names.split()])
+def test_the_choices_of_the_first_release_are_there(group, old):
+    assert old in catalogue.names(group)
+    with initialize_config_dir(str(catalogue.folder().parent), version_base="1.3"):
+        config = compose(
+            overrides=["+pruner=ecoflap_first", f"{'+' * (group == 'schedule')}pruner/{group}={old}", "+pruner.steps=2"]
+        )
+    steps = {"steps": 2} if group == "schedule" else {}
+    found = catalogue.load("ecoflap_first", {group: old, **steps})
+    assert describe(catalogue.build(config.pruner)) == describe(found)
+
+
+def test_a_score_is_configured_by_its_signature():
+    assert generated("solve")["random"]["score"]["seed"] == "${oc.select:...seed,0}"
+    assert generated("allocate")["wanda"]["score"]["compat"] == "${...compat}"
+    assert "inverted" not in generated("solve")  # of another score, which it must be given
+    assert generated("schedule")["power"] == {
+        "_target_": "vlp_bench.pruning.schedule.power",
+        "_partial_": True,
+        "steps": "${..steps}",
+    }
+
+
+@pytest.mark.parametrize("part", [Pruner, BlockSensitivity, GlobalThreshold, KeepTop, power])
+def test_what_is_read_from_the_source_is_what_the_constructor_takes(part):
+    assert (
+        declared(f"{part.__module__}.{part.__qualname__}")
+        == list(signature(part.__init__ if isinstance(part, type) else part).parameters)[isinstance(part, type) :]
+    )
+
+
+def test_nothing_is_said_of_what_is_not_ours():
+    assert declared("torch.nn.Linear") is declared("vlp_bench.pruning.scores.nothing") is None
 
 
 def test_an_installed_package_carries_its_files(tmp_path, monkeypatch):

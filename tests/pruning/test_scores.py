@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import vlp_bench
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.pruning import scores
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -44,6 +45,35 @@ def test_data_driven_scores_by_definition():
     close(scores.multiflow_nodes(layer, calibration), scores.nodes(w, norm))
 
 
+def test_ria_by_hand():
+    model = torch.nn.Linear(2, 2)
+    model.weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 2.0]]))
+    calibration = Calibration(model, [torch.tensor([[2.0, -1.0]])])  # lengths 2 and 1; their roots √2 and 1
+    layer = calibration.layers["weight"]
+    shares = [[1 / 4 + 1 / 3, 2 / 4 + 2 / 3], [3 / 4 + 3 / 5, 2 / 4 + 2 / 5]]  # of columns and of rows
+    expected = torch.tensor(shares) * torch.tensor([2**0.5, 1.0])
+    close(scores.ria(layer, calibration), expected)
+    assert (expected - torch.tensor([[0.8250, 1.1667], [1.9092, 0.9000]])).abs().max() < 1e-4  # of the released code
+    close(scores.ria(layer, calibration, exponent=0.0), shares)
+    with torch.no_grad():
+        model.weight *= 3
+    close(scores.ria(layer, calibration), expected)  # whatever the scale of the weights
+
+
+def test_ria_is_zero_in_dead_rows_and_columns():
+    w = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 3.0]])
+    close(scores.relative_importance(w), [[0.0, 0.0, 0.0], [0.0, 1 + 1 / 4, 1 + 3 / 4]])
+
+
+def test_ria_ranks_within_the_matrix_and_official_takes_one_weight_more():
+    options = {"solve.score.exponent": 0.25}
+    found = vlp_bench.prune(sequential(), "ria", 0.5, labelled(), options=options)
+    assert [layer["kept"] for layer in found.report["layers"].values()] == [30, 35, 10]
+    assert found.report["settings"]["solve"]["score"]["exponent"] == 0.25
+    official = vlp_bench.prune(sequential(), "ria", 0.5, labelled(), options={"compat": "official"})
+    assert [layer["kept"] for layer in official.report["layers"].values()] == [29, 34, 10]  # int(0.5 · 21) + 1 of 21 go
+
+
 def test_random_scores_belong_to_seed_and_layer():
     layers = Calibration(Tied()).layers
     state = torch.get_rng_state()
@@ -55,7 +85,7 @@ def test_random_scores_belong_to_seed_and_layer():
 
 
 @pytest.mark.parametrize(
-    "name", ["magnitude", "l2_normalised", "lamp", "snip", "wanda", "multiflow", "multiflow_nodes"]
+    "name", ["magnitude", "l2_normalised", "lamp", "snip", "wanda", "multiflow", "multiflow_nodes", "ria"]
 )
 def test_scores_have_the_shape_of_the_weights_and_are_not_negative(name):
     calibration = Calibration(sequential().bfloat16(), [(x.bfloat16(), y) for x, y in labelled()])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vlp_bench.runs.prune_once import pruner_essence
 from vlp_bench.runs.specification import check_targets, digest, missing_files, weights_of
 
 
@@ -109,3 +110,42 @@ def test_every_value_below_paths_data_must_be_there(tmp_path):
 def test_a_digest_ignores_the_order_of_keys():
     assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (("pruner=ecoflap", "pruner/allocate=uniform"), ("pruner=wanda",)),  # its own options have lost their part
+        (("pruner=lmp", "pruner/solve=lamp", "pruner/allocate=lamp"), ("pruner=lamp",)),
+        (("pruner=ecoflap", "pruner.allocate.keep_in=memory"), ("pruner=ecoflap",)),
+        (("pruner=chita", "pruner.memory_gb=1"), ("pruner=chita",)),
+        (("pruner=wanda", "seed=3"), ("pruner=wanda",)),
+    ],
+)
+def test_a_mask_is_known_by_what_decides_it(specified, words, same):
+    first, second = specified(*words), specified(*same)
+    assert pruner_essence(first.config) == pruner_essence(second.config)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "word"),
+    [
+        ("chita", "pruner.ridge=0.01"),
+        ("chita", "pruner.solve.rows=bfloat16"),
+        ("ecoflap", "pruner.draws=7"),
+        ("itersnip", "pruner.steps=7"),
+        ("wanda", "pruner.compat=official"),
+        ("wanda", "pruner.solve.within=layer"),
+        ("multiflow", "pruner.num_batches=2"),
+        ("random", "seed=3"),
+    ],
+)
+def test_what_decides_a_mask_makes_another(specified, pruner, word):
+    first, second = specified(f"pruner={pruner}"), specified(f"pruner={pruner}", word)
+    assert pruner_essence(first.config) != pruner_essence(second.config)
+
+
+def test_the_pruner_of_a_run_is_its_constructor_call(specified):
+    found = specified("pruner=chita", "pruner.ridge=0.01", "pruner.compat=official").config["pruner"]
+    assert set(found) == {"_target_", "name", "allocate", "solve", "num_batches", "seed"}
+    assert (found["solve"]["ridge"], found["solve"]["compat"], found["allocate"]["compat"]) == (0.01, *["official"] * 2)

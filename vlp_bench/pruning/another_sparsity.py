@@ -144,6 +144,8 @@ def rebuilt(description: Any) -> Any:
         return _imported(description)
     if not isinstance(description, Mapping):
         return description
+    if "_target_" not in description:
+        return {key: rebuilt(value) for key, value in description.items()}
     made = _imported(description["_target_"])
     own = {key: rebuilt(value) for key, value in description.items() if key != "_target_"}
     return made(**own) if inspect.isclass(made) else partial(made, **own)

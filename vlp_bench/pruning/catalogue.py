@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import vlp_bench
+from vlp_bench.pruning.choices import GROUPS, folder, generated, names, register
+from vlp_bench.pruning.options import constructor_call, shortcuts, unknown
 from vlp_bench.pruning.pruner import Pruner
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def folder() -> Path:
-    """conf/pruner, beside the package in a checkout, inside it when installed."""
-    package = Path(vlp_bench.__file__).parent
-    for conf in (package / "conf", package.parent / "conf"):
-        if (conf / "pruner").is_dir():
-            return conf / "pruner"
-    raise FileNotFoundError(f"conf/pruner is neither in {package} nor beside it: install vlp_bench again")
-
-
-def names() -> list[str]:
-    """Every pruner that can be asked for by name."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+__all__ = ["build", "folder", "load", "names"]
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
@@ -29,49 +20,64 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
 
     Args:
         name: a file's name without its ending.
-        options: keys of that file, or of what it is made of ("solve.within"); a group ("allocate", "solve") takes the
-            name of another file of that group.
+        options: keys of that file, or of what it is made of ("solve.within"); a group ("allocate", "solve",
+            "schedule", "sweep") takes the name of one of its choices.
 
     Raises:
         ValueError: an unknown name or option, or a value it can't have; says what is allowed.
     """
-    from hydra.errors import InstantiationException  # here, as `import vlp_bench` and `--help` must stay light
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     if name not in names():
         raise ValueError(f"unknown pruner {name!r}: use one of {', '.join(names())}")
     try:
-        config = _composed(name, dict(options or {}))
-        OmegaConf.resolve(config)
-        return instantiate(config.pruner)
-    except (InstantiationException, OmegaConfBaseException) as reason:
+        return build(_composed(name, dict(options or {})), name, [key.partition(".")[0] for key in options or {}])
+    except OmegaConfBaseException as reason:
+        raise ValueError(f"pruner {name!r}: {reason}") from reason
+
+
+def build(node: DictConfig, name: str = "", typed: list[str] | None = None) -> Pruner:
+    """The pruner of a composed configuration, `config.pruner`; see `options.constructor_call`.
+
+    Raises:
+        ValueError: an option or a value it can't have; says what is allowed.
+    """
+    from hydra.errors import InstantiationException  # here, as `import vlp_bench` and `--help` must stay light
+    from hydra.utils import instantiate
+
+    call = constructor_call(node, name or str(node.get("name")), typed or ())
+    try:
+        return instantiate(call, _convert_="all")
+    except InstantiationException as reason:
         raise ValueError(f"pruner {name!r}: {reason.__cause__ or reason}") from reason
 
 
-def _composed(name: str, options: dict[str, Any]) -> Any:
+def _composed(name: str, options: dict[str, Any]) -> DictConfig:
     """The file with its default groups filled in, under the key `pruner`, as in the configuration of a run."""
     from omegaconf import OmegaConf
 
+    register()
     content: Any = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))
-    groups = {key: value for entry in content.pop("defaults", []) if entry != "_self_" for key, value in entry.items()}
-    chosen = {group: options.pop(group) for group in list(groups) if isinstance(options.get(group), str)}
-    config = OmegaConf.create({"pruner": {group: _group(group, file) for group, file in (groups | chosen).items()}})
+    chosen = {
+        group: file for entry in content.pop("defaults", []) if entry != "_self_" for group, file in entry.items()
+    }
+    chosen |= {group: options.pop(group) for group in GROUPS if isinstance(options.get(group), str)}
+    config = OmegaConf.create({"pruner": {group: _part(group, choice) for group, choice in chosen.items()}})
     config.pruner.merge_with(content)
+    known = {*config.pruner, *shortcuts(config.pruner)}
     for key, value in options.items():
-        if key.startswith("_") or OmegaConf.select(config.pruner, key, default=config) is config:
-            allowed = [key for key in config.pruner if not key.startswith("_") and key != "name"]
-            raise ValueError(f"pruner {name!r} has no option {key!r}: use one of {', '.join(allowed)}")
+        if key.startswith("_") or key.partition(".")[0] not in known:
+            raise unknown(name, key, list(config.pruner))
         OmegaConf.update(config.pruner, key, value)
-    return config
+    return config.pruner
 
 
-def _group(group: str, file: str) -> Any:
+def _part(group: str, choice: str) -> Any:
     from omegaconf import OmegaConf
 
-    path = folder() / group / f"{file}.yaml"
-    if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise ValueError(f"unknown {group} {file!r}: use one of {', '.join(known)}")
-    return OmegaConf.load(path)
+    path = folder() / group / f"{choice}.yaml"
+    if path.is_file():
+        return OmegaConf.load(path)
+    if choice not in generated(group):
+        raise ValueError(f"unknown {group} {choice!r}: use one of {', '.join(names(group))}")
+    return generated(group)[choice]

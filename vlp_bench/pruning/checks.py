@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Literal
 
 Compat = Literal["corrected", "official"]
@@ -24,3 +25,9 @@ def check_sparsity(sparsity: float) -> float:
     if isinstance(sparsity, bool | str) or not 0 <= sparsity < 1:  # NaN fails the comparison too
         raise ValueError(f"sparsity is the share of weights removed, at least 0 and below 1; got {sparsity!r}")
     return float(sparsity)
+
+
+def name_of(part: object) -> str:
+    """What a function, a partial or an object is called in messages."""
+    named = part.func if isinstance(part, partial) else part
+    return getattr(named, "__name__", type(named).__name__)

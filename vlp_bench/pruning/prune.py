@@ -30,7 +30,7 @@ def prune(
         sparsity: share of the prunable weights to remove, in [0, 1), or a sequence of them.
         calibration: re-iterable batches of any type, or a `Calibration`; None for pruners that ask no data.
         adapter: answers to six questions about the model; None: the model's own, or a plain classifier's.
-        options: the pruner's own settings, keys of its yaml; only for a name.
+        options: keys of the pruner's yaml or of its parts' ("solve.within"); only for a name.
 
     Returns:
         A `Solution` for a number, a dictionary of solutions by sparsity for a sequence.

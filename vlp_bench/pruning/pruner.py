@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import partial
-from typing import Any, overload
+from inspect import signature
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter
-from vlp_bench.pruning.allocation.budgets import Allocate
+from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.schedule import Schedule, one_shot
-from vlp_bench.pruning.settings import Settings
-from vlp_bench.pruning.solution import Solution, Solved, layer_report
+from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruner(Settings):
-    """A pruning method as a composition.
+class Pruner:
+    """A pruning method as a composition. Options of a method belong to its parts.
 
     Args:
         allocate: how many weights each layer keeps.
@@ -50,11 +50,26 @@ class Pruner(Settings):
     batches_per_step: int | None = None
     seed: int = 0
 
+    def __new__(cls, **given: Any) -> Self:
+        names = [field.name for field in fields(cls)]
+        if unknown := [name for name in given if name not in names]:
+            raise ValueError(
+                f"{cls.__name__} has no {', '.join(unknown)}: it has {', '.join(names)}; "
+                "what a method can be told belongs to its part, as in solve=Chita(ridge=0.1)"
+            )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for count in ("num_batches", "batches_per_step"):
             value = getattr(self, count)
             if value is not None and value < 1:
                 raise ValueError(f"{count} must be at least 1, got {value}")
+
+    @property
+    def compat(self) -> str:
+        """What the parts follow: "corrected", "official", or "mixed"; "corrected" if none of them has a choice."""
+        found = {compat for part in (self.allocate, self.solve, self.schedule, self.sweep) for compat in _compats(part)}
+        return found.pop() if len(found) == 1 else "mixed" if found else "corrected"
 
     @overload
     def prune(
@@ -124,7 +139,7 @@ class Pruner(Settings):
 
     def _at(self, calibration: Calibration, sparsity: float, weights_hash: str) -> Solution:
         started = time.perf_counter()
-        asks = self.compat == "corrected" and calibration.batches is not None
+        asks = self.compat != "official" and calibration.batches is not None
         side_states = Snapshot(
             calibration.side_states() if asks else []
         )  # official: drift from one sparsity to the next
@@ -135,6 +150,7 @@ class Pruner(Settings):
         kept = sum(int(mask.sum()) for mask in solved.masks.values())
         report = {
             "method": self.name,
+            "compat": self.compat,
             "settings": describe(self),
             "sparsity": {"asked": sparsity, "achieved": 1 - kept / calibration.total},
             "kept": kept,
@@ -151,7 +167,10 @@ class Pruner(Settings):
         with preserve_weights(calibration.layers if len(path) > 1 else {}):
             for step, target in enumerate(path):
                 stage = self._stage(calibration, solved, step, len(path))
-                solved = self.sweep(self.solve, stage, self.allocate(stage, target))
+                budgets = self.allocate(stage, target)
+                check_budgets(self.allocate, budgets, stage, target)
+                solved = self.sweep(self.solve, stage, budgets)
+                check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     solved.install({name: layer.weight for name, layer in calibration.layers.items()})
         return solved, stage.data_hash
@@ -173,7 +192,24 @@ def describe(value: Any) -> Any:
         return {"_target_": _path(type(value)), **{name: describe(own) for name, own in given.items()}}
     if callable(value):
         return _path(value)
+    if isinstance(value, Mapping):
+        return {key: describe(entry) for key, entry in value.items()}
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _compats(part: Any) -> Iterator[str]:
+    """Every `compat` that a part or something in it was given, or has by default."""
+    if is_dataclass(part):
+        given = {field.name: getattr(part, field.name) for field in fields(part)}
+    elif callable(part):
+        given = {name: parameter.default for name, parameter in signature(part).parameters.items()}
+    else:
+        return
+    for name, value in given.items():
+        if name == "compat":
+            yield str(value)
+        elif value is not part:
+            yield from _compats(value)
 
 
 def _left_out(value: Any, field: Field[Any]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.score_checks import score_of
 from vlp_bench.pruning.scores import Score, lamp
 from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, count
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -27,7 +28,7 @@ class StepScores:
 
     def of(self, calibration: Calibration) -> dict[str, Tensor]:
         """By layer. Where just what is alive scores above zero, the removed come last as it is."""
-        scores = {name: self.score(layer, calibration) for name, layer in calibration.layers.items()}
+        scores = {name: score_of(self.score, layer, calibration) for name, layer in calibration.layers.items()}
         alive = {} if self.compat == "official" else calibration.alive
         if any(count(compared(ne, compared(gt, scores[n].float(), 0.0), mask)) for n, mask in alive.items()):
             for name, mask in alive.items():
@@ -51,7 +52,7 @@ def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compa
     if calibration.is_step:
         return calibration[StepScores(score, compat, words_of(score))][layer.name]
     alive = None if compat == "official" else calibration.alive.get(layer.name)
-    scores = score(layer, calibration)
+    scores = score_of(score, layer, calibration)
     return scores if alive is None else _removed_last(scores, alive)
 
 

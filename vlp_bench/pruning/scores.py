@@ -51,6 +51,12 @@ def nodes(w: Tensor, norm: Tensor) -> Tensor:
     return edges.mean(1, keepdim=True) * edges.mean(0, keepdim=True)
 
 
+def relative_importance(w: Tensor) -> Tensor:
+    """|w_ij| / Σ_k |w_kj| + |w_ij| / Σ_k |w_ik|: its shares of column and row; zero in rows and columns of zeros."""
+    sizes, tiny = w.abs(), torch.finfo(w.dtype).tiny
+    return sizes / sizes.sum(0).clamp_min(tiny) + sizes / sizes.sum(1, keepdim=True).clamp_min(tiny)
+
+
 def magnitude(layer: Layer, calibration: Calibration) -> Tensor:
     """|w|."""
     return layer.matrix.abs()
@@ -108,6 +114,11 @@ def multiflow(layer: Layer, calibration: Calibration, *, compat: Compat = "corre
 def multiflow_nodes(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
     """MULTIFLOW without the edge between the neurons."""
     return nodes(layer.matrix, _norm(layer, calibration, compat))
+
+
+def ria(layer: Layer, calibration: Calibration, *, exponent: float = 0.5, compat: Compat = "corrected") -> Tensor:
+    """(|w_ij| / Σ_k |w_kj| + |w_ij| / Σ_k |w_ik|) · ‖X_j‖^a (RIA, Zhang et al., ICLR 2024), a = `exponent`."""
+    return relative_importance(layer.matrix) * _norm(layer, calibration, compat) ** exponent
 
 
 def inverted(layer: Layer, calibration: Calibration, *, score: Score) -> Tensor:

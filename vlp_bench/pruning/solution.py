@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlp_bench.pruning.checks import name_of
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
@@ -61,8 +62,8 @@ class Solution:
     Attributes:
         masks: by deduplicated parameter name, bool, in the parameter's shape; True = kept.
         weights: new values of the survivors in the same form; empty unless the solver changes weights.
-        report: JSON: `method`, `settings`, asked and achieved `sparsity`, `kept`, `total`, `seconds`, `hashes`, and
-            `layers` with `kept`, `total`, `modality` and `block` of each.
+        report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
+            `seconds`, `hashes`, and `layers` with `kept`, `total`, `modality` and `block` of each.
     """
 
     masks: dict[str, Tensor]
@@ -140,6 +141,31 @@ def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter
         if parameters[name].shape != mask.shape:
             shape = tuple(parameters[name].shape)
             raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight {shape}")
+
+
+def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], layers: Mapping[str, Layer]) -> None:
+    """Holds a solver to its budgets.
+
+    A solver that may keep other numbers says so: `may_keep(layer, budget)` is the range of what it may keep of a layer,
+    `may_keep_in_all(total)` that of all layers together. Without them the budgets are exact.
+
+    Raises:
+        ValueError: names the layer whose mask is missing, of another shape or type, or of another number of weights.
+    """
+    name, given = name_of(solve), 0
+    may_keep = getattr(solve, "may_keep", lambda layer, budget: range(budget, budget + 1))
+    for layer, budget in budgets.items():
+        mask, shape = solved.masks.get(layer), layers[layer].weight.shape
+        if not isinstance(mask, Tensor) or mask.dtype is not torch.bool or mask.shape != shape:
+            told = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+            raise ValueError(f"{name} gives {layer!r} no mask of torch.bool {tuple(shape)}, but {told}")
+        kept = int(mask.sum())
+        if kept not in may_keep(layers[layer], budget):
+            raise ValueError(f"{name} keeps {kept} of {mask.numel()} weights of {layer!r}, its budget is {budget}")
+        given += kept
+    total = sum(budgets.values())
+    if hasattr(solve, "may_keep_in_all") and given not in solve.may_keep_in_all(total):  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"{name} keeps {given} weights in all, the budget is {total}")
 
 
 def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,8 @@
 import difflib
 from pathlib import Path
 
+from vlp_bench.pruning.choices import names as part_names
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -26,6 +28,8 @@ def groups() -> list[str]:
 
 def choices(group: str) -> list[str]:
     """What may be written after `group=`."""
+    if group.startswith("pruner/"):
+        return part_names(group.removeprefix("pruner/"))
     return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from vlp_bench.pruning.options import moved
 from vlp_bench.runs.conf import choices, closest, conf_folder, groups
 from vlp_bench.runs.console import stderr
 
@@ -109,6 +110,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     given = next((word for word in arguments if word.lstrip("+~").split("=")[0] == key), key)
     if key == "exp":
         return f"{given}: an experiment is added with a plus sign: +{given}"
+    if key.startswith("pruner.") and moved(key):
+        return f"{given}: there is no value {key}{moved(key)}"
     names = known_keys(arguments)
     if not names:
         return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"

@@ -137,9 +137,16 @@ def mask_file(specification: Specification, data: TaskData) -> Path:
 def pruner_essence(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a pruner's masks depend on. Its `seed` is that of a calibration it would make itself; here it is given one.
 
-    (The random pruner's seed is its score's, and stays.)
+    (The seeds of its parts, those of random scores and directions, stay.)
     """
-    return {key: value for key, value in config["pruner"].items() if key not in ("seed", "name")}
+    return {key: _decisive(value) for key, value in config["pruner"].items() if key not in ("seed", "name")}
+
+
+def _decisive(content: Any) -> Any:
+    """A part without the options that say where things are kept meanwhile."""
+    if not isinstance(content, Mapping):
+        return content
+    return {key: _decisive(value) for key, value in content.items() if key not in ("keep_in", "memory_gb")}
 
 
 def scores_file(mask: Path) -> Path:

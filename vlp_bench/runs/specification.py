@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vlp_bench.models.checkpoints.locations import content_hash
+from vlp_bench.pruning.options import constructor_call, typed_keys
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.help import no_experiment
 
@@ -111,6 +112,9 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
         raise UserError(no_experiment())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     _check_files(own)
+    if OmegaConf.is_dict(own.get("pruner")):
+        chosen = str(hydra.runtime.choices.get("pruner"))
+        own.pruner = constructor_call(own.pruner, chosen, typed_keys(hydra.overrides.task))
     plain = _plain(own)
     check_values(plain)
     check_targets(plain)

@@ -8,7 +8,7 @@ import torch
 
 import vlp_bench
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.blip.model import BLIP
+from vlp_bench.models.blip.model import BLIP, BLIPAdapter
 from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
 from vlp_bench.tasks.gallery import Gallery, Share
@@ -329,6 +329,31 @@ def test_encode_reads_shared_layers_twice_and_others_once(blip, general):
         assert len(shapes) == (2 if shared else 1)
         mask = blip.adapter.token_mask(general, name, shapes[0][1])
         assert {shape[1] for shape in shapes} == ({10} if mask is None else {6})
+
+
+def test_official_statistics_leave_out_the_decoder_s_passes_through_shared_layers(blip, general):
+    class EncoderAlone(BLIPAdapter):
+        def encode(self, model, batch):
+            with torch.no_grad():
+                model.fuse(batch.text_ids, batch.text_atts, model.encode_image(batch.images))
+
+        def prunable(self, model):
+            return [name for name in super().prunable(model) if not name.startswith("text_decoder")]
+
+    norms = vlp_bench.Calibration(blip, [general]).norms(compat="official")
+    alone = vlp_bench.Calibration(blip, [general], EncoderAlone()).norms()
+    shared = [name for name in alone if "crossattention" in name or "intermediate" in name]
+    assert len(shared) >= 10
+    for name, expected in alone.items():
+        torch.testing.assert_close(norms[name], expected, rtol=1e-9, atol=0)
+    assert all(
+        (vlp_bench.Calibration(blip, [general]).norms()[name] != norms[name]).any()
+        for name in shared
+        if "key" not in name and "value" not in name
+    )
+    assert {name for name in norms if name not in alone} == {
+        name for name in blip.adapter.prunable(blip) if name.startswith("text_decoder")
+    }
 
 
 def test_rows_are_images(blip, general):

@@ -3,6 +3,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from vlp_bench.batch import Place
+from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -47,3 +49,28 @@ def test_only_layers_with_a_budget_are_solved():
 def test_unknown_settings(setting):
     with pytest.raises(ValueError, match=f"unknown {setting} 'row': use one of"):
         KeepTop(magnitude, **{setting: "row"})
+
+
+class Towers(PlainAdapter):
+    def place(self, name):
+        return Place("vision" if name.startswith("0") else "text", name)
+
+
+def test_within_by_modality():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    for layer, rows in zip(model, ([[5.0, 4.0, 3.0], [2.0, 1.0, 6.0]], [[4.0, 3.0], [2.0, 1.0]]), strict=True):
+        layer.weight = nn.Parameter(torch.tensor(rows))
+    calibration, budgets = Calibration(model, None, Towers()), {"0.weight": 3, "1.weight": 2}
+    for within in ({"vision": "matrix", "others": "output"}, {"vision": "layer", "text": "output"}):
+        masks = KeepTop(magnitude, within)(calibration, budgets).masks
+        assert masks["0.weight"].tolist() == [[True, True, False], [False, False, True]]
+        assert masks["1.weight"].tolist() == [[True, False], [True, False]]
+    masks = KeepTop(magnitude, {"vision": "output", "others": "layer"})(calibration, budgets).masks
+    assert masks["0.weight"].sum(1).tolist() == [2, 1]
+    assert masks["1.weight"].tolist() == [[True, True], [False, False]]
+    with pytest.raises(
+        ValueError, match=r"within says nothing of '1.weight', of modality 'text': it has vision, others"
+    ):
+        KeepTop(magnitude, {"vision": "matrix"})(calibration, budgets)
+    with pytest.raises(ValueError, match="unknown within 'rows': use one of"):
+        KeepTop(magnitude, {"vision": "rows"})

@@ -136,3 +136,12 @@ def test_products_by_hand():
 def test_bad_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         SparseGPT(**setting)
+
+
+def test_official_counts_in_whole_numbers():
+    """Of 96 weights n - kept + 1 go for every budget; 1 - kept / n as a float cut once more takes one fewer for 16."""
+    w, x = weights(8, 12), inputs(columns=12).double()
+    hessian = x.t() @ x
+    for kept in range(97):
+        mask, _ = SparseGPT(compat="official").solve(w, hessian, kept)
+        assert mask.sum() == max(0, kept - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
+from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
@@ -42,19 +42,19 @@ class GlobalThreshold:
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
         kept: dict[str, int] = {}
-        for group in self._groups(calibration):
+        for group in grouped(calibration.layers.values(), self.group_by):
             kept |= self._compete(group, calibration, sparsity)
         ratios = self.hand_over == "ratios" and self.compat == "official"
         sizes = {name: layer.size for name, layer in calibration.layers.items()}
         return {name: by_ratio(kept[name], size) if ratios else kept[name] for name, size in sizes.items()}
 
-    def _groups(self, calibration: Calibration) -> list[list[Layer]]:
-        groups: dict[str, list[Layer]] = {}
-        for layer in calibration.layers.values():
-            place = layer.place
-            places = {"modality": place.modality, "block": f"{place.modality}/{place.block}", "layer": layer.name}
-            groups.setdefault(places.get(self.group_by, ""), []).append(layer)
-        return list(groups.values())
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The sum of the groups' budgets. Official: less by what ties with it, more by one a layer of ratios."""
+        groups = grouped(calibration.layers.values(), self.group_by)
+        budget = sum(kept_of(sum(layer.size for layer in group), sparsity, self.compat) for group in groups)
+        if self.compat == "corrected":
+            return exactly(budget)
+        return range(budget + 1 + (len(calibration.layers) if self.hand_over == "ratios" else 0))
 
     def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
         budget = kept_of(sum(layer.size for layer in group), sparsity, self.compat)

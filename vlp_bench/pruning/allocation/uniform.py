@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlp_bench.pruning.allocation.budgets import apportion, kept_of
+from vlp_bench.pruning.allocation.budgets import apportion, exactly, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -20,6 +20,10 @@ class Dense:
         """Kept weights per layer."""
         return {name: layer.size for name, layer in calibration.layers.items()}
 
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """All there is."""
+        return exactly(calibration.total)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
@@ -33,6 +37,10 @@ class Uniform:
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
         return {name: kept_of(layer.size, sparsity, self.compat) for name, layer in calibration.layers.items()}
+
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The sum of the layers' own budgets."""
+        return exactly(sum(kept_of(layer.size, sparsity, self.compat) for layer in calibration.layers.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +60,13 @@ class GlobalBudget:
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
-        total = calibration.total
-        kept = kept_of(total, sparsity, self.compat)
-        if self.compat == "official" and self.truncate == "kept":
-            kept = int((1 - sparsity) * total)
         sizes = [layer.size for layer in calibration.layers.values()]
-        return dict(zip(calibration.layers, apportion(kept, sizes), strict=True))
+        return dict(zip(calibration.layers, apportion(self._kept(calibration.total, sparsity), sizes), strict=True))
+
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The budget, in official mode as the released code truncates it."""
+        return exactly(self._kept(calibration.total, sparsity))
+
+    def _kept(self, total: int, sparsity: float) -> int:
+        released = self.compat == "official" and self.truncate == "kept"
+        return int((1 - sparsity) * total) if released else kept_of(total, sparsity, self.compat)

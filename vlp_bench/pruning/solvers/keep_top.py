@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 Within = Literal["layer", "matrix", "output"]
+OTHERS = "others"  # the modalities that a mapping doesn't name
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,19 @@ class KeepTop:
     Args:
         score: larger survives.
         within: "layer": the best of the whole matrix. "matrix": the same, but for the official mode. "output": as many
-            in every row (d_out), the first rows taking the remainder (Wanda).
+            in every row (d_out), the first rows taking the remainder (Wanda). Or one of these for each modality, as
+            {"vision": "matrix", "others": "output"}.
         compat: "official" removes, within a layer, all that equals the largest removed score too; within a matrix, one
             weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up.
     """
 
     score: Score
-    within: Within = "layer"
+    within: Within | Mapping[str, Within] = "layer"
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
-        check_choice("within", self.within, ("layer", "matrix", "output"))
+        for within in [self.within] if isinstance(self.within, str) else self.within.values():
+            check_choice("within", within, get_args(Within))
         check_compat(self.compat)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
@@ -45,16 +49,34 @@ class KeepTop:
         masks = {name: layers[name].as_stored(self._mask(layers[name], calibration, k)) for name, k in budgets.items()}
         return Solved(masks, {})
 
+    def may_keep(self, layer: Layer, budget: int) -> range:
+        """How many of a layer's weights. Official: every row rounds up, or what ties with the last removed goes too."""
+        within, rows = self.within_of(layer), len(layer.matrix)
+        if self.compat == "official" and within != "output":
+            return range(max(0, budget - (within == "matrix")) + 1)
+        kept = budget if self.compat == "corrected" else -(-budget // rows) * rows
+        return range(kept, kept + 1)
+
+    def within_of(self, layer: Layer) -> Within:
+        """Among what the layer's weights compete; raises ValueError where a mapping doesn't say."""
+        if isinstance(self.within, str):
+            return self.within
+        modality = layer.place.modality
+        if modality not in self.within and OTHERS not in self.within:
+            told = ", ".join([*self.within, OTHERS])
+            raise ValueError(f"within says nothing of {layer.name!r}, of modality {modality!r}: it has {told}")
+        return self.within.get(modality, self.within.get(OTHERS, "layer"))
+
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
-        official = self.compat == "official"
+        official, within = self.compat == "official", self.within_of(layer)
         ties = "none" if official else "first"
-        if self.within == "layer" and without_sort(self.score, layer, calibration):
+        if within == "layer" and without_sort(self.score, layer, calibration):
             return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration[Hints("lamp")])
         scores = evaluate(self.score, layer, calibration, self.compat)
-        if self.within == "output":
+        if within == "output":
             rows = len(scores)
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
-        if self.within == "matrix" and official:
+        if within == "matrix" and official:
             kept = max(0, kept - 1)
         known = threshold_hint(self.score, calibration).get((layer.name, kept))
         return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=known)

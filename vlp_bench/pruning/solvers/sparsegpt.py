@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.thresholds import keep_largest
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -48,6 +49,15 @@ class SparseGPT:
             masks[name] = layer.as_stored(mask)
             weights[name] = layer.as_stored(values.to(layer.weight.dtype))
         return Solved(masks, weights)
+
+    def may_keep(self, layer: Layer, budget: int) -> range:
+        """How many of a layer's weights. Official: those above the threshold of each block of columns, less by ties."""
+        if self.compat == "corrected":
+            return range(budget, budget + 1)
+        rows, columns = layer.matrix.shape
+        widths = [min(self.block_size, columns - start) for start in range(0, columns, self.block_size)]
+        above = [rows * width - 1 - _threshold_place(rows * width, budget, rows * columns) for width in widths]
+        return range(sum(above) + 1)
 
     def solve(self, w: Tensor, hessian: Tensor, kept: int, alive: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mask and new weights (d_out, d_in) float64 of one layer.
@@ -92,9 +102,13 @@ class SparseGPT:
         if self.compat == "corrected":
             share = _rounded(kept * stop, columns) - _rounded(kept * start, columns)
             return keep_largest(scores, share)
-        sparsity = 1 - kept / (columns * len(scores))
-        place = min(int(scores.numel() * sparsity), scores.numel() - 1)
+        place = _threshold_place(scores.numel(), kept, columns * len(scores))
         return scores > scores.flatten().kthvalue(place + 1).values
+
+
+def _threshold_place(size: int, kept: int, total: int) -> int:
+    """Place, from 0 and in ascending order, of the largest score removed from `size` of a layer's `total` weights."""
+    return min(size * (total - kept) // total, size - 1)
 
 
 def _rounded(numerator: int, denominator: int) -> int:

@@ -53,6 +53,14 @@ class TrainMasks:
             self._train(calibration, weights, numbers, budgets)
         return Solved(self._masks(numbers, budgets), {})
 
+    def may_keep(self, layer: Layer, budget: int) -> range:
+        """How many of a layer's weights. Official: any number, as one threshold holds for the model."""
+        return range(layer.size + 1) if self.compat == "official" else range(budget, budget + 1)
+
+    def may_keep_in_all(self, total: int) -> range:
+        """The sum of the budgets. Official: less by what ties with the last removed."""
+        return range(0 if self.compat == "official" else total, total + 1)
+
     def _start(self, weights: Numbers, budgets: Mapping[str, int]) -> Numbers:
         if self.compat == "corrected":
             return {n: START * keep_largest(w.abs(), budgets[n], name=n).float() for n, w in weights.items()}

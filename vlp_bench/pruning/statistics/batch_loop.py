@@ -30,7 +30,7 @@ from vlp_bench.pruning.statistics.batches import (
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, calls_seen, gradients_taken
-from vlp_bench.pruning.statistics.input_norms import InputStatistic, InputWatch
+from vlp_bench.pruning.statistics.input_norms import InputStatistic, InputWatch, by_first_reader
 from vlp_bench.pruning.statistics.statistic import Sums
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,8 @@ class Passes:
     ) -> Iterator[int]:
         """The number of every batch, once what reaches the layers in it has been taken."""
         relay = Relay(take, list(self.layers), self._device, self.shared)
-        watch = InputWatch(self.layers.values(), statistics, relay)
+        layers = self.layers.values()
+        watch = InputWatch(by_first_reader(layers) if compat == "official" else layers, statistics, relay)
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:

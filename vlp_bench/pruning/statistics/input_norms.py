@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -65,7 +65,8 @@ class InputStatistic(LayerStatistic):
 
     Args:
         compat: "official" repeats the released MULTIFLOW, which takes X-VLM's region captions for their own padding
-            mask and so counts only tokens whose id is 1.
+            mask and so counts only tokens whose id is 1, and which records a weight that several modules read in the
+            first of them only (BLIP's encoder).
     """
 
     compat: Compat = "corrected"
@@ -113,6 +114,14 @@ class InputProducts(InputStatistic):
 
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return sum_of_products(x, mask)
+
+
+def by_first_reader(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers with their first reader alone.
+
+    The released MULTIFLOW records what BLIP's encoder and decoder share in the encoder only.
+    """
+    return [replace(layer, readers=layer.readers[:1]) for layer in layers]
 
 
 @dataclass(frozen=True, eq=False)

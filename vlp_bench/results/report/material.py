@@ -184,14 +184,16 @@ def _labels(runs: Mapping[str, tuple[str, dict[str, str], str]]) -> dict[str, st
         names = sorted(set().union(*others))
         apart = [n for n in names if "." not in n and len({o.get(n) for o in others}) > 1]
         apart = apart or [n for n in names if len({o.get(n) for o in others}) > 1]
-        told = [_told(option, options.get(option)) for option in _outermost(apart)]
+        told = dict.fromkeys(_told(option, options.get(option)) for option in _outermost(apart))
         labels[run] = f"{name} ({', '.join(told)})" if told else name
     return labels
 
 
 def _told(option: str, value: str | None) -> str:
-    """'ridge=0.1'; 'solve=SparseGPT' of a class."""
-    return f"{option.removesuffix(TARGET)}={str(value).rpartition('.')[2] if option.endswith(TARGET) else value}"
+    """'ridge=0.1' of solve.ridge; 'solve=SparseGPT' of a class."""
+    if option.endswith(TARGET):
+        return f"{option.removesuffix(TARGET)}={str(value).rpartition('.')[2]}"
+    return f"{option.rpartition('.')[2]}={value}"
 
 
 def _outermost(names: Sequence[str]) -> list[str]:

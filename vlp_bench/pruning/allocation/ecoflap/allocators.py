@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from vlp_bench.pruning.allocation.budgets import apportion, kept_of
-from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets
+import torch
+
+from vlp_bench.pruning.allocation.budgets import exactly, grouped, kept_of, share_out
+from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
@@ -31,7 +33,8 @@ class ProportionalBudgets:
         importance: "gradient": how much the loss moves; "magnitude": that times |w|; "squared": times w², squared.
         reduce: a group's importance is the "sum" over its layers, or that per weight ("avg").
         group_by: whether the groups of the whole model compete for one budget, or those of each modality.
-        compat: "official" repeats the released code's rounding, which gives out some weights too many.
+        compat: "official" repeats the released code's rounding, which gives out some weights too many: a group's
+            sparsity is a float32 ratio, by which each of its layers is cut.
     """
 
     granularity: Granularity = "block"
@@ -59,36 +62,41 @@ class ProportionalBudgets:
         if limit < sparsity:
             raise ValueError(f"max_sparsity is {limit}, below the sparsity of {sparsity} that is asked for")
         kept: dict[str, int] = {}
-        for competitors in self._competitors(layers):
+        for competitors in grouped(layers.values(), self.group_by):
             groups = self._groups(competitors)
             sizes = [sum(layer.size for layer in group) for group in groups]
             scores = [self._score(group, size, importances) for group, size in zip(groups, sizes, strict=True)]
-            total = kept_of(sum(sizes), sparsity) if self.compat == "corrected" else int(sum(sizes) * (1 - sparsity))
-            for group, share in zip(
-                groups, proportional_budgets(scores, sizes, total, limit, self.compat), strict=True
-            ):
-                names, own = [layer.name for layer in group], [layer.size for layer in group]
-                kept |= zip(names, apportion(share, own), strict=True)
+            kept |= self._counts(groups, scores, sizes, sparsity, limit)
         return {name: kept[name] for name in layers}
+
+    def _counts(
+        self, groups: list[list[Layer]], scores: list[float], sizes: list[int], sparsity: float, limit: float
+    ) -> dict[str, int]:
+        """Kept weights of every layer of the groups."""
+        if self.compat == "official":
+            ratios = released_ratios(scores, sizes, int(sum(sizes) * (1 - sparsity)), limit)
+            return {
+                x.name: x.size - int(x.size * ratio) for own, ratio in zip(groups, ratios, strict=True) for x in own
+            }
+        return share_out(groups, proportional_budgets(scores, sizes, kept_of(sum(sizes), sparsity), limit))
+
+    def may_give(self, calibration: Calibration, sparsity: float) -> range:
+        """The budgets of the competitors. Official: up to one more for each layer, and what it rounds up twice."""
+        competitors = grouped(calibration.layers.values(), self.group_by)
+        budget = sum(kept_of(sum(layer.size for layer in own), sparsity) for own in competitors)
+        if self.compat == "corrected":
+            return exactly(budget)
+        groups = sum(len(self._groups(own)) for own in competitors)
+        return range(budget - groups, budget + 3 * groups + len(calibration.layers) + 1)
+
+    def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
+        return grouped(layers, "modality" if self.granularity == "model" else self.granularity)
 
     def _score(self, group: list[Layer], size: int, importances: Mapping[str, float]) -> float:
         score = sum(importances[layer.name] for layer in group)
-        return score / size if self.reduce == "avg" else score
-
-    def _competitors(self, layers: Mapping[str, Layer]) -> Iterator[list[Layer]]:
-        if self.group_by == "model":
-            yield list(layers.values())
-            return
-        for modality in dict.fromkeys(layer.place.modality for layer in layers.values()):
-            yield [layer for layer in layers.values() if layer.place.modality == modality]
-
-    def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
-        groups: dict[str, list[Layer]] = {}
-        for layer in layers:
-            place = layer.place
-            keys = {"layer": layer.name, "block": f"{place.modality}/{place.block}", "model": place.modality}
-            groups.setdefault(keys[self.granularity], []).append(layer)
-        return list(groups.values())
+        if self.compat == "official":  # float32, one layer after the other
+            score = sum((torch.tensor(importances[layer.name]) for layer in group), torch.tensor(0.0))
+        return float(score / size if self.reduce == "avg" else score)
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,25 @@ class BlockSensitivity(ProportionalBudgets):
         found = {}
         for name, layer in calibration.layers.items():
             slopes = [abs(plus - minus) / (2 * self.epsilon) for plus, minus in losses[name]]
-            if self.importance == "gradient":
+            if self.compat == "official":
+                found[name] = self._released(layer, slopes)
+            elif self.importance == "gradient":
                 found[name] = sum(slopes)
             elif self.importance == "magnitude":
                 found[name] = float(layer.matrix.abs().sum()) * sum(slopes)
             else:
                 found[name] = float(layer.matrix.square().sum()) * sum(slopes) ** 2
         return found
+
+    def _released(self, layer: Layer, slopes: Sequence[float]) -> float:
+        """The importance with the sums of the released code, in float32."""
+        slope, w = (
+            sum((torch.tensor(slope) for slope in slopes), torch.tensor(0.0)).to(layer.weight.device),
+            layer.matrix,
+        )
+        if self.importance == "gradient":
+            return float(slope)
+        return float((w.abs() * slope if self.importance == "magnitude" else w.square() * slope.square()).sum())
 
     def _losses(self, calibration: Calibration) -> Losses:
         options = (self.epsilon, self.draws, self.noises, self.seed, self.compat)

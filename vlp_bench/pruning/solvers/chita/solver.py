@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.masks.bit_packing import pack, unpack
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.chita.block_problem import NEGLIGIBLE, Part, Problem, largest_of, solve_block
@@ -58,6 +59,14 @@ class Chita:
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks and new weights as stored."""
         return _Run(self, calibration, sum(budgets.values())).solved()
+
+    def may_keep(self, layer: Layer, budget: int) -> range:
+        """Any number of a layer's weights: the sum of the budgets counts."""
+        return range(layer.size + 1)
+
+    def may_keep_in_all(self, total: int) -> range:
+        """The sum of the budgets. Official: less by what became exactly zero."""
+        return range(0 if self.compat == "official" else total, total + 1)
 
 
 class _Run:
