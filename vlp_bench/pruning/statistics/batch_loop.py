@@ -29,7 +29,7 @@ from vlp_bench.pruning.statistics.batches import (
     tensors_in,
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
-from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, calls_seen, gradients_taken
+from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
 from vlp_bench.pruning.statistics.input_norms import InputStatistic, InputWatch, by_first_reader
 from vlp_bench.pruning.statistics.statistic import Sums
 
@@ -268,7 +268,7 @@ class Passes:
                 loss = self._loss_of(part, number) / len(parts)
                 check_loss(float(loss.detach()), number)
                 relay(Event("", (float(loss.detach()), 0)))
-                loss.backward()
+                backward(loss, self.layers)
 
         with (
             self._undisturbed(training=training),

@@ -90,8 +90,8 @@ def gradients_taken(
 ) -> Iterator[None]:
     """Every gradient of a prunable weight goes to `take(name, gradient)` as it arrives; none stays on the model.
 
-    What the model would train keeps asking for gradients, which are dropped: reentrant activation checkpointing gives
-    none to what lies inside where nothing before it asks for one. In a model that is frozen as a whole all ask.
+    What the model would train keeps asking for gradients: reentrant activation checkpointing gives none to what lies
+    inside where nothing before it asks for one. In a model that is frozen as a whole all ask. See `backward`.
     """
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     all_frozen = not any(required for _, required, _ in before)
@@ -110,6 +110,28 @@ def gradients_taken(
         for p, required, gradient in before:
             p.requires_grad_(required)
             p.grad = gradient
+
+
+def backward(loss: Tensor, layers: Mapping[str, Layer]) -> None:
+    """Computes the gradients of the layers alone, or of all that ask where a function of the graph is Python's.
+
+    That one may be a reentrant checkpoint, which runs a backward of its own and can't be told what is wanted. A loss
+    that nothing leads to has no gradients.
+    """
+    if loss.grad_fn is not None:
+        loss.backward(inputs=None if _calls_python(loss.grad_fn) else [layer.weight for layer in layers.values()])
+
+
+def _calls_python(root: Any) -> bool:
+    waiting, seen = [root], {root}
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        new = {before for before, _ in node.next_functions if before is not None} - seen
+        seen |= new
+        waiting += new
+    return False
 
 
 def _hook(name: str | None, take: Callable[[str, Tensor], None]) -> Any:
