@@ -164,9 +164,9 @@ def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
 
 def _model(study: "Study") -> "nn.Module":
     """The pre-trained model of the study, in evaluation mode."""
-    from vlp_bench.runs.object_cache import build
+    from vlp_bench.construct import construct
 
-    return build(next(iter(study.origin.values()))["config"]["model"]).eval()
+    return construct(next(iter(study.origin.values()))["config"]["model"], "model").eval()
 
 
 def _scores(study: "Study", stored: "Stored", model: "nn.Module | None", notes: list[str]) -> "dict[str, Weights]":

@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import vlp_bench
+from vlp_bench.construct import conf_folder, construct
 from vlp_bench.pruning.pruner import Pruner
 
 
 def folder() -> Path:
     """conf/pruner, beside the package in a checkout, inside it when installed."""
-    package = Path(vlp_bench.__file__).parent
-    for conf in (package / "conf", package.parent / "conf"):
-        if (conf / "pruner").is_dir():
-            return conf / "pruner"
-    raise FileNotFoundError(f"conf/pruner is neither in {package} nor beside it: install vlp_bench again")
+    return conf_folder() / "pruner"
 
 
 def names() -> list[str]:
@@ -35,19 +31,16 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
     Raises:
         ValueError: an unknown name or option, or a value it can't have; says what is allowed.
     """
-    from hydra.errors import InstantiationException  # here, as `import vlp_bench` and `--help` must stay light
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf  # here, as `import vlp_bench` and `--help` must stay light
     from omegaconf.errors import OmegaConfBaseException
 
     if name not in names():
         raise ValueError(f"unknown pruner {name!r}: use one of {', '.join(names())}")
     try:
         config = _composed(name, dict(options or {}))
-        OmegaConf.resolve(config)
-        return instantiate(config.pruner)
-    except (InstantiationException, OmegaConfBaseException) as reason:
-        raise ValueError(f"pruner {name!r}: {reason.__cause__ or reason}") from reason
+        return construct(OmegaConf.to_container(config.pruner, resolve=True))
+    except (ValueError, OmegaConfBaseException) as reason:
+        raise ValueError(f"pruner {name!r}: {reason}") from reason
 
 
 def _composed(name: str, options: dict[str, Any]) -> Any:

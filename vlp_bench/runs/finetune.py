@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
+from vlp_bench.construct import construct
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.checkpointing import read_checkpoint
 from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.object_cache import build
 from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.recipe import Recipe, make_trainer
 from vlp_bench.runs.specification import Specification
@@ -48,7 +48,7 @@ def finetune(
     Returns the metrics by 'split/metric', of the test and of the best epoch's validation.
     """
     config, folder = specification.config, specification.folder
-    recipe: Recipe = build(config["recipe"])
+    recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
     if recipe.epochs:
         task.meet(data)
     best, last = _checkpoints(folder, task.monitor)
