@@ -8,7 +8,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -153,9 +153,9 @@ def words(kind: Any) -> str:
         return "a mapping {name: value}"
     if inspect.isclass(container) and issubclass(container, tuple) and options and options[-1] is not ...:
         return f"a list [{', '.join(map(words, options))}]"
-    if inspect.isclass(container) and container.__module__ in ("builtins", "collections.abc") and options:
-        if container is not Callable and issubclass(container, Collection):
-            return f"a list of {words(options[0]).removeprefix('a ').removeprefix('one of ')}"
+    listed = inspect.isclass(container) and container is not Callable and issubclass(container, Collection)
+    if listed and container.__module__ in ("builtins", "collections.abc") and options:
+        return f"a list of {words(options[0]).removeprefix('a ').removeprefix('one of ')}"
     return "a part with keys of its own (set them one by one)"
 
 

@@ -2,8 +2,8 @@
 
 A description is what conf/ and mask files hold: plain values, lists, mappings; a mapping with a `_target_` stands for
 the call of what it names (with `_partial_: true` for that of `functools.partial`). What may be named is what conf/
-names, the scores, schedules and sweeps of this package, and its tasks, data and Lightning's loggers. A class of one's own
-has to be allowed by whoever types the command (`allow=[my_package.MyScore]`): no file can do it.
+names, the scores, schedules and sweeps of this package, and its tasks, data and Lightning's loggers. A class of one's
+own has to be allowed by whoever types the command (`allow=[my_package.MyScore]`): no file can do it.
 """
 
 import difflib

@@ -1,6 +1,6 @@
-"""Typing errors, thousands of them: each ends in one line that names the key and what may be given, and computes nothing.
+"""Typing errors, thousands of them: each ends in one line that names the key and what is allowed.
 
-    python benchmarks/endurance/typing_errors.py                    # every experiment without files, every key, every value
+    python benchmarks/endurance/typing_errors.py                    # every key of six experiments
     python benchmarks/endurance/typing_errors.py xvlm_itr --seed 1  # one experiment
 
 Each input is one word more on the command line of an experiment: a value of another kind for each of its keys, a key
@@ -35,6 +35,10 @@ VALUES = (
     "abc", "null", "1.5", "-1", "[]", "{a: 1}", "½", "0.5,", "${nope}", "${SELF}", "nan", "1e400", "true", "inf", "''",
     "[abc]", "99999999999999999999999", "0", "x/${SELF}",
 )  # fmt: skip
+WORDS = (
+    "experiment=x", "+trainer.max_steps=5", "+trainer.max_epochs=5", "+nonsense=1", "trainer.accelerator=tpu",
+    "precision=64-true", "+pruner.nonsense=7", "pruner.name._target_=os.system", "task._target_=os.system",
+)  # fmt: skip
 SECONDS = 10
 
 
@@ -55,7 +59,7 @@ def kind(value: Any) -> type:
 def is_wrong(value: Any, text: str) -> bool | None:
     """Whether `text` can only be a mistake where `value` stands; None where one has to know more."""
     if text in ("½", "0.5,", "${nope}", "x/${SELF}", "${SELF}", "nan", "1e400", "inf") or text[0] in "{[":
-        fine = isinstance(value, str) and text in ("½", "nan", "inf", "1e400") or text[0] == "[" and value is None
+        fine = (isinstance(value, str) and text in ("½", "nan", "inf", "1e400")) or (text[0] == "[" and value is None)
         return None if fine or isinstance(value, list) else True
     if value is None:
         return None
@@ -83,7 +87,7 @@ def inputs(plain: dict[str, Any]) -> Iterator[Input]:
             continue
         for text in VALUES:
             said = text.replace("SELF", key)
-            yield Input(f"{key}={said}" if "{" not in text else f"{key}={said}", key, is_wrong(value, text))
+            yield Input(f"{key}={said}", key, is_wrong(value, text))
         yield Input(f"{key}x=1", f"{key}x", True)
         yield Input(f"+{key}.unknown=1", key, True)
         parent = key.rpartition(".")[0]
@@ -94,8 +98,7 @@ def inputs(plain: dict[str, Any]) -> Iterator[Input]:
         for text in ("abc", "5", "null", "[omp]", "{a: 1}", "${nope}"):
             yield Input(f"{part}={text}", part, None if (part, text) in (("logger", "null"),) else True)
         yield Input(f"~{part}", part, True)
-    for word in ("experiment=x", "+trainer.max_steps=5", "+trainer.max_epochs=5", "+nonsense=1", "trainer.accelerator=tpu",
-                 "precision=64-true", "+pruner.nonsense=7", "pruner.name._target_=os.system", "task._target_=os.system"):  # fmt: skip
+    for word in WORDS:
         yield Input(word, word.lstrip("+").partition("=")[0].removesuffix("._target_"), True)
 
 

@@ -125,9 +125,9 @@ def _of_experiment(words: Sequence[str]) -> Splits:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
     from vlp_bench.runs.conf import conf_folder
-    from vlp_bench.construct import construct
     from vlp_bench.runs.specification import missing_files, register
 
     register()

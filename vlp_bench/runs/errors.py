@@ -118,7 +118,7 @@ def _unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals and not word.startswith("~"):
         return f"'{word}': every word after the options is key=value"
-    hint = f"; a value with commas, brackets, spaces or other signs goes in quotes: \"{key}='{value}'\"" if value else ""
+    hint = f"; commas, brackets, spaces and other signs go in quotes: \"{key}='{value}'\"" if value else ""
     return f"{word}: {value or 'this'} cannot be read as a value{hint}"
 
 

@@ -33,7 +33,7 @@ def _check_hydras_own(arguments: Sequence[str]) -> None:
     """Raise UserError for a word that has Hydra itself construct something before a configuration is checked."""
     for word in arguments:
         if re.match(r"[+~]*hydra\b.*_target_", word):
-            raise UserError(f"{word}: what Hydra constructs is not set by name; choose a launcher with hydra/launcher=NAME")
+            raise UserError(f"{word}: what Hydra constructs cannot be set; choose a launcher with hydra/launcher=NAME")
 
 
 def _in_hydras_words(arguments: Sequence[str]) -> list[str]:

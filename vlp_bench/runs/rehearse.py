@@ -30,7 +30,7 @@ def rehearse(specification: Specification) -> None:
     check_parts(config)
     pruner = construct(config["pruner"], "pruner", config["allow"])
     if not callable(getattr(pruner, "prune", None)):
-        raise UserError(f"pruner._target_={config['pruner']['_target_']}: it makes no pruner; choose one with pruner=NAME")
+        raise UserError(f"pruner._target_={config['pruner']['_target_']}: no pruner; choose one with pruner=NAME")
     recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
     plan = Plan.of(config)
     recipe.trainer_arguments(config["data"].get("batch_size", recipe.target_batch), plan.devices, plan.nodes)

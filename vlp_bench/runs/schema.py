@@ -96,7 +96,7 @@ def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequ
     for part in PARTS:
         if not isinstance(config.get(part), Mapping) or TARGET not in config[part]:
             raise UserError(_no_part(config, part))
-        if not isinstance(choices.get(part, ""), str) or part in NAMED and part not in choices:
+        if not isinstance(choices.get(part, ""), str) or (part in NAMED and part not in choices):
             raise UserError(f"{_word(part, overrides)}: expected one choice; write {part}=NAME")
     _check_record(config, Configuration, "")
     _check_range(config)

@@ -58,8 +58,8 @@ def _worth_showing(given: "dict[str, Answers]", baseline: str) -> list[str]:
 
 def _examples(study: "Study", run: str) -> "Examples":
     """The test examples, if they are still those the run saw."""
-    from vlp_bench.results.report.answers import examples_of
     from vlp_bench.construct import construct
+    from vlp_bench.results.report.answers import examples_of
 
     origin = study.origin[run]
     data: Any = construct(origin["config"]["data"], "data")
