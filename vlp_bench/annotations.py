@@ -35,13 +35,15 @@ def parameters(target: Callable[..., Any]) -> Parameters:
     """
     hints = _hints(target.__init__ if inspect.isclass(target) else target)
     kinds: dict[str, Any] = {}
-    required, any_other = set(), False
+    required: set[str] = set()
+    any_other = False
     for name, parameter in inspect.signature(target).parameters.items():
         kind = hints.get(name, Any)
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             unpacked = next(iter(get_args(kind)), None)
             any_other = not is_typeddict(unpacked)
             kinds |= get_type_hints(unpacked) if is_typeddict(unpacked) else {}
+            required |= getattr(unpacked, "__required_keys__", frozenset())
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             kinds[name] = kind
             if parameter.default is inspect.Parameter.empty:

@@ -145,10 +145,11 @@ def check_arguments(
     for place, node in _nodes(description, where):
         target = locate(node[TARGET], allow, place)
         known = parameters(target)
-        missing = set() if node.get(PARTIAL) else known.required - set(later if place == where else ()) - set(node)
-        if missing:
-            raise ValueError(f"{_key(place, sorted(missing)[0])} is missing: it has no default")
         _check_values(known, node, place, partial(locate, allow=allow, where=place), narrower or {})
+        missing = known.required - set(later if place == where else ()) - set(node)
+        if missing and not node.get(PARTIAL):
+            unless = "" if inspect.isclass(target) else f", unless {_key(place, PARTIAL)} is true"
+            raise ValueError(f"{_key(place, sorted(missing)[0])} is missing: it has no default{unless}")
 
 
 def _check_values(

@@ -56,7 +56,7 @@ def kind(value: Any) -> type:
     return type(None) if value is None else float if isinstance(value, float) else type(value)
 
 
-def is_wrong(value: Any, text: str) -> bool | None:
+def is_wrong(key: str, value: Any, text: str) -> bool | None:
     """Whether `text` can only be a mistake where `value` stands; None where one has to know more."""
     if text in ("½", "0.5,", "${nope}", "x/${SELF}", "${SELF}", "nan", "1e400", "inf") or text[0] in "{[":
         fine = (isinstance(value, str) and text in ("½", "nan", "inf", "1e400")) or (text[0] == "[" and value is None)
@@ -66,7 +66,7 @@ def is_wrong(value: Any, text: str) -> bool | None:
     right = {
         bool: ("true",), int: ("-1", "0"), float: ("1.5", "-1", "0"), str: ("abc", "''", "½"), list: ("[]", "[abc]"),
     }  # fmt: skip
-    if text == "null" and not isinstance(value, bool):
+    if text == "null" and (not isinstance(value, bool) or key.startswith("trainer.")):
         return None
     return None if text in right[kind(value)] else True
 
@@ -87,13 +87,13 @@ def inputs(plain: dict[str, Any]) -> Iterator[Input]:
             continue
         for text in VALUES:
             said = text.replace("SELF", key)
-            yield Input(f"{key}={said}", key, is_wrong(value, text))
+            yield Input(f"{key}={said}", key, is_wrong(key, value, text))
         yield Input(f"{key}x=1", f"{key}x", True)
         yield Input(f"+{key}.unknown=1", key, True)
         parent = key.rpartition(".")[0]
         if parent and not parent.startswith("logger"):
             yield Input(f"+{parent}.unknown=1", f"{parent}.unknown", None if parent in ("trainer.strategy",) else True)
-        yield Input(f"~{key}", key, True if "." not in key and key not in ("pruning_seed", "allow") else None)
+        yield Input(f"~{key}", key, True if "." not in key and key != "pruning_seed" else None)
     for part in ("model", "pruner", "task", "data", "recipe", "trainer", "logger", "paths", "benchmark", "metrics"):
         for text in ("abc", "5", "null", "[omp]", "{a: 1}", "${nope}"):
             yield Input(f"{part}={text}", part, None if (part, text) in (("logger", "null"),) else True)

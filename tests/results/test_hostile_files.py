@@ -122,7 +122,15 @@ def test_a_report_with_a_hostile_row_is_written_and_says_what_it_left_out(tmp_pa
 
 # Names are shown as they are
 
-NAMES = ("<script>alert(1)</script>", "=cmd|' /C calc'!A0", "a~b^c_d&e%f#g{h}", "$x^{2}$", "[l](javascript:x)", "+1", "@a")
+NAMES = (
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "a~b^c_d&e%f#g{h}",
+    "$x^{2}$",
+    "[l](javascript:x)",
+    "+1",
+    "@a",
+)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,9 @@ def _explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None
         return _unreadable(str(getattr(error, "override", "")))
     if found := re.search(r"Could not override '([^']+)'", text):
         return _no_choice(arguments) or _unknown_key(found[1], arguments)
+    if found := re.search(r"Error resolving interpolation '(.*?)'", text):
+        word = next((word for word in arguments if found[1] in word), found[1])
+        return f"{word}: there is nothing that {found[1]} stands for where choices are made"
     if found := re.search(r"Error merging override (.*)", text):
         return f"{found[1]}: expected a value of the kind that stands there"
     if (inner := _inner(error)) is not None:

@@ -57,7 +57,7 @@ def finetune(
     watching = [Bar()] if bar else []
     keeping = [KeepPruned(task.task_masks(solution.masks), prefix="model.")] if solution.kept < solution.total else []
     callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
-    with _quiet():
+    with quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
         try:
             return _train_and_test(trainer, recipe, task, data, best, folder / LAST)
@@ -138,7 +138,7 @@ class Bar(RichProgressBar):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what Lightning says about choices that are made on purpose here; everything else still speaks."""
     voices = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [voice.level for voice in voices]

@@ -6,7 +6,7 @@ conf/ holds is checked by the tests, and `construct` checks again whatever it is
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 from vlp_bench.annotations import TARGET, columns, fits, told, words
@@ -80,8 +80,8 @@ class Configuration:
     recipe: Mapping[str, Any]
     trainer: Mapping[str, Any]
     logger: Mapping[str, Any]
+    allow: list[str]
     pruning_seed: int = 0
-    allow: list[str] = field(default_factory=list)
 
 
 def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
@@ -167,7 +167,7 @@ def check_parts(config: Mapping[str, Any]) -> None:
     for where, (node, later) in (parts | loggers).items():
         try:
             if not isinstance(node, Mapping) or TARGET not in node:
-                raise ValueError(f"{where}={told(node)}: expected a part with keys of its own")
+                raise ValueError(f"{where}={told(node)}: expected a part with keys of its own, its _target_ among them")
             check_arguments(node, where, allow, later, NARROWER)
         except ValueError as error:
             key = re.split(r"[= :]", str(error), maxsplit=1)[0]

@@ -43,8 +43,10 @@ def _differences(study: Study, baseline: str) -> Trial:
          _interval(r["low"], r["high"], r["seeds"]), _p(r["p"]), _p(r["p_holm"]), str(r["seeds"])]
         for r in table.to_dict("records")
     ]  # fmt: skip
-    note = ("Paired by seed; 95 % t-interval; p of the paired t-test, and after Holm's correction over this table. "
-            "Neither with fewer than three seeds, or where every seed has the same difference.")
+    note = (
+        "Paired by seed; 95 % t-interval; p of the paired t-test, and after Holm's correction over this table. "
+        "Neither with fewer than three seeds, or where every seed has the same difference."
+    )
     head = ["pruner", "sparsity", "metric", "difference", "interval", "p", "p (Holm)", "seeds"]
     return Trial(f"Difference to {baseline}", note, [head, *rows])
 
