@@ -79,9 +79,11 @@ def test_a_bad_row_costs_itself_alone_and_is_named_once(tmp_path, line):
 
 # What a stored configuration names is not run
 
-TARGETS = ("os.system", "torch.hub.load", "torch.load", "torch.utils.collect_env.run", "vlp_bench.runs.provenance._git",
-           "builtins.eval", "subprocess.run", "vlp_bench.runs.provenance.subprocess.run", "vlp_bench.construct.construct",
-           "hydra.utils.instantiate", "vlp_bench.models.checkpoints.read_write.save_model")  # fmt: skip
+TARGETS = (
+    "os.system", "torch.hub.load", "torch.load", "torch.utils.collect_env.run", "vlp_bench.runs.provenance._git",
+    "builtins.eval", "subprocess.run", "vlp_bench.runs.provenance.subprocess.run", "vlp_bench.construct.construct",
+    "hydra.utils.instantiate", "vlp_bench.models.checkpoints.read_write.save_model",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -102,6 +104,18 @@ def test_no_stored_configuration_calls_what_is_not_listed(tmp_path, target):
         _examples(study, "abc")
     with pytest.raises(ValueError, match="only what conf/ names"):
         ObjectCache().data(study.origin["abc"]["config"])
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_in_a_package_import_nothing(tmp_path, monkeypatch):
+    from vlp_bench.models.checkpoints.locations import located
+
+    (tmp_path / "evil_of_the_tests").mkdir()
+    (tmp_path / "evil_of_the_tests/__init__.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert located("pkg://evil_of_the_tests/w.safetensors") == tmp_path / "evil_of_the_tests/w.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such package is installed"):
+        located("pkg://nothing_of_the_tests/w.safetensors")
     assert not (tmp_path / "owned").exists()
 
 

@@ -119,7 +119,7 @@ def _check_types(content: dict[str, Any]) -> None:
         value, kind = content[column.name], _TYPES.get(str(column.type), str)
         if not fits(kind, value, _nothing) and not (column.name == "value" and (value is None or value != value)):
             raise ValueError(f"{column.name} is {told(value)}")
-        if kind is str and column.name != "message" and not value.isprintable():
+        if kind is str and column.name != "message" and not str(value).isprintable():
             raise ValueError(f"{column.name} is {value!r}")
     if not 0 <= content["sparsity"] < 1 or content["rows"] < 1:
         raise ValueError(f"sparsity is {content['sparsity']}, rows is {content['rows']}")
