@@ -32,6 +32,7 @@ from vlp_bench.runs.finetune import root_device
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.prune_once import calibration, load_mask, mask_file, pruner_essence, statistics_folder
+from vlp_bench.runs.rehearse import rehearse
 from vlp_bench.runs.specification import Specification, digest, register, specify
 from vlp_bench.sweeps import worker
 
@@ -66,6 +67,8 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
     Args:
         fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
+    for group in _by_pruner(cells).values():
+        rehearse(group[0])
     prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")
