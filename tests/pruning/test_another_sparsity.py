@@ -105,5 +105,5 @@ def test_a_description_gives_the_pruner_back(name):
 
 @pytest.mark.parametrize("path", ["os.system", "vlp_bench.pruning.pruner.hashlib", "vlp_bench.pruning.scores.nothing"])
 def test_a_file_can_name_nothing_but_parts_of_pruners(path):
-    with pytest.raises(ValueError, match=f"{path}.*is nothing of vlp_bench"):
+    with pytest.raises(ValueError, match=f"{path}: only what conf/ names may be constructed"):
         rebuilt({"_target_": path})

@@ -4,7 +4,7 @@ from inspect import signature
 import pytest
 from hydra import compose, initialize_config_dir
 
-import vlp_bench
+from vlp_bench import construct
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
@@ -163,7 +163,8 @@ def test_nothing_is_said_of_what_is_not_ours():
 def test_an_installed_package_carries_its_files(tmp_path, monkeypatch):
     package = tmp_path / "site" / "vlp_bench"
     shutil.copytree(catalogue.folder(), package / "conf" / "pruner")
-    monkeypatch.setattr(vlp_bench, "__file__", str(package / "__init__.py"))
+    (package / "conf" / "config.yaml").touch()
+    monkeypatch.setattr(construct, "PACKAGE", package)
     assert catalogue.folder() == package / "conf" / "pruner"
     assert catalogue.load("omp").name == "omp"
     shutil.rmtree(package / "conf")

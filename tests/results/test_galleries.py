@@ -11,12 +11,12 @@ from PIL import Image
 
 from tests.results.test_report import origin
 from tests.results.test_row import row
+from vlp_bench.construct import construct as build
 from vlp_bench.results import examples
 from vlp_bench.results.report import gallery, material
 from vlp_bench.results.report.answers import Answers, Examples, examples_of
 from vlp_bench.results.store import Store
 from vlp_bench.runs.conf import conf_folder
-from vlp_bench.runs.object_cache import build
 from vlp_bench.sweeps import galleries as command
 
 

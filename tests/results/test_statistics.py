@@ -134,9 +134,24 @@ def test_captions_of_one_image_are_drawn_together():
     assert together.difference == alone.difference
 
 
-def test_equal_differences_have_an_interval_of_no_width():
-    found = statistics.paired_bootstrap(np.full(4, 3.0), np.full(4, 1.0))
-    assert (found.difference, found.low, found.high) == (2.0, 2.0, 2.0)
+def test_equal_differences_have_no_interval():
+    found = statistics.paired_bootstrap(np.arange(5.0) + 2, np.arange(5.0))
+    assert found.difference == 2.0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize(("seeds", "step"), [(1, 1.0), (2, 1.0), (3, 0.0), (2, 0.0)])
+def test_few_seeds_or_seeds_without_spread_give_no_interval_and_no_p(frame, seeds, step):
+    few = frame[frame["seed"] < seeds]
+    moved = few.assign(value=few["value"].where(few["pruner"] != "lamp", 70 + step * few["seed"]))
+    same = moved.assign(value=moved["value"].where(moved["pruner"] != "omp", 60.0))
+    found = only(statistics.differences(same, "omp", ["txt_r1"]), pruner="lamp")
+    assert (found["mean"], found["seeds"]) == (10 + step * (seeds - 1) / 2, seeds)
+    assert all(math.isnan(found[name]) for name in ("low", "high", "p", "p_holm"))
+    mean = only(statistics.summary(same, ["txt_r1"]), pruner="lamp")
+    assert math.isnan(mean["low"])
+    assert math.isnan(mean["high"])
 
 
 @pytest.mark.parametrize(("first", "second"), [(np.ones(3), np.ones(4)), (np.ones(1), np.ones(1))])

@@ -2,15 +2,15 @@
 
 import pytest
 
+from vlp_bench.construct import construct, maker
 from vlp_bench.runs import conf
-from vlp_bench.runs.object_cache import build, maker
 from vlp_bench.runs.specification import specify
 
 
 @pytest.mark.parametrize("pruner", conf.choices("pruner"))
 def test_every_pruner_is_built(specified, pruner):
     found = specified(f"pruner={pruner}")
-    assert build(found.config["pruner"]).name == pruner
+    assert construct(found.config["pruner"]).name == pruner
 
 
 @pytest.mark.parametrize("trainer", conf.choices("trainer"))
@@ -58,6 +58,6 @@ def test_the_papers_benchmark_composes_once_its_files_are_there(tmp_path):
             file.touch()
     found = specify(config, config.hydra)
     assert found.choices["model"] == "xvlm_paper"
-    assert build(found.config["recipe"]).target_batch == 128
+    assert construct(found.config["recipe"]).target_batch == 128
     assert callable(maker(found.config["task"]))
     assert found.config["task"]["lr"] == 3e-5

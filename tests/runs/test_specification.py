@@ -3,7 +3,7 @@
 import pytest
 
 from vlp_bench.runs.prune_once import pruner_essence
-from vlp_bench.runs.specification import check_targets, digest, missing_files, weights_of
+from vlp_bench.runs.specification import digest, missing_files, weights_of
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from vlp_bench.runs.specification import check_targets, digest, missing_files, w
         "task.lr=1e-3",
         "recipe.epochs=1",
         "data.batch_size=4",
-        "trainer.precision=64",
+        "trainer.precision=bf16-mixed",
     ],
 )
 def test_what_decides_the_numbers_makes_another_run(specified, word):
@@ -82,12 +82,6 @@ def test_the_command_of_a_neighbour(specified):
 def test_the_weights_may_lie_in_a_package():
     assert len(weights_of({"model": {"weights": "pkg://vlp_bench/batch.py"}})) == 16
     assert weights_of({"model": {}}) is None
-
-
-def test_only_known_packages_are_constructed():
-    check_targets({"model": {"_target_": "vlp_bench.models.x", "list": [{"_target_": "torch.nn.Linear"}]}})
-    with pytest.raises(ValueError, match=r"subprocess\.run"):
-        check_targets({"model": {"parts": [{"_target_": "subprocess.run"}]}})
 
 
 def test_every_value_below_paths_data_must_be_there(tmp_path):

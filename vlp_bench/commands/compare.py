@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import console, warn
 from vlp_bench.runs.errors import MISTAKE, one_line, wants_traceback
 from vlp_bench.sweeps.grid import Grid
 
@@ -60,7 +60,9 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
 
     first, runs = cells[0], {cell.run for cell in cells}
     experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]
-    frame = Store(first.out / "runs").query()
+    store = Store(first.out / "runs")
+    frame = store.query()
+    warn(store.problems)
     computed, headlines = set(matching(frame, run=runs, split="test")["metric"]), task_class(first.config).HEADLINES
     metrics = [metric for metric in headlines if metric in computed] or headlines[:1]
     table = spread(matching(frame, run=runs), metrics)

@@ -125,10 +125,10 @@ def _of_experiment(words: Sequence[str]) -> Splits:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
     from vlp_bench.runs.conf import conf_folder
-    from vlp_bench.runs.object_cache import build
-    from vlp_bench.runs.specification import check_targets, missing_files, register
+    from vlp_bench.runs.specification import missing_files, register
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -140,9 +140,7 @@ def _of_experiment(words: Sequence[str]) -> Splits:
     for key, prefix in (("source", ""), ("calibration_source", "calibration ")):
         if key in config.data:
             plain = OmegaConf.to_container(config.data[key], resolve=True)
-            assert isinstance(plain, dict)
-            check_targets({str(k): v for k, v in plain.items()})
-            splits = splits_of(build({str(k): v for k, v in plain.items()}))
+            splits = splits_of(construct(plain, f"data.{key}", config.allow))
             found |= {prefix + name: read for name, read in splits.items()}
     return found
 

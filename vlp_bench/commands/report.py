@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.conf import PACKAGE
-from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.console import console, warn
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.key_value import perform
 from vlp_bench.sweeps.galleries import galleries
@@ -85,8 +85,7 @@ def chapters(request: Request, runs: frozenset[str] | None = None) -> "list[Chap
     found = [study for study in material.studies(store, runs) if _wanted(study, request)]
     if not found:
         raise UserError(f"no stored run under {store.root} fits; run something first, or name another folder with out=")
-    for problem in store.problems:
-        stderr.print(problem, style="yellow", markup=False)
+    warn(store.problems)
     return [_chapter(study, request) for study in found]
 
 
@@ -164,9 +163,9 @@ def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
 
 def _model(study: "Study") -> "nn.Module":
     """The pre-trained model of the study, in evaluation mode."""
-    from vlp_bench.runs.object_cache import build
+    from vlp_bench.construct import construct
 
-    return build(next(iter(study.origin.values()))["config"]["model"]).eval()
+    return construct(next(iter(study.origin.values()))["config"]["model"], "model").eval()
 
 
 def _scores(study: "Study", stored: "Stored", model: "nn.Module | None", notes: list[str]) -> "dict[str, Weights]":

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.console import console, stderr, warn
 from vlp_bench.runs.errors import FAILED, UserError
 from vlp_bench.runs.key_value import perform
 
@@ -59,6 +59,7 @@ def rescore(request: Request) -> int:
 
     store = Store(Path(request.out) / "runs")
     runs = dict(_captioned(store, request))
+    warn(store.problems)
     if not runs:
         raise UserError(f"no finished captioning run under {store.root} fits; name another folder with out=")
     scorer = CaptionScores(corenlp_dir=request.corenlp_dir or None)

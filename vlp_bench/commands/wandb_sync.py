@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
-from vlp_bench.runs.console import console, stderr
+from vlp_bench.runs.console import console, stderr, warn
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.key_value import perform
 from vlp_bench.sweeps.wandb_workspace import definition, save
@@ -59,7 +59,9 @@ def sync(request: Request) -> int:
     count = 0
     for chapter in found:
         for run in chapter.study.origin:
-            _send(request, settings(chapter.study, run), lambda wb, s=chapter.study, r=run: _log_run(wb, s, r))
+            if (given := _settings(chapter.study, run)) is None:
+                continue
+            _send(request, given, lambda wb, s=chapter.study, r=run: _log_run(wb, s, r))
             count += 1
         page = contents(wanted, [chapter]) | {WORKSPACE: definition(chapter, _curves(chapter.study))}
         _send(request, study_settings(chapter), lambda wb, c=chapter, p=page: _log_study(wb, c, p, request))
@@ -82,6 +84,15 @@ def settings(study: "Study", run: str) -> dict[str, Any]:
     row = study.frame.loc[study.frame["run"] == run, :].iloc[0]
     tags = [study.benchmark, study.exp, str(row["pruner"])[:64]]
     return labels(study.folders[run], origin["config"]) | {"id": run, "config": origin["config"], "tags": tags}
+
+
+def _settings(study: "Study", run: str) -> dict[str, Any] | None:
+    """The same; None, with a word about it, where the stored configuration lacks what a name is made of."""
+    try:
+        return settings(study, run)
+    except (KeyError, TypeError, ValueError) as error:
+        warn([f"{study.folders[run]}: its configuration is not one of a run ({error!r}); it is left out"])
+        return None
 
 
 def study_settings(chapter: "Chapter") -> dict[str, Any]:

@@ -57,6 +57,8 @@ class CalibrationSettings:
             raise ValueError(f"data.calibration.order is {' or '.join(ORDERS)}, got {self.order!r}")
         if self.num_images is not None and self.num_images < 1:
             raise ValueError(f"data.calibration.num_images must be at least 1, got {self.num_images}")
+        if self.seed < 0:
+            raise ValueError(f"data.calibration.seed must be 0 or more, got {self.seed}")
         for name in ("side", "num_batches", "batch_size", "max_words", "max_tokens", "regions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.calibration.{name} must be at least 1, got {getattr(self, name)}")

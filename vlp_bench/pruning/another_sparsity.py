@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from vlp_bench.batch import Place
+from vlp_bench.construct import check_names, locate
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.pruner import Pruner, hash_of
@@ -27,7 +27,7 @@ from vlp_bench.pruning.statistics.on_disk import StoredStatistics
 from vlp_bench.pruning.sweep import at_once
 
 CURE = "prune again with scores=true"
-HOME = "vlp_bench.pruning."  # a file may name functions of this package, and of no other
+HOME = "vlp_bench.pruning."  # a text that starts so names a function
 
 
 def write(path: str | Path, calibration: Calibration) -> Path:
@@ -135,25 +135,23 @@ def _pruner(report: Mapping[str, Any]) -> Pruner:
 
 
 def rebuilt(description: Any) -> Any:
-    """The inverse of `pruner.describe`, for what is defined in this package.
+    """The inverse of `pruner.describe`, for what `vlp_bench.construct` lists.
 
     Raises:
-        ValueError: it names something else, which is not imported.
+        ValueError: it names something else, which is not imported, or has options that are not its own.
     """
+    check_names(description, "settings")
+    return _rebuilt(description)
+
+
+def _rebuilt(description: Any) -> Any:
     if isinstance(description, str) and description.startswith(HOME):
-        return _imported(description)
+        return locate(description)
     if not isinstance(description, Mapping):
         return description
-    if "_target_" not in description:
-        return {key: rebuilt(value) for key, value in description.items()}
-    made = _imported(description["_target_"])
-    own = {key: rebuilt(value) for key, value in description.items() if key != "_target_"}
-    return made(**own) if inspect.isclass(made) else partial(made, **own)
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    found = getattr(import_module(module), name, None) if path.startswith(HOME) else None
-    if not callable(found) or found.__module__ != module:
-        raise ValueError(f"{path!r} is nothing of vlp_bench: convert with the library, where it is defined")
-    return found
+    made = locate(description["_target_"]) if "_target_" in description else dict
+    own = {key: _rebuilt(value) for key, value in description.items() if key != "_target_"}
+    try:
+        return made(**own) if inspect.isclass(made) else partial(made, **own)
+    except TypeError as error:
+        raise ValueError(f"the settings of the mask are not of this version ({error})") from None

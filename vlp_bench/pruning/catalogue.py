@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlp_bench.construct import construct
 from vlp_bench.pruning.choices import GROUPS, folder, generated, names, register
 from vlp_bench.pruning.options import constructor_call, shortcuts, unknown
 from vlp_bench.pruning.pruner import Pruner
@@ -42,14 +43,11 @@ def build(node: DictConfig, name: str = "", typed: list[str] | None = None) -> P
     Raises:
         ValueError: an option or a value it can't have; says what is allowed.
     """
-    from hydra.errors import InstantiationException  # here, as `import vlp_bench` and `--help` must stay light
-    from hydra.utils import instantiate
-
     call = constructor_call(node, name or str(node.get("name")), typed or ())
     try:
-        return instantiate(call, _convert_="all")
-    except InstantiationException as reason:
-        raise ValueError(f"pruner {name!r}: {reason.__cause__ or reason}") from reason
+        return construct(call)
+    except ValueError as reason:
+        raise ValueError(f"pruner {name!r}: {reason}") from reason
 
 
 def _composed(name: str, options: dict[str, Any]) -> DictConfig:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import vlp_bench
+from vlp_bench.construct import conf_folder
 
 HOME = "vlp_bench.pruning"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -23,11 +23,7 @@ GROUPS = ("allocate", "solve", "schedule", "sweep")
 
 def folder() -> Path:
     """conf/pruner, beside the package in a checkout, inside it when installed."""
-    package = Path(vlp_bench.__file__).parent
-    for conf in (package / "conf", package.parent / "conf"):
-        if (conf / "pruner").is_dir():
-            return conf / "pruner"
-    raise FileNotFoundError(f"conf/pruner is neither in {package} nor beside it: install vlp_bench again")
+    return conf_folder() / "pruner"
 
 
 def names(group: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.tables import escaped
 
 
 def model_card(
@@ -42,21 +43,22 @@ def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None) -
 
 def _body(name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> Iterator[str]:
     report = solution.report
-    yield f"# {name}"
+    method = escaped(str(report.get("method", "unknown")))
+    yield f"# {escaped(name)}"
     yield ""
     yield (
         f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights are exactly zero, removed by "
-        f"**{report.get('method', 'unknown')}** with vlp_bench. Zeros don't make dense matrix products faster; "
+        f"**{method}** with vlp_bench. Zeros don't make dense matrix products faster; "
         "`python -m vlp_bench.commands.export report` measures what they save on your machine."
     )
     yield from ("", "## Sparsity", "", "| modality | weights | kept | sparsity |", "|---|---:|---:|---:|")
     rows = [row for row in solution.table() if not row.block] if report.get("layers") else []
     for row in rows:
-        yield f"| {row.modality or 'all'} | {row.total:,} | {row.kept:,} | {100 * row.sparsity:.2f} % |"
+        yield f"| {escaped(row.modality or 'all')} | {row.total:,} | {row.kept:,} | {100 * row.sparsity:.2f} % |"
     yield from ("", "## Metrics", "")
     if metrics:
         yield from ("| metric | value |", "|---|---:|")
-        yield from (f"| {key} | {value:.2f} |" for key, value in metrics.items())
+        yield from (f"| {escaped(key)} | {value:.2f} |" for key, value in metrics.items())
     else:
         yield "None: the model was pruned and not fine-tuned."
     yield from ("", "## Provenance", "")

@@ -6,8 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from vlp_bench.annotations import fits, told
+
 Status = Literal["ok", "ERR"]
 STATUSES = ("ok", "ERR")
+LONGEST = 1_000_000  # characters of a line; ours have some 5,000
+DEEPEST = 32
 
 PROVENANCE = (
     "config",  # the full resolved configuration
@@ -71,7 +75,13 @@ class Row:
     @classmethod
     def from_json(cls, line: str) -> "Row":
         """The row of a line; ValueError if the line is torn, of another shape, or breaks a rule of Row."""
-        content = json.loads(line)
+        if len(line) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST:,} characters")
+        try:
+            content = json.loads(line)
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+        _check_depth(content)
         names = {f.name for f in fields(cls)}
         if not isinstance(content, dict) or set(content) - {"sum"} != names:
             raise ValueError("not a row of this version")
@@ -88,15 +98,55 @@ def _sum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, allow_nan=False, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _check_depth(content: Any) -> None:
+    """Raise ValueError for what is nested deeper than any configuration, without descending by calls."""
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        level = [
+            entry
+            for value in level
+            if isinstance(value, dict | list)
+            for entry in (value.values() if isinstance(value, dict) else value)
+        ]
+
+
 def _check_types(content: dict[str, Any]) -> None:
-    """Raise ValueError for a value of another type than its column's."""
+    """Raise ValueError for a value of another type than its column's, and for numbers that fit into no frame."""
     for column in fields(Row):
         value, kind = content[column.name], _TYPES.get(str(column.type), str)
-        if column.name == "provenance" and isinstance(value, dict) and not isinstance(value.get("time", ""), str):
-            raise ValueError(f"its time is {value['time']!r}")
-        fine = isinstance(value, kind) and not isinstance(value, bool)
-        if not fine and not (column.name == "value" and value is None):
+        if not fits(kind, value, _nothing) and not (column.name == "value" and (value is None or value != value)):
+            raise ValueError(f"{column.name} is {told(value)}")
+        if kind is str and column.name != "message" and not str(value).isprintable():
             raise ValueError(f"{column.name} is {value!r}")
+    if not 0 <= content["sparsity"] < 1 or content["rows"] < 1:
+        raise ValueError(f"sparsity is {content['sparsity']}, rows is {content['rows']}")
+    _check_inside(content["provenance"])
 
 
-_TYPES: dict[str, Any] = {str(float): (int, float), str(int): int, str(dict[str, Any]): dict}
+_TYPES: dict[str, Any] = {str(float): float, str(int): int, str(dict[str, Any]): dict, str(Status): str}
+_SETTINGS = dict | None
+_INSIDE: dict[str, Any] = {  # what readers rely on, where it is there
+    "config": dict, "versions": dict[str, str], "commit": str | None, "dirty": bool | None, "data": str | None,
+    "weights": str | None, "mask": str | None, "hardware": dict, "seconds": float, "time": str,
+    "notes": dict[str, str], "hardware.gpus": list[str], "hardware.machine": str,
+    **{f"config.{part}": _SETTINGS for part in ("model", "task", "pruner", "recipe", "trainer", "benchmark", "paths")},
+    "config.data": _SETTINGS, "config.data.source": _SETTINGS, "config.data.calibration": _SETTINGS,
+    "config.data.calibration.seed": int | None,
+}  # fmt: skip
+
+
+def _check_inside(provenance: dict[str, Any]) -> None:
+    """Raise ValueError for a value of the provenance whose type its readers do not expect."""
+    for key, kind in _INSIDE.items():
+        value: Any = provenance
+        for name in key.split("."):
+            value = value.get(name, _nothing) if isinstance(value, dict) else _nothing
+        if value is not _nothing and not fits(kind, value, _nothing):
+            raise ValueError(f"its {key} is {told(value)}")
+
+
+def _nothing(name: str) -> None:
+    return None

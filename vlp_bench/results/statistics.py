@@ -16,6 +16,8 @@ from scipy import stats
 from vlp_bench.results.store import matching
 
 CELL = ["exp", "benchmark", "sparsity", "metric"]
+FEWEST = 3  # seeds that an interval or a test over seeds needs
+NO_SPREAD = 1e-9  # a standard deviation, in points, that is rounding alone
 KEYS = ["exp", "benchmark", "pruner", "sparsity", "metric"]
 
 
@@ -25,8 +27,8 @@ KEYS = ["exp", "benchmark", "pruner", "sparsity", "metric"]
 def summary(frame: pd.DataFrame, metrics: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
     """Mean, std (ddof 1), t-interval (low, high) and seeds of every pruner in every cell, with its failed runs.
 
-    A single seed has neither deviation nor interval (NaN). Three seeds have an interval 2.5 standard deviations wide to
-    each side: it is as wide as it is honest.
+    A single seed has no deviation; fewer than three, or seeds without spread, have no interval (NaN). That of three is
+    2.5 standard deviations wide to each side: it is as wide as it is honest.
     """
     good = _values(frame, metrics)
     table = good.groupby(KEYS)["value"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
@@ -40,9 +42,14 @@ def summary(frame: pd.DataFrame, metrics: Sequence[str], *, confidence: float = 
 
 
 def half_width(std: np.ndarray, count: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Half of the t-interval of a mean of `count` values; NaN for fewer than two."""
-    n = np.where(count > 1, count, np.nan)
+    """Half of the t-interval of a mean of `count` values; NaN for fewer than three, and for values without spread."""
+    n = np.where(_tells(std, count), count, np.nan)
     return stats.t.ppf((1 + confidence) / 2, n - 1) * std / np.sqrt(n)
+
+
+def _tells(std: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Where a spread says how sure a mean is: of two values, or of equal ones, it says nothing."""
+    return (count >= FEWEST) & (std > NO_SPREAD)
 
 
 def _values(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -56,15 +63,16 @@ def differences(
     """Per-seed differences to a baseline, paired by setting: the same data, recipe and seed, another pruner.
 
     Returns per pruner and cell: mean and std (ddof 1) of the differences, t-interval, p of the paired t-test, the same
-    after Holm's correction over the table (`p_holm`), seeds. Dense is compared at every sparsity.
+    after Holm's correction over the table (`p_holm`), seeds. Interval and p are NaN for fewer than three seeds, and
+    where the differences have no spread. Dense is compared at every sparsity.
     """
     paired = pairs(frame, baseline, metrics)
     table = paired.groupby(KEYS)["difference"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
     table = table.reset_index()
     half = half_width(table["std"].to_numpy(), table["seeds"].to_numpy(), confidence)
-    error = table["std"] / np.sqrt(table["seeds"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(table["mean"] / error), table["seeds"] - 1)
+    told = _tells(table["std"].to_numpy(), table["seeds"].to_numpy())
+    error = np.where(told, table["std"] / np.sqrt(table["seeds"]), np.nan)
+    p = 2 * stats.t.sf(np.abs(table["mean"] / error), table["seeds"] - 1)
     table = table.assign(low=table["mean"] - half, high=table["mean"] + half, p=p)
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
@@ -102,7 +110,10 @@ def by_seed(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Mean difference over examples, its percentile interval, and how many things were drawn again."""
+    """Mean difference over examples, its percentile interval, and how many things were drawn again.
+
+    The interval is NaN where the difference is the same everywhere: drawing again says nothing then.
+    """
 
     difference: float
     low: float
@@ -136,8 +147,7 @@ def paired_bootstrap(
     if len(sums) < 2:
         raise ValueError(f"a bootstrap needs at least two examples or clusters, got {len(sums)}")
     if np.ptp(sums / counts) == 0:  # the same difference everywhere: nothing to draw
-        same = float(np.mean(first - second))
-        return Bootstrap(same, same, same, len(sums))
+        return Bootstrap(float(np.mean(first - second)), float("nan"), float("nan"), len(sums))
     found = stats.bootstrap(
         (sums, counts.astype(float)), _ratio, paired=True, n_resamples=draws, batch=500, method="percentile",
         confidence_level=confidence, rng=np.random.default_rng(seed),

@@ -1,8 +1,9 @@
 """The results on disk: JSON lines, one file per run, appended whole or not at all; a query over all of them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -63,8 +64,7 @@ class Store:
 
     def last(self, run: str, folder: str = "*") -> list[Row]:
         """The rows appended last for a run, if all of them are there; else none."""
-        rows = [row for row in self.rows(folder) if row.run == run]
-        newest = [row for row in rows if row.provenance["time"] == rows[-1].provenance["time"]]
+        newest = appended_last([row for row in self.rows(folder) if row.run == run])
         return newest if newest and len(newest) == newest[0].rows else []
 
     def done(self, run: str, folder: str = "*") -> bool:
@@ -74,11 +74,22 @@ class Store:
 
     def query(self, **equal: object) -> pd.DataFrame:
         """The newest value of every number as a frame, one row per number, filtered by `column=value`."""
-        records = [_flat(row) for row in self.rows()]
+        by_run: dict[str, list[Row]] = {}
+        for row in self.rows():
+            by_run.setdefault(row.run, []).append(row)
+        records = [_flat(row) for rows in by_run.values() for row in appended_last(rows)]
         frame = pd.DataFrame(records, columns=[*COLUMNS, *ORIGIN, "message"])
-        newest = frame.groupby("run")["time"].transform("max") == frame["time"]
-        frame = frame.loc[newest, :].drop_duplicates(subset=["run", "split", "metric"], keep="last")
+        frame = frame.drop_duplicates(subset=["run", "split", "metric"], keep="last")
         return matching(frame, **equal).reset_index(drop=True)
+
+
+def appended_last(rows: Sequence[Row]) -> list[Row]:
+    """Of a run's rows in the order of its file, those that were appended together last; clocks decide nothing.
+
+    They share their time, which only tells one append from the one before.
+    """
+    last = [*takewhile(lambda row: row.provenance["time"] == rows[-1].provenance["time"], reversed(rows))]
+    return last[::-1]
 
 
 def matching(frame: pd.DataFrame, **equal: object) -> pd.DataFrame:

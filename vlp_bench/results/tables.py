@@ -1,5 +1,6 @@
 """Tables are queries: from rows to what a person reads, on the terminal (rich) and in a file (Markdown)."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -145,9 +146,22 @@ def comparison(
     return rows
 
 
+class Markdown(str):
+    """Text that is Markdown already."""
+
+
+def escaped(text: str) -> str:
+    """A text that Markdown shows as it is: no markup, no HTML, no end of a cell or line."""
+    if isinstance(text, Markdown):
+        return text
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split()))
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of rows of text, the first one its head."""
-    head, *body = rows
+    """A Markdown table of rows of text, the first one its head; what is not `Markdown` is escaped."""
+    head, *body = ([escaped(cell) for cell in cells] for cells in rows)
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *body]) + "\n"
 

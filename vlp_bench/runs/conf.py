@@ -1,24 +1,16 @@
 """Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
 
 import difflib
-from pathlib import Path
 
+from vlp_bench.construct import PACKAGE as PACKAGE
+from vlp_bench.construct import conf_folder as conf_folder
 from vlp_bench.pruning.choices import names as part_names
 
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_folder() -> Path:
-    """`conf/` of the checkout; of the installed package where there is no checkout.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    places = [PACKAGE.parent / "conf", PACKAGE / "conf"]
-    for place in places:
-        if (place / "config.yaml").is_file():
-            return place
-    raise FileNotFoundError(f"no config.yaml in {' or '.join(map(str, places))}; install vlp_bench again")
+MOVED = {  # keys of 0.1.0 -> where they are now
+    "pruner.allocate.between": "pruner.allocate.group_by",
+    "task.becomes": "task.task_model",
+    "alone": "fresh_statistics",  # of sweep.yaml
+}
 
 
 def groups() -> list[str]:
@@ -46,3 +38,11 @@ def closest(given: str, allowed: list[str]) -> str:
     """'; did you mean a or b?' for a misspelt name, else ''."""
     near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def moved(key: str) -> str:
+    """'; it is called task.task_model now' for a key that an earlier version had (or what lies in it), else ''."""
+    for old, new in MOVED.items():
+        if key == old or key.startswith(f"{old}."):
+            return f"; it is called {new}{key.removeprefix(old)} now"
+    return ""

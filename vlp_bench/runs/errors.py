@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vlp_bench.pruning.options import moved
-from vlp_bench.runs.conf import choices, closest, conf_folder, groups
+from vlp_bench.runs.conf import choices, closest, conf_folder, groups, moved
 from vlp_bench.runs.console import stderr
 
 FAILED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
@@ -67,6 +66,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
         return _explain_hydra(error, arguments)
     if isinstance(error, UserError):
         return str(error)
+    if "Config group override must be a string" in str(error):  # Hydra's ValueError
+        return _no_choice(arguments) or _flat(str(error))
     if type(error).__name__ == "OutOfMemoryError":
         return "the device is out of memory; make the batch smaller (data.batch_size=...) or use trainer=cpu"
     if type(error).__module__.startswith("yaml"):
@@ -91,12 +92,37 @@ def _explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None
     if missing:
         return _unknown_choice(missing)
     text = str(error)
+    if type(error).__name__ == "OverrideParseException":
+        return _unreadable(str(getattr(error, "override", "")))
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(found[1], arguments)
+        return _no_choice(arguments) or _unknown_key(found[1], arguments)
+    if found := re.search(r"Error resolving interpolation '(.*?)'", text):
+        word = next((word for word in arguments if found[1] in word), found[1])
+        return f"{word}: there is nothing that {found[1]} stands for where choices are made"
+    if found := re.search(r"Error merging override (.*)", text):
+        return f"{found[1]}: expected a value of the kind that stands there"
     if (inner := _inner(error)) is not None:
         return explain(inner, arguments)
-    hint = "; every word after the options is key=value" if "parsing override" in text else ""
-    return _flat(text.split("See https")[0]) + hint
+    return _flat(text.split("See https")[0])
+
+
+def _no_choice(arguments: Sequence[str]) -> str | None:
+    """Of the first group that was given something other than a name, if there is one."""
+    kind = r"null|true|false|[-+.\d]+|\{.*|\[.*"
+    for word in arguments:
+        group, _, value = word.lstrip("+").partition("=")
+        if group in groups() and re.fullmatch(kind, value, re.IGNORECASE):
+            return f"{word}: expected the name of a choice; allowed: {', '.join(choices(group))}"
+    return None
+
+
+def _unreadable(word: str) -> str:
+    """Of a word that Hydra cannot read."""
+    key, equals, value = word.partition("=")
+    if not equals and not word.startswith("~"):
+        return f"'{word}': every word after the options is key=value"
+    hint = f"; commas, brackets, spaces and other signs go in quotes: \"{key}='{value}'\"" if value else ""
+    return f"{word}: {value or 'this'} cannot be read as a value{hint}"
 
 
 def _unknown_choice(missing: str) -> str:
@@ -110,13 +136,11 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     given = next((word for word in arguments if word.lstrip("+~").split("=")[0] == key), key)
     if key == "exp":
         return f"{given}: an experiment is added with a plus sign: +{given}"
-    if key.startswith("pruner.") and moved(key):
-        return f"{given}: there is no value {key}{moved(key)}"
     names = known_keys(arguments)
     if not names:
         return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"
     parent, allowed = _siblings(key, names)
-    near = closest(key.rpartition(".")[2], allowed) or closest(key, names)
+    near = moved(key) or closest(key.rpartition(".")[2], allowed) or closest(key, names)
     return f"{given}: there is no value {key}; allowed{' in ' + parent if parent else ''}: {', '.join(allowed)}{near}"
 
 
@@ -160,7 +184,9 @@ def _inner(error: BaseException) -> BaseException | None:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()  # Hydra and OmegaConf make circles of causes
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
         link = link.__cause__ or (link.__context__ if _is_hydra(link) else None)
 

@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
+from vlp_bench.construct import construct
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.checkpointing import read_checkpoint
 from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.object_cache import build
 from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.recipe import Recipe, make_trainer
 from vlp_bench.runs.specification import Specification
@@ -48,7 +48,7 @@ def finetune(
     Returns the metrics by 'split/metric', of the test and of the best epoch's validation.
     """
     config, folder = specification.config, specification.folder
-    recipe: Recipe = build(config["recipe"])
+    recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
     if recipe.epochs:
         task.meet(data)
     best, last = _checkpoints(folder, task.monitor)
@@ -57,7 +57,7 @@ def finetune(
     watching = [Bar()] if bar else []
     keeping = [KeepPruned(task.task_masks(solution.masks), prefix="model.")] if solution.kept < solution.total else []
     callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
-    with _quiet():
+    with quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
         try:
             return _train_and_test(trainer, recipe, task, data, best, folder / LAST)
@@ -138,7 +138,7 @@ class Bar(RichProgressBar):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what Lightning says about choices that are made on purpose here; everything else still speaks."""
     voices = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [voice.level for voice in voices]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from vlp_bench.runs.conf import closest
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError, one_line, wants_traceback
 
@@ -32,7 +33,8 @@ def parse(cls: type[T], words: Sequence[str]) -> T:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in kinds:
-            raise UserError(f"{word}: expected key=value with a key of {', '.join(kinds)}")
+            near = closest(key, list(kinds))
+            raise UserError(f"{word}: expected key=value with a key of {', '.join(kinds)}{near}")
         given[key] = _typed(word, value, kinds[key])
     return cls(**given)
 
@@ -40,7 +42,7 @@ def parse(cls: type[T], words: Sequence[str]) -> T:
 def _typed(word: str, value: str, kind: type) -> Any:
     if kind is bool and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if kind is int and value.isdigit():
+    if kind is int and value.isdecimal() and value.isascii():
         return int(value)
     if kind is str:
         return value

@@ -1,13 +1,14 @@
 """From a command line to a run: Hydra composes, the specification checks, the run begins."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from vlp_bench.runs.conf import conf_folder
-from vlp_bench.runs.errors import one_line, wants_traceback
+from vlp_bench.runs.errors import UserError, one_line, wants_traceback
 
 VERSION_BASE = "1.3"
 RAW = ("HYDRA_FULL_ERROR", "OC_CAUSE")  # their switches for exceptions as they are
@@ -23,8 +24,16 @@ def launch(arguments: Sequence[str]) -> None:
     arguments = sys.argv[1:] = _in_hydras_words(arguments)
     traceback = wants_traceback(arguments)
     with one_line(arguments, traceback=traceback), _raw_errors():
+        _check_hydras_own(arguments)
         job = _job(arguments, traceback)
         hydra.main(version_base=VERSION_BASE, config_path=str(conf_folder()), config_name="config")(job)()
+
+
+def _check_hydras_own(arguments: Sequence[str]) -> None:
+    """Raise UserError for a word that has Hydra itself construct something before a configuration is checked."""
+    for word in arguments:
+        if re.match(r"[+~]*hydra\b.*_target_", word):
+            raise UserError(f"{word}: what Hydra constructs cannot be set; choose a launcher with hydra/launcher=NAME")
 
 
 def _in_hydras_words(arguments: Sequence[str]) -> list[str]:
@@ -46,7 +55,9 @@ def _job(arguments: Sequence[str], traceback: bool) -> Callable[[Any], None]:
         with one_line(arguments, traceback=traceback):
             specification = specify(config, HydraConfig.get())
             from vlp_bench.runs.process_group import perform
+            from vlp_bench.runs.rehearse import rehearse
 
+            rehearse(specification)
             perform(specification, arguments)
 
     return job

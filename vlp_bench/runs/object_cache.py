@@ -1,13 +1,13 @@
 """Builds what a run needs, and keeps it for the next run: weights are read once, however many cells are computed."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from hydra.utils import get_class, instantiate
 from torch import nn
 
+from vlp_bench.construct import construct, locate
 from vlp_bench.runs.specification import digest
 from vlp_bench.tasks.finetuning import FineTuning
 
@@ -36,36 +36,27 @@ class ObjectCache:
 
     _built: dict[str, Any] = field(default_factory=dict)
 
-    def model(self, config: Mapping[str, Any]) -> nn.Module:
-        """A fresh model with its pre-trained weights."""
-        return copy.deepcopy(self._once(config["model"]))
+    def model(self, config: Mapping[str, Any], allow: Collection[str] = ()) -> nn.Module:
+        """A fresh model with its pre-trained weights; `allow` as in `construct`, never of a stored configuration."""
+        return copy.deepcopy(self._once(config["model"], "model", allow))
 
-    def data(self, config: Mapping[str, Any]) -> Any:
-        """A LightningDataModule that is TaskData as well."""
-        return self._once(config["data"])
+    def data(self, config: Mapping[str, Any], allow: Collection[str] = ()) -> Any:
+        """A LightningDataModule that is TaskData as well; `allow` as above."""
+        return self._once(config["data"], "data", allow)
 
-    def _once(self, arguments: Mapping[str, Any]) -> Any:
-        key = digest(arguments)
+    def _once(self, arguments: Mapping[str, Any], where: str, allow: Collection[str]) -> Any:
+        key = digest([arguments, sorted(allow)])
         if key not in self._built:
-            self._built[key] = build(arguments)
+            self._built[key] = construct(arguments, where, allow)
         return self._built[key]
 
 
 def task_class(config: Mapping[str, Any]) -> type[FineTuning]:
     """The class of conf/task: what it monitors and shows is known before it is built."""
-    return get_class(config["task"]["_target_"])
+    found: Any = locate(config["task"]["_target_"], config.get("allow", ()), "task")
+    return found
 
 
 def monitored(config: Mapping[str, Any]) -> str:
     """The metric that decides which epoch is tested: task.best where the task has a choice."""
     return config["task"].get("best") or task_class(config).MONITOR
-
-
-def build(arguments: Mapping[str, Any]) -> Any:
-    """The object of a config group; plain lists and dicts reach its constructor, never a DictConfig."""
-    return instantiate(arguments, _convert_="all")
-
-
-def maker(arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    """The constructor of a config group with its arguments filled in, for objects that need more than a config says."""
-    return instantiate(arguments, _convert_="all", _partial_=True)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench import processes
+from vlp_bench.construct import construct
 from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
 from vlp_bench.runs.console import stderr
 from vlp_bench.runs.lock import join
-from vlp_bench.runs.object_cache import TaskData, build
+from vlp_bench.runs.object_cache import TaskData
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.specification import Specification, digest, version
 
@@ -67,7 +68,8 @@ class PruneOnce:
     def _prune(self, model: nn.Module) -> Solution:
         model.to(self.device)
         config = self.specification.config
-        pruner, batches = build(config["pruner"]), config["pruner"].get("num_batches")
+        pruner = construct(config["pruner"], "pruner", config["allow"])
+        batches = config["pruner"].get("num_batches")
         seed = config.get("pruning_seed", 0)
         kept = statistics_folder(self.specification, self.data, batches, seed)
         asked = pruner.focus(calibration(model, self.data, self.device, kept, batches, seed))

@@ -14,7 +14,9 @@ from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model,
 from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.pruning import released_masks as released
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.results.store import Store
+from vlp_bench.results.store import Store, appended_last
+from vlp_bench.runs.checkpointing import read_checkpoint
+from vlp_bench.runs.console import warn
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.prune_once import mask_hash
 
@@ -64,12 +66,13 @@ def _of_run(folder: Path) -> Source:
     """The best epoch of a run, its test metrics, and the mask it was trained under."""
     if not (folder / BEST).is_file() or not (folder / ROWS).is_file():
         raise UserError(f"{folder} holds no {BEST} or no {ROWS}: give a mask file, or the folder of a finished run")
-    rows = [row for row in Store(folder.parent).rows(folder.name) if row.status == "ok"]
+    store = Store(folder.parent)
+    rows = [row for row in appended_last(list(store.rows(folder.name))) if row.status == "ok"]
+    warn(store.problems)
     if not rows:
         raise UserError(f"{folder} has no result: its run failed; see {folder / ROWS}")
-    rows = [row for row in rows if row.provenance["time"] == rows[-1].provenance["time"]]
     origin = rows[0].provenance
-    state = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(folder / BEST, "cpu")["state_dict"]
     state = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
     solution = _mask_of_run(folder.parent.parent / "masks", origin["mask"])
     metrics = {f"{row.split}/{row.metric}": row.value for row in rows if row.split == "test"}

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 
+from vlp_bench.construct import locate, maker
 from vlp_bench.runs import tracking
 from vlp_bench.runs.checkpointing import WholeFiles
 from vlp_bench.runs.console import stderr
-from vlp_bench.runs.object_cache import maker
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.tasks.optimisation import accumulation
 from vlp_bench.tasks.whole_steps import WholeSteps
@@ -64,7 +63,7 @@ def make_trainer(
     """The Trainer of conf/trainer with the recipe, the callbacks and the loggers of conf/logger."""
     plan = Plan.of(config)
     arguments = recipe.trainer_arguments(batch_size, plan.devices, plan.nodes)
-    return maker(config["trainer"] | plan.trainer_arguments())(
+    return maker(config["trainer"] | plan.trainer_arguments(), "trainer", config["allow"])(
         **arguments | {"callbacks": [*callbacks, *arguments["callbacks"]]},
         plugins=[WholeFiles(), LightningEnvironment()],  # its own SLURM plugin would requeue as well as SLURM does
         logger=make_loggers(config["logger"], folder, config),
@@ -78,12 +77,9 @@ def make_loggers(settings: Mapping[str, Any], folder: Path, config: Mapping[str,
     loggers = []
     for name, arguments in settings.items():
         try:
-            told = (
-                tracking.labels(folder, config)
-                if issubclass(get_class(arguments["_target_"]), tracking.CarefulWandb)
-                else {}
-            )
-            logger = maker(arguments)(save_dir=str(folder), **told)
+            kind: Any = locate(arguments["_target_"], config["allow"], f"logger.{name}")
+            told = tracking.labels(folder, config) if issubclass(kind, tracking.CarefulWandb) else {}
+            logger = maker(arguments, f"logger.{name}", config["allow"])(save_dir=str(folder), **told)
             logger.log_hyperparams(dict(config))
             loggers.append(logger)
         except Exception as error:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, seed_everything
 from rich.console import Console
 
 from vlp_bench import processes
+from vlp_bench.construct import maker
 from vlp_bench.models.speed import prepare
 from vlp_bench.results import examples
 from vlp_bench.results.row import Row
@@ -19,7 +20,7 @@ from vlp_bench.runs import screen
 from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
-from vlp_bench.runs.object_cache import ObjectCache, maker, monitored
+from vlp_bench.runs.object_cache import ObjectCache, monitored
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
@@ -76,14 +77,14 @@ def _perform(specification: Specification, helpers: Helpers, store: Store) -> No
 
 def _metrics(specification: Specification, helpers: Helpers, provenance: dict[str, Any]) -> dict[str, float]:
     """All numbers of a run by 'split/metric'; fills in the data and the mask of its provenance."""
-    config = specification.config
+    config, allow = specification.config, specification.config["allow"]
     seed_everything(config["seed"], workers=True, verbose=False)
     with screen.step(helpers.console, "reading the weights and preparing the data"):
-        model, data = helpers.objects.model(config), helpers.objects.data(config)
+        model, data = helpers.objects.model(config, allow), helpers.objects.data(config, allow)
         provenance["data"] = data.fingerprint()
     prune = PruneOnce(specification, data, root_device(config), again=config["force"])
     with screen.step(helpers.console, "pruning"):
-        task = maker(config["task"])(model=model, pruner=prune)
+        task = maker(config["task"], "task", allow)(model=model, pruner=prune)
     assert prune.solution is not None, "the task did not call the pruner it was handed"
     provenance["mask"] = mask_hash(prune.solution) if prune.solution.masks else None
     screen.pruned(helpers.console, prune)

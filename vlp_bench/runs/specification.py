@@ -7,7 +7,6 @@ the same command finds its own results and an interrupted one goes on.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from vlp_bench.annotations import told
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.pruning.options import constructor_call, typed_keys
+from vlp_bench.runs import schema
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.help import no_experiment
 
 DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
-PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
-TARGETS = ("vlp_bench.", "lightning.pytorch.", "torch.")  # what a configuration may construct
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
-    "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"},
+    "": {
+        "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
+        "allow",
+    },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
     "data": {"calibration_cache"},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,23 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     if config.get("experiment") is None:
         raise UserError(no_experiment())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    _check_files(own)
-    if OmegaConf.is_dict(own.get("pruner")):
-        chosen = str(hydra.runtime.choices.get("pruner"))
-        own.pruner = constructor_call(own.pruner, chosen, typed_keys(hydra.overrides.task))
     plain = _plain(own)
-    check_values(plain)
-    check_targets(plain)
+    overrides = tuple(hydra.overrides.task)
+    choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
+    schema.check(plain, choices, overrides)
+    own.pruner = plain["pruner"] = constructor_call(own.pruner, choices["pruner"], typed_keys(overrides))
+    _check_files(own)
+    schema.check_targets(plain)
+    if schema.reaches_into_parts(overrides):
+        schema.check_parts(plain)
     if plain["pruner"].get("allocate", {}).get("_target_") == DENSE:
         own.sparsity = plain["sparsity"] = 0.0  # asked for or not, nothing is removed: one run, not one per sparsity
     weights = weights_of(plain)
     essence = _essence(own, weights)
     return Specification(
         config=plain,
-        choices={str(group): str(choice) for group, choice in hydra.runtime.choices.items()},
-        overrides=tuple(hydra.overrides.task),
+        choices={group: str(choice) for group, choice in choices.items()},
+        overrides=overrides,
         run=digest(essence),
         setting=digest({key: value for key, value in essence.items() if key not in ("pruner", "sparsity")}),
         weights=weights,
@@ -133,32 +138,32 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UserError(_unresolved_key(config) or " ".join(str(error).split())) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
-def check_values(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a sparsity or a seed that cannot be run."""
-    sparsity, seed = config["sparsity"], config["seed"]
-    number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
-    if not number or not math.isfinite(sparsity) or not 0 <= sparsity < 1:
-        raise UserError(
-            f"sparsity={sparsity}: the share of weights removed is a number with 0 <= sparsity < 1, e.g. 0.9"
-        )
-    for name, value in (("seed", seed), ("pruning_seed", config.get("pruning_seed", 0))):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-            raise UserError(f"{name}={value}: must be a whole number from 0 to {2**32 - 1}")
-    for part in PARTS:
-        if not isinstance(config.get(part), Mapping):
-            raise UserError(f"{part} is missing from the configuration; choose one with {part}=NAME")
-
-
-def check_targets(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a `_target_` outside this package and the libraries it configures."""
-    for key, value in _leaves(config):
-        if key.endswith("_target_") and not str(value).startswith(TARGETS):
-            raise UserError(f"{key}={value}: only names that start with {', '.join(TARGETS)} may be constructed")
+def _unresolved_key(config: DictConfig) -> str:
+    """The first key that stands for something that is not there, and why; empty where there is none."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    for key, text in _leaves({str(key): value for key, value in raw.items()}):
+        try:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
+        except RecursionError:
+            return f"{key}={told(text)}: it stands for itself; write a value"
+        except MissingMandatoryValue:
+            return f"{key} has no value yet; set it with {key}=VALUE"
+        except InterpolationKeyError as error:
+            wanted = re.search(r"'([^']*)' not found", str(error))
+            return f"{key}={told(text)}: there is no value {wanted[1] if wanted else 'of that name'} to stand for"
+        except OmegaConfBaseException as error:
+            why = " ".join(str(error).split())
+            return f"{key}={told(text)}: {'it stands for itself; write a value' if 'Recursive' in why else why}"
+    return ""
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,15 +22,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vlp_bench.construct import construct
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.store import Store
 from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
-from vlp_bench.runs.object_cache import ObjectCache, build
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.prune_once import calibration, load_mask, mask_file, pruner_essence, statistics_folder
+from vlp_bench.runs.rehearse import rehearse
 from vlp_bench.runs.specification import Specification, digest, register, specify
 from vlp_bench.sweeps import worker
 
@@ -65,6 +67,8 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
     Args:
         fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
+    for group in _by_pruner(cells).values():
+        rehearse(group[0])
     prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")
@@ -108,7 +112,7 @@ def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> 
     """
     objects, began = ObjectCache(), time.monotonic()
     config = cells[0].config
-    data, model = objects.data(config), objects.model(config).to(root_device(config))
+    data, model = objects.data(config, config["allow"]), objects.model(config, config["allow"]).to(root_device(config))
     device, seed = root_device(config), config.get("pruning_seed", 0)
 
     @cache
@@ -126,7 +130,7 @@ def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> 
                 pruner = group[0].config["pruner"]
                 asked = shared(pruner.get("num_batches"))
                 with peak(device) as memory:
-                    solutions = build(pruner).prune(model, list(todo), asked)
+                    solutions = construct(pruner, "pruner", config["allow"]).prune(model, list(todo), asked)
                 for level, solution in solutions.items():
                     solution.report["peak_gb"] = memory.gigabytes if own else None  # others left statistics behind
                     solution.save(todo[level])

@@ -58,11 +58,11 @@ def _worth_showing(given: "dict[str, Answers]", baseline: str) -> list[str]:
 
 def _examples(study: "Study", run: str) -> "Examples":
     """The test examples, if they are still those the run saw."""
+    from vlp_bench.construct import construct
     from vlp_bench.results.report.answers import examples_of
-    from vlp_bench.runs.object_cache import build
 
     origin = study.origin[run]
-    data: Any = build(origin["config"]["data"])
+    data: Any = construct(origin["config"]["data"], "data")
     if data.fingerprint() != origin["data"]:
         raise ValueError("the data have changed since the runs were made")
     return examples_of(data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vlp_bench.runs.conf import PACKAGE, choices, closest
+from vlp_bench.runs.conf import PACKAGE, choices, closest, moved
 from vlp_bench.runs.errors import UserError
 from vlp_bench.sweeps.grid import Grid
 
@@ -111,7 +111,8 @@ def parse(text: str, where: Path | str = "sweep.yaml") -> list[Part]:
     parts = []
     for given in content["parts"]:
         if unknown := sorted(set(given) - allowed):
-            raise UserError(f"{where}: unknown key {unknown[0]}{closest(unknown[0], sorted(allowed))}")
+            hint = moved(unknown[0]) or closest(unknown[0], sorted(allowed))
+            raise UserError(f"{where}: unknown key {unknown[0]}{hint}")
         frozen: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
         }

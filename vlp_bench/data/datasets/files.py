@@ -109,7 +109,7 @@ class FilesRetrieval(FilesCalibration):
 
     Args:
         train, val, test: caption files; one may serve all three (Karpathy's).
-        images: the folder their paths start from.
+        images: the folder their paths start from; of several folders the first that has an image counts.
         format: salesforce, karpathy, coco, nocaps, files, webdataset or parquet.
         calibration: see `FilesCalibration`.
     """
@@ -120,7 +120,7 @@ class FilesRetrieval(FilesCalibration):
         train: str,
         val: str,
         test: str,
-        images: str,
+        images: str | Sequence[str],
         format: str = "salesforce",
         **calibration: Unpack[Calibrated],
     ) -> None:

@@ -60,13 +60,16 @@ class PromptedQuestions(QuestionData):
     Args:
         source: where questions and images come from.
         prompt: what is asked, with `{}` in the place of the question.
+        test_words: see `QuestionData`.
         shared: see `TaskData`; `language` must be given.
     """
 
-    def __init__(self, source: QuestionSource, *, prompt: str = QUESTION, **shared: Unpack[Shared]) -> None:
+    def __init__(
+        self, source: QuestionSource, *, prompt: str = QUESTION, test_words: int = 50, **shared: Unpack[Shared]
+    ) -> None:
         if prompt.count("{}") != 1:
             raise ValueError(f"data.prompt has one {{}} for the question, got {prompt!r}")
-        super().__init__(source, **shared)
+        super().__init__(source, test_words=test_words, **shared)
         self.speaker, self.prompt = speaker(self.language), prompt
 
     def collate(self, max_words: int) -> PromptCollate:

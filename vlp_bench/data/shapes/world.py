@@ -64,6 +64,8 @@ class World:
     size = (SIDE, SIDE)
 
     def __init__(self, seed: int = 0) -> None:
+        if seed < 0:
+            raise ValueError(f"the seed of the world must be 0 or more, got {seed}")
         self.seed = seed
 
     def open(self, key: str) -> Image.Image:

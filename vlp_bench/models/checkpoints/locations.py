@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,22 @@ READ = ("*.json", "*.txt", "*.safetensors", "*.model", "pytorch_model.bin")
 def located(place: Path | str) -> Path:
     """A path as it is; `pkg://package/file` as that file of the installed package; `hf:owner/name` as its folder.
 
-    A repository of the hub is taken from the local cache if it is there, and fetched else. ValueError if it cannot be.
+    A repository of the hub is taken from the local cache if it is there, and fetched else. ValueError if it cannot be,
+    FileNotFoundError for a package that is not installed.
     """
     text = str(place)
     if text.startswith(PACKAGED):
-        package, _, name = text.removeprefix(PACKAGED).partition("/")
-        return Path(str(resources.files(package) / name))
+        return _in_package(text)
     return _hub_folder(text) if text.startswith(HUB) else Path(place)
+
+
+def _in_package(text: str) -> Path:
+    """A file of an installed package, which is not imported: a stored row may name any."""
+    package, _, name = text.removeprefix(PACKAGED).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(2, "no such package is installed", text)
+    return Path(next(iter(spec.submodule_search_locations))) / name
 
 
 def _hub_folder(text: str) -> Path:

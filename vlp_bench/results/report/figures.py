@@ -26,6 +26,11 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
+def _as_is(text: str) -> str:
+    """A name in a figure: its dollar signs are no formula."""
+    return text.replace("$", r"\$")
+
+
 @contextmanager
 def _canvas(name: str, size: tuple[float, float]) -> Iterator[tuple[Figure, list[str]]]:
     """A figure and the list its SVG is put into at the end; size in inches."""
@@ -64,7 +69,7 @@ def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequ
     with _canvas(name, (3.6 * len(metrics), 3.4)) as (figure, out):
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _curve_panel(axes, matching(table, metric=metric), pruners)
-            axes.set_ylabel(LABELS.get(metric, metric))
+            axes.set_ylabel(_as_is(LABELS.get(metric, metric)))
         _legend_below(figure)
     return out[0]
 
@@ -90,7 +95,7 @@ def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None
                 axes.axhspan(first["low"], first["high"], color=colour, alpha=0.12, linewidth=0)
         else:
             spread = np.nan_to_num([line["mean"] - line["low"], line["high"] - line["mean"]])
-            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=pruner, capsize=3,
+            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=_as_is(pruner), capsize=3,
                           marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)  # fmt: skip
     axes.set_xlabel("sparsity (%)")
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
@@ -131,8 +136,8 @@ def _matrix(
     with _canvas(name, (width, height)) as (figure, out):
         axes = figure.subplots()
         image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+        axes.set_yticks(range(len(rows)), [_as_is(row) for row in rows])
+        axes.set_xticks(range(len(columns)), [_as_is(column) for column in columns], rotation=40, ha="right")
         for i, j in np.ndindex(values.shape):
             if np.isfinite(values[i, j]):
                 ink = "white" if values[i, j] < low + 0.6 * (high - low) else "black"
@@ -152,11 +157,11 @@ def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Map
             axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
             axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
         for colour, (mask, value) in zip(COLOURS[1:], thresholds.items(), strict=False):
-            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=mask)
+            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=_as_is(mask))
         axes.set_xscale("log")
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_yticks(range(len(rows)), [_as_is(row) for row in rows])
         axes.invert_yaxis()
-        axes.set_xlabel(label)
+        axes.set_xlabel(_as_is(label))
         if thresholds:
             figure.legend(loc="outside lower center", ncols=3)
     return out[0]
@@ -173,11 +178,11 @@ def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: st
         for number, (pruner, colour) in enumerate(colours(study.pruners).items()):
             own = matching(points, pruner=pruner)
             if pruner != "dense" and not own.empty:
-                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour, label=pruner,
-                             marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour,
+                             label=_as_is(pruner), marker=MARKERS[number % len(MARKERS)])  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
-        axes.set_ylabel(LABELS.get(metric, metric))
+        axes.set_ylabel(_as_is(LABELS.get(metric, metric)))
         axes.grid(alpha=0.25)
         if axes.has_data():
             figure.legend(loc="outside right upper")
@@ -196,8 +201,8 @@ def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
             for pruner, colour in colours(study.pruners).items():
                 if column in (frame := frames.get(pruner, pd.DataFrame())):
                     line = frame.dropna(subset=column)
-                    axes.plot(line["step"], line[column], color=colour, label=pruner, marker=".", linewidth=1)
-            axes.set_title(column)
+                    axes.plot(line["step"], line[column], color=colour, label=_as_is(pruner), marker=".", linewidth=1)
+            axes.set_title(_as_is(column))
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
         _legend_below(figure)

@@ -17,14 +17,15 @@ import pandas as pd
 from vlp_bench.pruning.solution import Solution, TableRow
 from vlp_bench.results import examples
 from vlp_bench.results.row import Row
-from vlp_bench.results.store import Store, matching
+from vlp_bench.results.store import Store, appended_last, matching
 
 INCIDENTAL = (  # what may differ inside a study: the first four are told apart, the others decide no number
     "pruner", "sparsity", "seed", "pruning_seed", "paths", "force", "scores", "debug", "logger", "metrics", "precision",
-    "compile", "recompute", "trainer",
+    "compile", "recompute", "trainer", "allow",
 )  # fmt: skip
 PREFERRED = ("txt_r1", "img_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 TARGET = "._target_"
+PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ class Study:
     @property
     def sparsities(self) -> list[float]:
         return sorted(set(self.frame.loc[self.frame["sparsity"] > 0, "sparsity"]))
+
+    @property
+    def source(self) -> str:
+        """The files the runs were trained on, below paths.data where they lie there; empty for the embedded world."""
+        config = next(iter(self.origin.values()))["config"]
+        files = _files(config)
+        root = (config.get("paths") or {}).get("data") or ""
+        return ", ".join(file.removeprefix(f"{root}/") if root else file for file in files)
+
+    @property
+    def papers(self) -> bool:
+        """Whether the data may be the papers': of their benchmark, and below paths.data."""
+        config = next(iter(self.origin.values()))["config"]
+        root = (config.get("paths") or {}).get("data") or ""
+        return self.benchmark == PAPERS and all(file.startswith(f"{root}/") for file in _files(config))
 
     @property
     def seeds(self) -> list[int]:
@@ -137,8 +153,7 @@ def _first_rows(store: Store) -> Iterator[tuple[Path, Row]]:
     for folder in sorted(path.parent for path in store.root.glob("*/rows.jsonl")):
         rows = list(store.rows(folder.name))
         if rows:
-            newest = max(row.provenance["time"] for row in rows)
-            yield folder, next(row for row in rows if row.provenance["time"] == newest)
+            yield folder, appended_last(rows)[0]
 
 
 def _key(row: Row) -> str:
@@ -160,6 +175,13 @@ def _pruning_seed(row: Row) -> int:
     """The seed of the calibration data; 0, as published, where the configuration says nothing."""
     calibration = (row.provenance["config"].get("data") or {}).get("calibration") or {}
     return int(calibration.get("seed") or 0)
+
+
+def _files(config: Mapping[str, Any]) -> list[str]:
+    """What the data of a configuration are trained on: files or a folder; none of the embedded world."""
+    source = (config.get("data") or {}).get("source") or {}
+    given = source.get("train", source.get("root", []))
+    return [str(file) for file in (given if isinstance(given, list) else [given]) if isinstance(file, str)]
 
 
 def _options(row: Row) -> dict[str, str]:

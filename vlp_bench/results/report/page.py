@@ -13,10 +13,10 @@ from vlp_bench.results.report import figures, tables, trials
 from vlp_bench.results.report.gallery import Exhibit
 from vlp_bench.results.report.material import Mask, Study
 from vlp_bench.results.report.scores import Weights, quantiles, threshold
-from vlp_bench.results.statistics import summary
+from vlp_bench.results.statistics import NO_SPREAD, summary
+from vlp_bench.results.tables import escaped
 
 NONE: Mapping[str, Weights] = {}
-PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Chapter:
 
     @property
     def title(self) -> str:
-        return f"{self.study.exp}, benchmark={self.study.benchmark}"
+        study = self.study
+        return f"{study.exp}, benchmark={study.benchmark}" + (f", data: {study.source}" if study.source else "")
 
     @property
     def anchor(self) -> str:
@@ -77,7 +78,7 @@ def chapter(
         scores: by name, those that are at hand: "|w|", and pruners' own.
     """
     table = summary(study.frame, study.metrics)
-    beside = study.benchmark == PAPERS
+    beside = study.papers
     metric_tables = [
         tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside) for m in study.metrics
     ]
@@ -95,9 +96,13 @@ def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
         yield f"The runs used different hardware: {', '.join(hardware)}."
     if "dense" not in study.pruners:
         yield "There is no dense run with this recipe yet."
-    single = sorted(set(table.loc[table["seeds"] == 1, "pruner"]))
-    if single:
-        yield f"One seed only, hence no deviation or interval in at least one place: {', '.join(single)}."
+    if len({origin["data"] for origin in study.origin.values()} - {None}) > 1:
+        yield "The data were not the same in all runs (their fingerprints differ): the files were changed meanwhile."
+    for seeds, what in (("One seed", "deviation, interval or p"), ("Two seeds", "interval or p")):
+        if few := sorted(set(table.loc[table["seeds"] == seeds.startswith("Two") + 1, "pruner"])):
+            yield f"{seeds} only, hence no {what} in at least one place: {', '.join(few)}."
+    if same := sorted(set(table.loc[table["seeds"].gt(1) & table["std"].le(NO_SPREAD), "pruner"])):
+        yield f"The same value under every seed, hence no interval or p in at least one place: {', '.join(same)}."
 
 
 def _drawings(study: Study, table: pd.DataFrame, scores: Mapping[str, Weights]) -> Iterator[Drawing]:
@@ -177,16 +182,22 @@ def html(title: str, chapters: Sequence[Chapter], baseline: str) -> str:
 
 def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str, str]:
     """Every file of the report by its name: index.html, report.md, tables.tex, results.csv."""
-    md = [f"# {title}"]
+    md = [f"# {escaped(title)}"]
     tex = ["% needs \\usepackage{booktabs}"]
     for part in chapters:
-        md += [f"## {part.title}", *(f"* {note}" for note in part.notes), *map(tables.markdown, part.tables)]
-        md += [f"**{trial.title}**\n\n{trial.note}\n\n{trial.markdown}" for trial in part.trials]
+        md += [f"## {escaped(part.title)}", *(f"* {escaped(note)}" for note in part.notes)]
+        md += map(tables.markdown, part.tables)
+        md += [f"**{escaped(t.title)}**\n\n{escaped(t.note)}\n\n{t.markdown}" for t in part.trials]
         tex += [tables.latex(t, f"{part.title}: {t.label}, mean ± std over seeds") for t in part.tables]
     rows = pd.concat([c.summary for c in chapters]) if chapters else pd.DataFrame()
-    csv = rows.to_csv(index=False)
+    csv = rows.map(_cell).to_csv(index=False)
     return {"index.html": html(title, chapters, baseline), "report.md": "\n\n".join(md) + "\n",
             "tables.tex": "\n".join(tex), "results.csv": csv}  # fmt: skip
+
+
+def _cell(value: object) -> object:
+    """A value of a CSV file; a text that a spreadsheet would compute gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def write(folder: Path, content: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from vlp_bench.results.store import matching
-from vlp_bench.results.tables import LABELS
+from vlp_bench.results.tables import LABELS, Markdown, escaped
 from vlp_bench.results.tables import markdown as markdown_rows
 
 
@@ -130,17 +130,17 @@ def _signed(value: float) -> str:
 
 
 def _marked(cell: Cell) -> str:
-    return {1: f"**{cell.text}**", 2: f"<u>{cell.text}</u>"}.get(cell.place, cell.text)
+    return Markdown({1: f"**{cell.text}**", 2: f"<u>{cell.text}</u>"}.get(cell.place, cell.text))
 
 
 def markdown(table: MetricTable) -> str:
     """The table in Markdown: best bold, second underlined; published values beside ours, or below and labelled."""
     if table.beside and table.has_published:
-        return f"**{table.label}**\n\n{markdown_rows(beside_rows(table))}"
+        return f"**{escaped(table.label)}**\n\n{markdown_rows(beside_rows(table))}"
     rows = [head(table), *([line.pruner, *map(_marked, line.cells)] for line in table.lines)]
-    text = f"**{table.label}**\n\n{markdown_rows(rows)}"
+    text = f"**{escaped(table.label)}**\n\n{markdown_rows(rows)}"
     if table.has_published:
-        text += f"\n{APART} {table.label}\n\n{markdown_rows(published_rows(table))}"
+        text += f"\n{APART} {escaped(table.label)}\n\n{markdown_rows(published_rows(table))}"
     return text
 
 
@@ -167,4 +167,5 @@ def _latex_cell(cell: Cell, beside: bool) -> str:
 
 def _escaped(text: str) -> str:
     special = {c: rf"\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"}
-    return "".join(special.get(c, c) for c in text)
+    special |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+    return "".join(special.get(c, c) for c in " ".join(text.split()))

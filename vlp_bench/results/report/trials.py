@@ -7,6 +7,7 @@ import pandas as pd
 
 from vlp_bench.results import examples, statistics
 from vlp_bench.results.report.material import Study
+from vlp_bench.results.statistics import FEWEST
 from vlp_bench.results.tables import LABELS, markdown
 
 DRAWS = 2000
@@ -39,10 +40,13 @@ def _differences(study: Study, baseline: str) -> Trial:
     table = statistics.differences(study.frame, baseline, study.metrics)
     rows = [
         [r["pruner"], _percent(r["sparsity"]), LABELS.get(r["metric"], r["metric"]), f"{r['mean']:+.2f}",
-         _interval(r["low"], r["high"]), _p(r["p"]), _p(r["p_holm"]), str(r["seeds"])]
+         _interval(r["low"], r["high"], r["seeds"]), _p(r["p"]), _p(r["p_holm"]), str(r["seeds"])]
         for r in table.to_dict("records")
     ]  # fmt: skip
-    note = "Paired by seed; 95 % t-interval; p of the paired t-test, and after Holm's correction over this table."
+    note = (
+        "Paired by seed; 95 % t-interval; p of the paired t-test, and after Holm's correction over this table. "
+        "Neither with fewer than three seeds, or where every seed has the same difference."
+    )
     head = ["pruner", "sparsity", "metric", "difference", "interval", "p", "p (Holm)", "seeds"]
     return Trial(f"Difference to {baseline}", note, [head, *rows])
 
@@ -115,8 +119,11 @@ def _percent(sparsity: float) -> str:
     return f"{100 * sparsity:g} %"
 
 
-def _interval(low: float, high: float) -> str:
-    return "–" if pd.isna(low) else f"{low:+.2f} … {high:+.2f}"
+def _interval(low: float, high: float, count: int = FEWEST) -> str:
+    """The interval, or why there is none."""
+    if pd.isna(low):
+        return "– (no spread)" if count >= FEWEST else f"– ({count} seed{'s' if count > 1 else ''})"
+    return f"{low:+.2f} … {high:+.2f}"
 
 
 def _p(p: float) -> str:
