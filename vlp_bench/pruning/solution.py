@@ -14,6 +14,7 @@ from vlp_bench.pruning.checks import name_of
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
+from vlp_bench.pruning.selection.thresholds import count
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
 
@@ -159,7 +160,7 @@ def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], laye
         if not isinstance(mask, Tensor) or mask.dtype is not torch.bool or mask.shape != shape:
             told = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
             raise ValueError(f"{name} gives {layer!r} no mask of torch.bool {tuple(shape)}, but {told}")
-        kept = int(mask.sum())
+        kept = count(mask)
         if kept not in may_keep(layers[layer], budget):
             raise ValueError(f"{name} keeps {kept} of {mask.numel()} weights of {layer!r}, its budget is {budget}")
         given += kept
