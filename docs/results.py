@@ -19,7 +19,7 @@ from vlp_bench.results.published import load, of
 from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
 from vlp_bench.results.store import Store, matching
-from vlp_bench.results.tables import LABELS, cell, comparison, markdown, spread
+from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +130,7 @@ def section(frame: pd.DataFrame) -> str:
             at = 0.0 if name == "dense" else level
             values = [cell(tables[exp], name, at, headline(frame, exp)) for exp in exps]
             best = [name == leader(tables[exp], level) for exp in exps]
-            rows.append([name, *(f"**{v}**" if bold else v for v, bold in zip(values, best, strict=True))])
+            rows.append([name, *(Markdown(f"**{v}**") if bold else v for v, bold in zip(values, best, strict=True))])
         parts.append(markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds]))
     parts.append(f"{leaders(frame, exps)}\n")
     return "\n".join([*parts, "![every experiment: its first metric against sparsity](docs/results-all.png)\n"])
@@ -251,7 +251,7 @@ def _ridges(frame: pd.DataFrame) -> Iterator[str]:
     for ridge, values in table.iterrows():
         best = [value == table[name].max() for name, value in values.items()]
         texts = [f"{value:.1f}" for value in values]
-        rows.append([f"{ridge:g}", *(f"**{t}**" if b else t for t, b in zip(texts, best, strict=True))])
+        rows.append([f"{ridge:g}", *(Markdown(f"**{t}**") if b else t for t, b in zip(texts, best, strict=True))])
     yield "Average of text and image R@1 (%) at 63 %, one epoch, seed 0; bold is what `ridge: chosen` takes:\n"
     yield markdown(rows)
 

@@ -162,7 +162,7 @@ def check_parts(config: Mapping[str, Any]) -> None:
         UserError: the first key that the constructor does not have, or whose value is of another kind.
     """
     allow: Collection[str] = config.get("allow", ())
-    parts = {part: (config[part], LATER.get(part, ())) for part in PARTS}
+    parts = {part: (_looked_at(config, part), LATER.get(part, ())) for part in PARTS}
     loggers = {f"logger.{name}": (node, LATER["logger"]) for name, node in config["logger"].items()}
     for where, (node, later) in (parts | loggers).items():
         try:
@@ -174,11 +174,19 @@ def check_parts(config: Mapping[str, Any]) -> None:
             raise UserError(f"{error}{moved(key)}") from None
 
 
+def _looked_at(config: Mapping[str, Any], part: str) -> Any:
+    """A part without the Trainer's strategy: `process_plan` says which there are, and why not others."""
+    node = config.get(part)
+    if part != "trainer" or not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if key != "strategy"}
+
+
 def check_targets(config: Mapping[str, Any]) -> None:
     """Raise UserError for a `_target_` that is not on the list of `vlp_bench.construct`."""
     allow: Collection[str] = config.get("allow", ())
     for part in (*PARTS, "logger"):
         try:
-            check_names(config.get(part), part, allow)
+            check_names(_looked_at(config, part), part, allow)
         except ValueError as error:
             raise UserError(str(error)) from None
