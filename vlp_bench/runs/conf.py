@@ -4,6 +4,17 @@ import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+_COOP = "caltech101 dtd eurosat food101 oxford_flowers oxford_pets stanford_cars sun397 ucf101".split()
+_BLIP = {"retrieval": "itr", "captioning": "ic", "vqa": "vqa"}
+MOVED = {
+    **{f"exp=clip_{name}": f"+exp=clip_coop dataset={name}" for name in _COOP},
+    **{f"task={task}_blip_{at}": f"+exp=blip_{exp} benchmark={at}" for task, exp in _BLIP.items()
+       for at in ("mini", "paper")},
+    **{f"{group}=captioning_pretrain_{at}": f"+exp=xvlm_ic_pretrain benchmark={at}" for group in ("task", "data")
+       for at in ("mini", "paper")},
+    **{f"data=blip2_{exp}_paper": f"+exp=blip2_{exp}" for exp in ("gqa", "ic", "itr", "okvqa", "vqa")},
+}  # fmt: skip
+"""Choices that were, and what to write for them."""
 
 
 def conf_folder() -> Path:

@@ -25,7 +25,8 @@ DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that remo
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 TARGETS = ("vlp_bench.", "lightning.pytorch.", "torch.")  # what a configuration may construct
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
-    "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"},
+    "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"}
+    | {"dataset", "coop_sets"},  # the experiment's name and its data say which set it is
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
     "data": {"calibration_cache"},
 }
@@ -145,6 +146,11 @@ def check_values(config: Mapping[str, Any]) -> None:
     for name, value in (("seed", seed), ("pruning_seed", config.get("pruning_seed", 0))):
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
             raise UserError(f"{name}={value}: must be a whole number from 0 to {2**32 - 1}")
+    if isinstance(recipe := config.get("recipe"), str):
+        raise UserError(
+            f"recipe={recipe}: a recipe is part of its task now; set recipe.epochs, recipe.target_batch or recipe.clip "
+            "(recipe.epochs=0 trains nothing)"
+        )
     for part in PARTS:
         if not isinstance(config.get(part), Mapping):
             raise UserError(f"{part} is missing from the configuration; choose one with {part}=NAME")
@@ -187,16 +193,26 @@ def missing_files(config: DictConfig, root: str) -> dict[str, str]:
 
     Where paths.<root> is not set, the place is written with <paths.root> in its stead.
     """
-    given = config.paths[root]
+    check_dataset(config)
+    given, placed = config.paths[root], config.copy()
+    OmegaConf.update(placed, f"paths.{root}", f"<paths.{root}>" if given is None else str(given))
     missing = {}
     for key, text in _leaves(_unresolved(config)):
         if isinstance(text, str) and text.startswith(f"${{paths.{root}}}"):
-            rest = text.removeprefix(f"${{paths.{root}}}").lstrip("/")
+            place = str(OmegaConf.select(placed, key))
             if given is None:
-                missing[key] = f"<paths.{root}>/{rest} (paths.{root} is not set)"
-            elif not (Path(given) / rest).exists():
-                missing[key] = str(Path(given) / rest)
+                missing[key] = f"{place} (paths.{root} is not set)"
+            elif not Path(place).exists():
+                missing[key] = place
     return missing
+
+
+def check_dataset(config: DictConfig) -> None:
+    """Raise UserError for a `dataset` that the experiment does not know."""
+    if (sets := config.get("coop_sets")) is not None and config.dataset not in sets:
+        raise UserError(
+            f"dataset={config.dataset}: there is no such data set; it is one of {', '.join(map(str, sets))}"
+        )
 
 
 def _unresolved(config: DictConfig) -> dict[str, Any]:
