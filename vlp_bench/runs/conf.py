@@ -4,7 +4,10 @@ import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_COOP = "caltech101 dtd eurosat food101 oxford_flowers oxford_pets stanford_cars sun397 ucf101".split()
+_COOP = (
+    *("caltech101", "dtd", "eurosat", "food101", "oxford_flowers"),
+    *("oxford_pets", "stanford_cars", "sun397", "ucf101"),
+)
 _BLIP = {"retrieval": "itr", "captioning": "ic", "vqa": "vqa"}
 MOVED = {
     **{f"exp=clip_{name}": f"+exp=clip_coop dataset={name}" for name in _COOP},
