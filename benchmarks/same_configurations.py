@@ -31,8 +31,9 @@ WORDS = {f"+exp=clip_{name}": COOP + name for name in (
 RENAMED = {"task.becomes": "task.task_model", "pruner.allocate.between": "pruner.allocate.group_by"}
 CLASSES = {"Competition": "GlobalThreshold", "Total": "GlobalBudget", "Everything": "Dense"}
 """Of a `_target_` the last name counts, whatever module holds it."""
-NEW = {"model.config.vision_eps", "model.config.text_eps"}
-"""Keys that have come since; without them the same value was a constant of the code."""
+NEW = {"model.config.vision_eps", "model.config.text_eps", "data.max_unknown", "data.source.orientation",
+       "data.source.least"}  # fmt: skip
+"""Keys that have come since, with what was a constant of the code or with what is new."""
 MACHINERY = ("coop_sets", "dataset")
 """Top-level keys that only serve to write others."""
 

@@ -97,20 +97,23 @@ def test_captions_given_twice_are_noted(root: Path) -> None:
     assert "1 captions are given twice to the same image" in reports(root)["test"].notes[0]
 
 
-def test_leaks_are_found_by_path_by_name_and_by_pixels(root: Path) -> None:
+def test_leaks_are_found_by_place_and_by_pixels_not_by_name(root: Path) -> None:
     folder = root / "images/coco"
-    train = [folder / f"train2014/COCO_train2014_{n:012d}.jpg" for n in (1, 2)]
+    train = [folder / f"train2014/COCO_train2014_{n:012d}.jpg" for n in (1, 2, 3)]
     test = json.loads((root / "finetune/itr/coco_test.json").read_text())
     test.append({"image": "train2014/COCO_train2014_000000000001.jpg", "caption": ["x"]})
     (folder / "other").mkdir()
-    shutil.copy(train[0], folder / "other/COCO_train2014_000000000003.jpg")
+    shutil.copy(train[2], folder / "other/COCO_train2014_000000000003.jpg")  # as it is called in training
     test.append({"image": "other/COCO_train2014_000000000003.jpg", "caption": ["x"]})
+    shutil.copy(folder / test[0]["image"], folder / "other/COCO_train2014_000000000004.jpg")  # another of that name
+    test.append({"image": "other/COCO_train2014_000000000004.jpg", "caption": ["x"]})
     shutil.copy(train[1], folder / "other/renamed.jpg")
     test.append({"image": "other/renamed.jpg", "caption": ["x"]})
     (root / "finetune/itr/coco_test.json").write_text(json.dumps(test))
     ((leak,), notes) = checking.leaks(reports(root))
     assert leak.startswith("3 images of train are in test too")
-    assert "(the same name)" in leak
+    assert "COCO_train2014_000000000003.jpg (the same name and pixels)" in leak
+    assert "000000000004" not in leak
     assert "renamed.jpg (the same pixels)" in leak
     assert notes == []
 

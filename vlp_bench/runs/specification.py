@@ -28,7 +28,7 @@ INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a
     "": {"paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute"}
     | {"dataset", "coop_sets"},  # the experiment's name and its data say which set it is
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
-    "data": {"calibration_cache"},
+    "data": {"calibration_cache", "max_unknown"},
 }
 
 

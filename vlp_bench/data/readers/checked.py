@@ -233,6 +233,16 @@ def fits(box: Box, frame: tuple[int, int]) -> bool:
     return min(x, y) >= 0 and min(w, h) > 0 and x + w <= frame[0] and y + h <= frame[1]
 
 
+@contextmanager
+def strictly() -> Iterator[None]:
+    """The first bad record stops the reading inside, also within `collecting`."""
+    before = _faults.set(None)
+    try:
+        yield
+    finally:
+        _faults.reset(before)
+
+
 CALLED = {
     "image": ("img", "image_path", "file_name", "filename", "file", "path", "filepath", "img_path", "image_file"),
     "caption": ("captions", "text", "texts", "sentence", "sentences", "description"),

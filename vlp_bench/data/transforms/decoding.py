@@ -111,10 +111,14 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
+def _exchanged(size: Size) -> Size:
+    return size[1], size[0]
+
+
 def _draft(image: Image.Image, least: Least, *, exchanged: bool) -> None:
     """Decode no larger than `least` asks of the image as it will stand."""
     if exchanged:
-        image.draft(image.mode, least(image.size[::-1])[::-1])
+        image.draft(image.mode, _exchanged(least(_exchanged(image.size))))
     else:
         image.draft(image.mode, least(image.size))
 
@@ -209,7 +213,7 @@ class Folder:
         path = self.path(key)
         try:
             with Image.open(path) as image:
-                return image.size[::-1] if self.upright and _orientation(image) >= 5 else image.size
+                return _exchanged(image.size) if self.upright and _orientation(image) >= 5 else image.size
         except _UNREADABLE as error:
             raise _broken(str(path), error) from None
 
