@@ -178,7 +178,8 @@ def leaks(reports: Mapping[str, Report]) -> tuple[list[str], list[str]]:
 def _shared(first: Report, second: Report) -> Iterator[str]:
     places = {second.place(key): key for key in second.images}
     names = {_name(key): key for key in second.images}
-    same = {key: names[_name(key)] for key in first.images if _name(key) in names and first.place(key) not in places}
+    apart = [key for key in first.images if _name(key) in names and first.place(key) not in places]
+    same = {key: key if key in second.images else names[_name(key)] for key in apart}
     equal = {key for key, other in islice(same.items(), MOST_COMPARED) if _equal(first, key, second, other)}
     pixels = {shown: key for key, shown in second.images.items() if shown}
     for key, shown in first.images.items():
