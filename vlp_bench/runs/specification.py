@@ -89,7 +89,7 @@ class Specification:
 
 
 def register() -> None:
-    """Teach OmegaConf `${run_dir:}`, the folder of the run being composed.
+    """Teach OmegaConf `${run_dir:}`, the folder of the run being composed, and `${classes_in:root,format,task}`.
 
     It refuses what cannot run, and that before Hydra makes the folder.
     """
@@ -99,7 +99,13 @@ def register() -> None:
         folder = specification.folder
         return str(folder.relative_to(specification.out) if form == "relative" else folder)
 
+    def classes_in(root: str, form: str, task: str) -> int | None:
+        from vlp_bench.data.datasets.own import number_of_classes
+
+        return number_of_classes(root, form) if task.endswith(".Classification") else None
+
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+    OmegaConf.register_new_resolver("classes_in", classes_in, replace=True)
 
 
 def specify(config: DictConfig, hydra: Any) -> Specification:

@@ -151,8 +151,9 @@ class TaskData(SeededData):
         found = unknown_words(texts, self.tokenizer)
         if found.share > self.max_unknown:
             raise ValueError(
-                f"{what}: {found}; {self._vocabulary} is not that of these texts: take a model with another one "
-                f"(paths.vocab=FILE), or go on all the same with data.max_unknown=1 (now {self.max_unknown:g})"
+                f"{what}: {found}. {self._vocabulary} is not that of these texts: take a model with another one (the "
+                "small ones know the embedded world's words alone; benchmark=paper with paths.weights and paths.vocab "
+                f"has BERT's), or go on all the same with data.max_unknown=1 (now {self.max_unknown:g})"
             )
         if found.unknown:
             _log.warning("%s: %s", what, found)
