@@ -2,9 +2,9 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra.errors import InstantiationException
 
@@ -63,7 +63,6 @@ def test_a_dense_and_a_pruned_run_on_three_hundred_pictures(own, folder, capsys,
 def test_captions_of_ones_own_choose_their_epoch_by_cider(own, folder) -> None:
     pytest.importorskip("pycocoevalcap")
     specification = own("xvlm_ic", folder, "karpathy", "pruner=omp", "sparsity=0.5", "task.max_length=8")
-    assert specification.config["task"]["best"] == "cider_regex"
     found = performed(specification)
     assert "cider_regex" in found
     assert "truth" not in found
@@ -83,12 +82,11 @@ def test_questions_of_ones_own(own, folder, tmp_path) -> None:
 
 
 def test_classes_of_ones_own_are_counted(own, tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 24), ("val", 6)):
+    for split, places in (("train", range(20)), ("val", range(20, 25))):
         for shape in own_folder.SHAPES:
             (tmp_path / "mine" / split / shape).mkdir(parents=True)
-            for i in range(n):
-                own_folder.drawn(shape, "red", rng).save(tmp_path / "mine" / split / shape / f"{i}.png")
+            for i in places:
+                own_folder.drawn(shape, "red", i).save(tmp_path / "mine" / split / shape / f"{i}.png")
     specification = own("dino_cls", tmp_path / "mine", "imagefolder", "pruner=omp", "sparsity=0.5")
     assert specification.config["task"]["classes"] == 3
     assert 0 <= performed(specification)["accuracy"] <= 100
@@ -117,3 +115,18 @@ def test_what_does_not_fit_is_named_before_anything_is_pruned(own, folder, tmp_p
         performed(specification)
     assert re.search(says, explain(error.value) or "")
     assert not list((tmp_path / "out").glob("masks/*"))
+
+
+def test_the_check_reads_the_same_folder(folder, monkeypatch, capsys) -> None:
+    from vlp_bench.commands import data
+
+    words = ["check", "+exp=xvlm_itr", "data=own", f"data.root={folder}", "data.format=karpathy", "--all"]
+    monkeypatch.setattr(sys, "argv", ["data", *words])
+    data.main()
+    said = capsys.readouterr().out
+    assert "train: 240 records, 480 captions, 240 images, 240 opened, 0 broken" in said
+    for kind in ("CMYK", "turned upright by EXIF"):
+        assert f"8 images are {kind}" in said
+    for kind in ("transparent, shown on white", "16-bit, scaled to 8"):
+        assert f"7 images are {kind}" in said
+    assert "note: 0.8% of 1,935 words are not in the vocabulary ('zyxt')" in said

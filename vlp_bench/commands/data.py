@@ -157,7 +157,16 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
             source = build({str(k): v for k, v in plain.items()})
             found |= {prefix + name: read for name, read in splits_of(source).items()}
             vocabulary = getattr(source, "vocabulary", vocabulary)
+    if not found:  # data=own: its source follows from a folder
+        source = _own_source(OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True))
+        return splits_of(source), getattr(source, "vocabulary", None)
     return found, vocabulary
+
+
+def _own_source(plain: Any) -> Any:
+    from vlp_bench.runs.object_cache import build
+
+    return build({str(key): value for key, value in plain.items()}).source
 
 
 def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
