@@ -4,6 +4,7 @@ python docs/keys.py          # writes the page
 python docs/keys.py --check  # exit code 1 if the page is out of date
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,25 @@ def section(file: Path) -> str:
     """One file: its head comment and the table of its keys."""
     text, place = file.read_text(encoding="utf-8"), file.relative_to(ROOT / "conf")
     group = ".".join(place.parts[:-1])
-    title = f"{'/'.join(place.parts[:-1])}={file.stem}" if group else "Top level"
-    prefix = "" if group in ("", "exp") or "@package _global_" in text else f"{group}."
+    title = _title(file.stem, "/".join(place.parts[:-1]))
+    prefix = _prefix(text, group)
     rows = [f"| `{prefix}{key}` | `{_cell(default)}` | {_cell(said)} |" for key, default, said in entries(text)]
     table = "\n".join(["| key | default | remark |", "|---|---|---|", *rows]) if rows else ""
     return f"### {title}\n`conf/{place}`: {remark(text)}\n\n{table}\n"
+
+
+def _prefix(text: str, group: str) -> str:
+    """What stands before the keys of a file: its package directive, or its group."""
+    found = re.match(r"# @package (\S+)", text)
+    package = found[1] if found else group
+    return "" if package in ("", "_global_") else f"{package}."
+
+
+def _title(stem: str, group: str) -> str:
+    """What is typed to choose a file; those whose name starts with _ are not chosen but built upon."""
+    if stem.startswith("_"):
+        return f"{group}: shared ({stem})"
+    return f"{group}={stem}" if group else "Top level"
 
 
 def _cell(text: str) -> str:

@@ -93,7 +93,7 @@ def test_some_parts_are_of_one_benchmark(monkeypatch):
     mini, paper = planned.values()
     assert mini == {"+exp=blip_itr", "+exp=blip_vqa", "+exp=xvlm_itr", "+exp=clip_zeroshot"}
     assert mini - paper == {"+exp=clip_zeroshot"}
-    assert {"+exp=clip_dtd", "+exp=blip2_gqa"} <= paper - mini
+    assert {"+exp=clip_coop", "+exp=blip2_gqa"} <= paper - mini
     with pytest.raises(UserError, match="one of"):
         plans.parse("parts: [{exp: [e], pruner: [omp], sparsity: [0.5], seed: [0], benchmark: tiny}]")
 

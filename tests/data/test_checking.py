@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vlp_bench.commands import data
 from vlp_bench.data import checking
 from vlp_bench.data.datasets.files import FilesRetrieval
 from vlp_bench.data.datasets.sources import ShapesRetrieval
 from vlp_bench.data.minicopy import write
+from vlp_bench.data.readers import formats
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +100,23 @@ def test_captions_given_twice_are_noted(root: Path) -> None:
     assert "1 captions are given twice to the same image" in reports(root)["test"].notes[0]
 
 
-def test_leaks_are_found_by_path_by_name_and_by_pixels(root: Path) -> None:
+def test_leaks_are_found_by_place_and_by_pixels_not_by_name(root: Path) -> None:
     folder = root / "images/coco"
-    train = [folder / f"train2014/COCO_train2014_{n:012d}.jpg" for n in (1, 2)]
+    train = [folder / f"train2014/COCO_train2014_{n:012d}.jpg" for n in (1, 2, 3)]
     test = json.loads((root / "finetune/itr/coco_test.json").read_text())
     test.append({"image": "train2014/COCO_train2014_000000000001.jpg", "caption": ["x"]})
     (folder / "other").mkdir()
-    shutil.copy(train[0], folder / "other/COCO_train2014_000000000003.jpg")
+    shutil.copy(train[2], folder / "other/COCO_train2014_000000000003.jpg")  # as it is called in training
     test.append({"image": "other/COCO_train2014_000000000003.jpg", "caption": ["x"]})
+    shutil.copy(folder / test[0]["image"], folder / "other/COCO_train2014_000000000004.jpg")  # another of that name
+    test.append({"image": "other/COCO_train2014_000000000004.jpg", "caption": ["x"]})
     shutil.copy(train[1], folder / "other/renamed.jpg")
     test.append({"image": "other/renamed.jpg", "caption": ["x"]})
     (root / "finetune/itr/coco_test.json").write_text(json.dumps(test))
     ((leak,), notes) = checking.leaks(reports(root))
     assert leak.startswith("3 images of train are in test too")
-    assert "(the same name)" in leak
+    assert "COCO_train2014_000000000003.jpg (the same name and pixels)" in leak
+    assert "000000000004" not in leak
     assert "renamed.jpg (the same pixels)" in leak
     assert notes == []
 
@@ -231,3 +237,111 @@ def test_mistakes_are_one_line(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert re.search(says, said)
+
+
+# --- data of one's own ---
+
+
+def saved(path: Path, image: Image.Image) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path.name
+
+
+def noise(seed: int, mode: str = "RGB") -> Image.Image:
+    channels = len(mode)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, channels), dtype=np.uint8))
+
+
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    code = command(monkeypatch, "check", *map(str, words))
+    out = capsys.readouterr()
+    return code, out.out + out.err
+
+
+def test_class_folders_of_equal_names_are_no_leak(tmp_path, monkeypatch, capsys) -> None:
+    for n, split in enumerate(("train", "val")):
+        for kind in ("cat", "dog"):
+            for i in (1, 2):
+                saved(
+                    tmp_path / split / kind / f"00000000000{i}.png", noise(100 * n + 10 * i + len(kind) + ord(kind[0]))
+                )
+    code, told = said(monkeypatch, capsys, tmp_path)
+    assert code == 0, told
+    assert "train: 4 records, 2 classes, 4 images, 4 opened, 0 broken" in told
+    shutil.copy(tmp_path / "train/cat/000000000001.png", tmp_path / "val/dog/000000000002.png")
+    code, told = said(monkeypatch, capsys, tmp_path)
+    assert code == 2
+    assert "1 images of train are in val too: cat/000000000001.png = dog/000000000002.png (the same pixels)" in told
+    shutil.copy(tmp_path / "train/cat/000000000001.png", tmp_path / "val/cat/000000000001.png")
+    assert "(the same name and pixels)" in said(monkeypatch, capsys, tmp_path)[1]
+
+
+def test_equal_names_are_compared_even_where_no_image_was_opened(tmp_path) -> None:
+    for split in ("train", "val"):
+        for i in range(6):
+            saved(tmp_path / split / "cat" / f"{i}.png", noise(i if split == "train" or i == 3 else 50 + i))
+    found = {}
+    for split in ("train", "val"):
+        read = lambda split=split: formats.labelled(tmp_path / split)  # noqa: E731
+        found[split], _ = checking.check(split, read)
+    assert checking.leaks(found)[0] == [
+        "1 images of train are in val too: cat/3.png = cat/3.png (the same name and pixels)"
+    ]
+
+
+def test_every_bad_record_is_told_in_one_go(tmp_path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a.png", noise(0))
+    records = [{"image": "a.png", "caption": "a"}, {"image": "a.png"}, {"image": "/a.png", "caption": "b"}, 5]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    code, told = said(monkeypatch, capsys, tmp_path / "a.json")
+    assert code == 2
+    assert "3 records are wrong" in told
+    for number in (1, 2, 3):
+        assert f"record {number}: " in told
+    assert "1 records, 1 captions, 1 images, 1 opened" in told
+
+
+def test_the_kinds_of_images_are_counted(tmp_path, monkeypatch, capsys) -> None:
+    clear = noise(1, "RGBA")
+    clear.putalpha(Image.new("L", clear.size, 7))
+    Image.new("CMYK", (16, 16)).save(tmp_path / "d.jpg")
+    Image.fromarray(np.full((16, 16), 300, np.uint16)).save(tmp_path / "c.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(4).save(tmp_path / "e.jpg", exif=exif)
+    names = [saved(tmp_path / "a.png", noise(0)), saved(tmp_path / "b.png", clear), "c.png", "d.jpg", "e.jpg"]
+    records = [{"image": name, "caption": f"picture {name[0]}"} for name in names]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    code, told = said(monkeypatch, capsys, tmp_path / "a.json")
+    assert code == 0, told
+    for kind in ("transparent, shown on white", "16-bit, scaled to 8", "CMYK", "turned upright by EXIF"):
+        assert f"1 images are {kind}" in told
+
+
+def test_words_the_vocabulary_lacks_are_counted(tmp_path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a.png", noise(0))
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghi"]))
+    for text, code, word in (("a b c d e f g h i zebra", 0, "note"), ("a b c zebra", 2, "mend")):
+        (tmp_path / "a.json").write_text(json.dumps([{"image": "a.png", "caption": text}]))
+        found = said(monkeypatch, capsys, tmp_path / "a.json", f"vocab={tmp_path}/vocab.txt")
+        assert found[0] == code
+        assert (
+            f"{word}: {10 if code == 0 else 25}.0% of {len(text.split())} words are not in the vocabulary ('zebra')"
+            in found[1]
+        )
+
+
+@pytest.mark.parametrize(
+    "records, words, says",
+    [
+        ([{"img": "a.png", "caption": "a"}], [], "'image' is None; 'img' is there: call it 'image'"),
+        ([{"image": "sub/b.png", "caption": "a"}], [], "images=FOLDER is missing: .* names images such as sub/b.png"),
+        ([{"image": "b.png", "caption": "a"}], ["images={tmp}"], "there is no image .*b.png"),
+    ],
+)
+def test_what_a_stranger_forgets_is_named(tmp_path, monkeypatch, capsys, records, words, says) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    code, told = said(monkeypatch, capsys, tmp_path / "a.json", *(word.format(tmp=tmp_path) for word in words))
+    assert code == 2
+    assert re.search(says, told), told

@@ -23,7 +23,9 @@ def copy(tmp_path_factory):
 
 
 def built(name, root, *words):
-    given = [f"+data={name}", f"paths.data={root}", f"paths.vocab={root}/bert-base-uncased/vocab.txt"]
+    stage, _, whole = name.rpartition("/")
+    chosen = [f"+data={whole}", *([f"+data/{stage}={whole}"] if stage else [])]
+    given = [*chosen, f"paths.data={root}", f"paths.vocab={root}/bert-base-uncased/vocab.txt"]
     small = ["data.batch_size=2", "data.eval_batch_size=2", "data.num_workers=0", *words]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*given, *small])
@@ -58,7 +60,7 @@ def test_an_honest_validation_leaves_its_questions_out_of_training(copy):
 
 
 @pytest.mark.parametrize("name, side", [("captioning_paper", 384), ("captioning_nocaps_paper", 384),
-                                        ("captioning_pretrain_paper", 224)])  # fmt: skip
+                                        ("pretrain/captioning_paper", 224)])  # fmt: skip
 def test_captions(copy, name, side):
     data = built(name, copy)
     batch = next(iter(data.train_dataloader()))

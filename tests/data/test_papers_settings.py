@@ -201,5 +201,5 @@ def test_classes(copy: Path, weights: Callable[[str], Path], tmp_path: Path) -> 
 
 def test_sentences_about_classes(copy: Path, weights: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    values = performed("clip_oxford_pets", copy, weights("clip"), out, "+trainer.limit_test_batches=2")
+    values = performed("clip_coop", copy, weights("clip"), out, "dataset=oxford_pets", "+trainer.limit_test_batches=2")
     assert 0 <= values["accuracy"] <= 100

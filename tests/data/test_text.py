@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlp_bench.data.shapes.phrases import vocabulary
-from vlp_bench.data.text import IGNORED, Masker, make_tokenizer, pre_caption
+from vlp_bench.data.text import IGNORED, Masker, make_tokenizer, pre_caption, unknown_words
 
 
 def test_without_sep_a_caption_ends_with_its_last_word():
@@ -71,3 +71,25 @@ def test_pieces_of_a_word_are_hidden_together():
         at = set(positions[row][labels[row] != IGNORED].tolist())
         for word in ({2, 3, 4}, {6, 7, 8}):
             assert len(at & word) in (0, 3)
+
+
+def test_unknown_words_are_counted_by_hand() -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "##s", "on"]
+    found = unknown_words(
+        ["A dog on a Sofa!", "sofa-bed", "dogs", "zebra zebra", ""],
+        make_tokenizer(dict(zip(words, range(9), strict=True))),
+    )
+    assert (found.words, found.unknown) == (10, 5)  # sofa twice, bed, zebra twice
+    assert (found.texts, found.mute) == (5, 2)
+    assert found.examples == ("sofa", "zebra", "bed")
+    assert found.share == 0.5
+    assert (
+        str(found)
+        == "50.0% of 10 words are not in the vocabulary ('sofa', 'zebra', 'bed'), 40.0% of 5 texts have nothing else"
+    )
+
+
+def test_a_vocabulary_with_a_token_on_two_lines_is_refused(tmp_path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ndog\ndog\n")
+    with pytest.raises(ValueError, match="has 'dog' on more than one line"):
+        make_tokenizer(tmp_path / "vocab.txt")

@@ -1,5 +1,6 @@
 """DINO: the released file, counts, the classifier, and transformers' ViT as reference."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from vlp_bench.batch import Batch, Place
@@ -93,11 +95,11 @@ def test_positions_are_resized(dino, tmp_path):
     assert dino.classify(torch.zeros(2, 3, 40, 40)).shape == (2, 5)
 
 
-def hub_model():
+def hub_model(eps=1e-6, inner=64):
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=24, patch_size=8,
-        num_labels=5, layer_norm_eps=1e-6, hidden_act="gelu",
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=inner, image_size=24,
+        patch_size=8, num_labels=5, layer_norm_eps=eps, hidden_act="gelu",
     )  # fmt: skip
     return ViTForImageClassification(config).eval()
 
@@ -113,6 +115,32 @@ def test_logits_are_those_of_transformers_vit(tmp_path):
             for attention in ("sdpa", "eager"):
                 found = build(place, SMALL, attention).classify(images)
                 torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("eps, inner", [(1e-12, 64), (1e-2, 40)])
+def test_another_epsilon_and_inner_width_are_those_of_transformers(tmp_path, eps, inner):
+    theirs, images = hub_model(eps, inner), 0.01 * torch.randn(3, 3, 24, 24)
+    theirs.save_pretrained(tmp_path / "hub")
+    config = replace(SMALL, vision_eps=eps, mlp_ratio=inner / 16)
+    ours = build(tmp_path / "hub", config)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.classify(images), theirs(images).logits, rtol=0, atol=2e-6)
+        if eps == 1e-2:
+            usual = build(tmp_path / "hub", replace(config, vision_eps=1e-6)).classify(images)
+            assert not torch.allclose(usual, theirs(images).logits, atol=1e-3)
+    assert ours.vision_model.encoder.layers[0].mlp.fc1.weight.shape == (inner, 16)
+    again = load_model(save_model(tmp_path / "ours.safetensors", ours))
+    assert again.config == config
+    assert torch.equal(again.classify(images), ours.classify(images))
+
+
+def test_a_file_from_before_the_epsilon_could_be_chosen_has_todays_default(dino, tmp_path):
+    path = save_model(tmp_path / "ours.safetensors", dino)
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["vlp_bench.dino.1"])
+    del content["config"]["vision_eps"]
+    save_file(load_file(path), path, metadata={"vlp_bench.dino.1": json.dumps(content)})
+    assert read_config(path).vision_eps == 1e-6
 
 
 def test_names_by_hand():

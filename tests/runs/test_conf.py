@@ -1,5 +1,8 @@
 """Every file of conf/ composes, and what it names can be built."""
 
+import subprocess
+import sys
+
 import pytest
 
 from vlp_bench.construct import construct, maker
@@ -61,3 +64,24 @@ def test_the_papers_benchmark_composes_once_its_files_are_there(tmp_path):
     assert construct(found.config["recipe"]).target_batch == 128
     assert callable(maker(found.config["task"]))
     assert found.config["task"]["lr"] == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+exp=clip_dtd"], "exp=clip_dtd is +exp=clip_coop dataset=dtd now"),
+        (["+exp=blip_itr", "task=retrieval_blip_mini"], "task=retrieval_blip_mini is +exp=blip_itr benchmark=mini now"),
+        (["+exp=clip_coop", "dataset=dogs"], "dataset=dogs: there is no such data set; it is one of caltech101, dtd, "),
+        (["+exp=blip_itr", "recipe=none"], "recipe=none: a recipe is part of its task now; set recipe.epochs, "),
+        (["+exp=clip_coop", "dataset=dtd"], "  data.source.root         <paths.data>/dtd (paths.data is not set)"),
+    ],
+)
+def test_a_choice_that_moved_says_its_new_name(words, said):
+    done = subprocess.run([sys.executable, "-m", "vlp_bench", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr.replace("error: ", "")
+
+
+def test_what_is_built_upon_is_no_choice():
+    for group in conf.groups():
+        assert not [choice for choice in conf.choices(group) if choice.startswith("_")]

@@ -2,17 +2,20 @@
 
     python -m vlp_bench.commands.data check +exp=xvlm_itr benchmark=paper paths.data=DIR     what an experiment reads
     python -m vlp_bench.commands.data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
+    python -m vlp_bench.commands.data check FOLDER                                           shards, or a folder a class
     python -m vlp_bench.commands.data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
 
 check reads all annotations and opens 200 images of each split (--all: every one, --sample=N: N); it prints counts,
-missing and broken images, what is left out and why, duplicates, and images that two splits share. It ends with 0 if
-nothing must be mended, else with 2.
+every bad record, missing and broken images, transparent, 16-bit and turned ones, words that the vocabulary (vocab=FILE)
+lacks, what is left out and why, duplicates, and images that two splits share. It ends with 0 if nothing must be mended,
+else with 2.
 """
 
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.console import console
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from vlp_bench.data.readers.formats import Split
 
 SAMPLE = 200
+MOST_LOOKED_FOR = 20
+"""Images that are looked for beside an annotation file before it is said that their folder is missing."""
 
 
 def main() -> None:
@@ -55,36 +60,42 @@ def _mini_copy(words: Sequence[str]) -> None:
 
 
 def _check(words: Sequence[str]) -> None:
-    options, rest = _options(words, {"--sample": str(SAMPLE), "format": "", "images": ""})
+    options, rest = _options(words, {"--sample": str(SAMPLE), "format": "", "images": "", "vocab": ""})
     most = None if "--all" in rest else _whole("--sample", options["--sample"])
     rest = [word for word in rest if word != "--all"]
     if any(word.lstrip("+").startswith("exp=") for word in rest):
-        own = [f"{key}={options[key]}" for key in ("format", "images") if options[key]]
-        if own:
-            raise UserError(f"{own[0]}: an experiment says itself where its data lie; set data.source.{own[0]}")
-        splits = _of_experiment(rest)
+        given = [f"{key}={options[key]}" for key in ("format", "images", "vocab") if options[key]]
+        if given:
+            raise UserError(f"{given[0]}: an experiment says itself where its data lie; set data.source.{given[0]}")
+        splits, vocabulary = _of_experiment(rest)
     else:
         splits = _of_files(rest, options["images"], options["format"])
-    if not examine(splits, most):
+        vocabulary = options["vocab"] or None
+    if not examine(splits, most, vocabulary):
         raise SystemExit(MISTAKE)
 
 
 Splits = Mapping[str, "Callable[[], Split[Any]]"]
 
 
-def examine(splits: Splits, most: int | None) -> bool:
-    """Print what is found in the splits; whether nothing must be mended. `most`: images to open of each, None for all.
+def examine(splits: Splits, most: int | None, vocabulary: "Mapping[str, int] | Path | str | None" = None) -> bool:
+    """Print what is found in the splits; whether nothing must be mended.
 
+    `most`: images to open of each, None for all. `vocabulary`: what the texts' words are looked up in, if anything.
     Nothing is printed but by the console, whose width cuts no path.
     """
     from vlp_bench.data import checking
+    from vlp_bench.data.text import make_tokenizer
 
+    tokenizer = None if vocabulary is None else make_tokenizer(vocabulary)
     reports: dict[str, Report] = {}
     with _bar() as bar:
         for name, read in splits.items():
             report, split = checking.check(name, read)
             reports[name] = report
             if split is not None:
+                if tokenizer is not None:
+                    checking.read_words(report, split, tokenizer)
                 images = checking.chosen(report, most)
                 checking.look(report, split, images, bar(name, len(images)))
     problems, notes = checking.leaks(reports)
@@ -120,8 +131,8 @@ def _bar() -> "Iterator[Callable[[str, int], Advance]]":
         yield add
 
 
-def _of_experiment(words: Sequence[str]) -> Splits:
-    """Every split an experiment's data read; files that are not there are one line."""
+def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | Path | None]":
+    """Every split an experiment's data read, and their vocabulary; files that are not there are one line."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -137,45 +148,106 @@ def _of_experiment(words: Sequence[str]) -> Splits:
         places = "; ".join(f"{key}: {place}" for key, place in missing.items())
         raise UserError(f"{len(missing)} files or folders are not there: {places}; set paths.data=FOLDER")
     found: dict[str, Callable[[], Split[Any]]] = {}
+    vocabulary: Mapping[str, int] | Path | None = None
     for key, prefix in (("source", ""), ("calibration_source", "calibration ")):
         if key in config.data:
             plain = OmegaConf.to_container(config.data[key], resolve=True)
-            splits = splits_of(construct(plain, f"data.{key}", config.allow))
-            found |= {prefix + name: read for name, read in splits.items()}
-    return found
+            source = construct(plain, f"data.{key}", config.allow)
+            found |= {prefix + name: read for name, read in splits_of(source).items()}
+            vocabulary = getattr(source, "vocabulary", vocabulary)
+    if not found:  # data=own: its source follows from a folder
+        plain = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+        source = construct(plain, "data", config.allow).source
+        return splits_of(source), getattr(source, "vocabulary", None)
+    return found, vocabulary
 
 
 def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
     if not paths:
         raise UserError("check takes +exp=NAME or annotation files; --help tells more")
     if wrong := [word for word in paths if "=" in word or word.startswith("-")]:
-        raise UserError(f"{wrong[0]}: with files, check knows images=DIR, format=NAME, --all and --sample=N")
-    return {path: (lambda path=path: _recognised(path, images, form)) for path in paths}
+        raise UserError(
+            f"{wrong[0]}: with files, check knows images=DIR, format=NAME, vocab=FILE, --all and --sample=N"
+        )
+    return {name: (lambda path=path: _recognised(path, images, form)) for name, path in _named(paths).items()}
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Name -> path. A folder with train, val and test of class folders is these three, compared with each other."""
+    from vlp_bench.data.checking import SPLITS
+    from vlp_bench.data.readers.formats import class_folders
+
+    if len(paths) == 1:
+        splits = {split: Path(paths[0]) / split for split in SPLITS}
+        found = {split: str(folder) for split, folder in splits.items() if class_folders(folder)}
+        if len(found) > 1:
+            return found
+    return {path: path for path in paths}
 
 
 def _recognised(path: str, images: str, form: str) -> "Split[Any]":
     """A file read as the first kind of data its content can be; Karpathy's and tables give their training split."""
-    from pathlib import Path
-
     from vlp_bench.data.readers import checked, formats
 
     given = Path(path)
     found = [form] if form else formats.recognise(given)
     if not found:
-        if given.suffix == ".json":
-            checked.load(given)  # says itself that it is not there, or cut off
+        # a file that is not there, or is cut off, says so itself
+        content = checked.load(given) if given.suffix == ".json" else None
         known = ", ".join(formats.TITLES)
-        raise ValueError(f"cannot tell what {path} is; is it there, and complete? Else say format=NAME: {known}")
-    errors = []
-    for allowed, read in formats.KINDS.values():
-        for name in (name for name in found if name in allowed):
-            try:
-                return read(given, images or str(given.parent), name)
-            except ValueError as error:
-                errors.append(error)
-    if not errors:
+        raise ValueError(
+            f"cannot tell what {path} is{_looks(content)}; is it there, and complete? Else say format=NAME: {known}"
+        )
+    readers = [(name, read) for allowed, read in formats.KINDS.values() for name in found if name in allowed]
+    if not readers:
         raise ValueError(f"format={form}: check reads {', '.join(formats.READ)}")
-    raise max(reversed(errors), key=_record)
+    name, read = _furthest(given, images, readers)
+    split = read(given, images or str(given.parent), name)
+    if not images and not given.is_dir() and split.records:
+        _check_images(given, split)
+    return split
+
+
+Readers = Sequence[tuple[str, "Callable[..., Split[Any]]"]]
+
+
+def _furthest(path: Path, images: str, readers: Readers) -> "tuple[str, Callable[..., Split[Any]]]":
+    """The reader that reads all, or else the one that stops last: it reads the right kind of data."""
+    from vlp_bench.data.readers import checked
+
+    stops: list[int] = []
+    for name, read in readers:
+        try:
+            with checked.strictly():
+                read(path, images or str(path.parent), name)
+            return name, read
+        except ValueError as error:
+            stops.append(_record(error))
+    return readers[max(range(len(stops)), key=lambda n: (stops[n], n))]
+
+
+def _looks(content: Any) -> str:
+    """What a JSON list that no reader knows has instead of what they ask for."""
+    from vlp_bench.data.readers import checked
+
+    first = content[0] if isinstance(content, list) and content else None
+    if not isinstance(first, dict):
+        return ""
+    missing = checked.got(first, "image") if "image" not in first else ""
+    return f": a list of records with {', '.join(map(repr, first))}" + (f" ('image' is {missing})" if missing else "")
+
+
+def _check_images(path: Path, split: "Split[Any]") -> None:
+    """Raise ValueError if no image lies beside its annotation file, and no folder was given."""
+    from vlp_bench.data.checking import keys
+    from vlp_bench.data.transforms.decoding import Folder
+
+    names = [key for record in split.records[:MOST_LOOKED_FOR] for key in keys(record)]
+    if isinstance(split.images, Folder) and not any(split.images.path(key).exists() for key in names):
+        raise ValueError(
+            f"images=FOLDER is missing: {path} names images such as {names[0]}, which is not in {path.parent}; give "
+            "the folder its paths start from"
+        )
 
 
 def _record(error: ValueError) -> int:

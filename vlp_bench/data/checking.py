@@ -6,21 +6,29 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.formats import Split
-from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
-from vlp_bench.data.transforms.decoding import BrokenImage
+from vlp_bench.data.readers.repeated import listed
+from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage, said_in
+from vlp_bench.data.text import Tokenizer, unknown_words
+from vlp_bench.data.transforms.decoding import KINDS as IMAGE_KINDS
+from vlp_bench.data.transforms.decoding import BrokenImage, Folder
 
 SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")
 """What a source may call the records of a task, most special first."""
 CALIBRATION = ("general", "regions")
-MOST_NAMED = 8
-"""Problems of one kind that are listed by name."""
+MOST_COMPARED = 200
+"""Pairs of images of equal names in two splits whose pixels are compared."""
+MOST_UNKNOWN = 0.2
+"""Share of a split's words that its vocabulary may lack, as `data.max_unknown` has it."""
 
 Advance = Callable[[], None]
 
@@ -30,7 +38,7 @@ class Report:
     """What was found in one split.
 
     `counts`: what there is of what. `problems` must be mended; `notes` need not. `images`: key -> hash of its pixels,
-    "" where it was not opened.
+    "" where it was not opened. `source`: what opens them.
     """
 
     name: str
@@ -38,6 +46,22 @@ class Report:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
+    source: Any = None
+
+    def place(self, key: str) -> str:
+        """Where an image lies: two splits that give the same place show the same image."""
+        if isinstance(self.source, Folder):
+            return str(self.source.path(key))
+        return f"{getattr(self.source, 'root', getattr(self.source, 'path', ''))}/{key}"
+
+    def pixels(self, key: str) -> str:
+        """The hash of an image's pixels, opened now if it was not; "" if it cannot be."""
+        if not self.images[key] and self.source is not None:
+            try:
+                self.images[key] = _hashed(self.source.open(key))
+            except ValueError:
+                return ""
+        return self.images[key]
 
 
 def splits_of(source: object) -> dict[str, Callable[[], Split[Any]]]:
@@ -50,20 +74,32 @@ def splits_of(source: object) -> dict[str, Callable[[], Split[Any]]]:
 
 
 def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any] | None]:
-    """Read a split and look at its records; the split is None if it cannot be read."""
+    """Read a split and look at its records, bad ones all in one go; the split is None if it cannot be read."""
     report = Report(name)
-    with _heard(report.notes):
+    with _heard(report.notes), checked.collecting() as faults:
         try:
             split = read()
         except ValueError as error:
-            report.problems.append(str(error))
+            report.problems += [*listed("records are wrong", faults), *([] if faults else [str(error)])]
             return report, None
+    report.problems += listed("records are wrong", faults)
     report.counts = dict(_counts(split.records))
     report.images = dict.fromkeys((key for record in split.records for key in keys(record)), "")
+    report.source = split.images
     report.counts["images"] = len(report.images)
-    for problem in _repeated(split.records):
-        report.notes.append(problem)
     return report, split
+
+
+def read_words(report: Report, split: Split[Any], tokenizer: Tokenizer) -> None:
+    """Count the words of a split that a vocabulary lacks: a problem where they are many."""
+    if texts := said_in(split.records):
+        found = unknown_words(texts, tokenizer)
+        if found.share > MOST_UNKNOWN:
+            report.problems.append(
+                f"{found}; a run stops above data.max_unknown={MOST_UNKNOWN:g}: is it their vocabulary?"
+            )
+        elif found.unknown:
+            report.notes.append(str(found))
 
 
 def keys(record: Any) -> tuple[str, ...]:
@@ -85,19 +121,6 @@ def _counts(records: Sequence[Any]) -> Counter[str]:
     return total
 
 
-def _repeated(records: Sequence[Any]) -> Iterator[str]:
-    """What is said twice."""
-    images = Counter(r.image for r in records if isinstance(r, CaptionedImage | RegionImage | LabelledImage))
-    yield from _listed("images are in more than one record", [image for image, n in images.items() if n > 1])
-    captions = [(r.image, Counter(r.captions)) for r in records if isinstance(r, CaptionedImage)]
-    twice = [f"{image}: {c!r}" for image, counted in captions for c, n in counted.items() if n > 1]
-    yield from _listed("captions are given twice to the same image", twice)
-    asked = Counter((r.image, r.question) for r in records if isinstance(r, Question))
-    yield from _listed(
-        "questions are asked twice of the same image", [f"{i}: {q!r}" for (i, q), n in asked.items() if n > 1]
-    )
-
-
 def chosen(report: Report, most: int | None, seed: int = 0) -> list[str]:
     """The images to open: all, or `most` of them drawn by seed."""
     images = list(report.images)
@@ -111,10 +134,12 @@ def look(report: Report, split: Split[Any], images: Sequence[str], advance: Adva
     frames = {record.image: record.size for record in split.records if isinstance(record, RegionImage)}
     broken: list[str] = []
     strange: list[str] = []
+    kinds: Counter[str] = Counter()
     for key in images:
         try:
             image = split.images.open(key)
-            report.images[key] = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:16]
+            report.images[key] = _hashed(image)
+            kinds.update(image.info.get(IMAGE_KINDS, ()))
             if key in frames and image.size != frames[key]:
                 strange.append(f"{key}: {image.size[0]} x {image.size[1]}, boxes are measured in {frames[key]}")
         except ValueError as error:
@@ -122,52 +147,57 @@ def look(report: Report, split: Split[Any], images: Sequence[str], advance: Adva
         advance()
     report.counts["opened"] = len(images)
     report.counts["broken"] = len(broken)
-    report.problems += _listed("images are missing or broken", broken)
-    report.notes += _listed("images have another size than their record says; boxes are scaled", strange)
+    report.problems += listed("images are missing or broken", broken)
+    report.notes += [f"{n} images are {kind}" for kind, n in sorted(kinds.items())]
+    report.notes += listed("images have another size than their record says; boxes are scaled", strange)
+
+
+def _hashed(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
 
 
 def leaks(reports: Mapping[str, Report]) -> tuple[list[str], list[str]]:
-    """Problems and notes: images that two of train, val and test share, by path, by name and by their pixels.
+    """Problems and notes: images that two of train, val and test share, by place or by their pixels.
 
-    Two splits that are the same set (a test set used for validation as well) are a note.
+    Equal names are only looked into: the images are opened, and count if their pixels are equal. Two splits that are
+    the same set (a test set used for validation as well) are a note.
     """
     problems: list[str] = []
     notes: list[str] = []
     there = [reports[name] for name in SPLITS if name in reports and reports[name].images]
     for i, first in enumerate(there):
         for second in there[i + 1 :]:
-            if first.images.keys() == second.images.keys():
+            if set(map(first.place, first.images)) == set(map(second.place, second.images)):
                 notes.append(f"{first.name} and {second.name} show the same {len(first.images)} images")
                 continue
-            found = sorted(_shared(first.images, second.images))
-            problems += _listed(f"images of {first.name} are in {second.name} too", found)
+            found = sorted(_shared(first, second))
+            problems += listed(f"images of {first.name} are in {second.name} too", found)
     return problems, notes
 
 
-def _shared(first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[str]:
-    pixels = {shown: key for key, shown in second.items() if shown}
-    names = {_name(key): key for key in second}
-    for key, shown in first.items():
-        if key in second:
+def _shared(first: Report, second: Report) -> Iterator[str]:
+    places = {second.place(key): key for key in second.images}
+    names = {_name(key): key for key in second.images}
+    apart = [key for key in first.images if _name(key) in names and first.place(key) not in places]
+    same = {key: key if key in second.images else names[_name(key)] for key in apart}
+    equal = {key for key, other in islice(same.items(), MOST_COMPARED) if _equal(first, key, second, other)}
+    pixels = {shown: key for key, shown in second.images.items() if shown}
+    for key, shown in first.images.items():
+        if first.place(key) in places:
             yield key
-        elif _name(key) in names:
-            yield f"{key} = {names[_name(key)]} (the same name)"
+        elif key in equal:
+            yield f"{key} = {same[key]} (the same name and pixels)"
         elif shown in pixels:
             yield f"{key} = {pixels[shown]} (the same pixels)"
 
 
+def _equal(first: Report, key: str, second: Report, other: str) -> bool:
+    shown = first.pixels(key)
+    return bool(shown) and shown == second.pixels(other)
+
+
 def _name(key: str) -> str:
-    """The name of an image if it is long enough to tell it from any other; else its whole key."""
-    name = PurePosixPath(key).name
-    return name if len(name) >= 16 else key
-
-
-def _listed(what: str, found: Sequence[str]) -> list[str]:
-    """One line that says how many and which."""
-    if not found:
-        return []
-    shown = "; ".join(found[:MOST_NAMED])
-    return [f"{len(found)} {what}: {shown}{'; ...' if len(found) > MOST_NAMED else ''}"]
+    return PurePosixPath(key).name
 
 
 @contextmanager

@@ -4,7 +4,9 @@
 scene of the embedded world.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height; pixels of the original image."""
@@ -85,3 +87,18 @@ class LabelledImages:
 
     records: tuple[LabelledImage, ...]
     names: tuple[str, ...]
+
+
+def said_in(records: Sequence[Any]) -> list[str]:
+    """Every text of some records, of whatever kind."""
+    return [text for record in records for text in _texts(record)]
+
+
+def _texts(record: Any) -> tuple[str, ...]:
+    if isinstance(record, CaptionedImage):
+        return record.captions
+    if isinstance(record, RegionImage):
+        return tuple(region.caption for region in record.regions)
+    if isinstance(record, Question):
+        return (record.question, *dict.fromkeys(record.answers))
+    return (record.sentence,) if isinstance(record, ImagePair) else ()

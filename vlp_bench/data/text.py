@@ -1,7 +1,8 @@
 """Text to tokens: BERT's tokenizer in X-VLM's form, the released caption cleaning, and the masking of words for MLM."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +51,56 @@ def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) 
 def _read_vocab(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise ValueError(f"no vocabulary at {path}: it should be bert-base-uncased's vocab.txt, one token a line")
-    return {word: i for i, word in enumerate(path.read_text(encoding="utf-8").splitlines())}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    words = {word: i for i, word in enumerate(lines)}
+    if len(words) != len(lines):
+        twice = Counter(lines).most_common(1)[0][0]
+        raise ValueError(f"the vocabulary {path} has {twice!r} on more than one line; every token has one")
+    return words
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a caption, a question or an answer once it is cleaned."""
+    return _DELETED.sub("", text.lower()).replace("-", " ").replace("/", " ").replace("<person>", "person").split()
+
+
+@dataclass(frozen=True)
+class UnknownWords:
+    """How much of some texts a vocabulary does not know.
+
+    words, unknown: how many words there are, and of how many [UNK] is all that a model reads. texts, mute: how many
+    texts, and how many of nothing but such words. examples: the commonest unknown words.
+    """
+
+    words: int
+    unknown: int
+    texts: int
+    mute: int
+    examples: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the words that are unknown."""
+        return self.unknown / max(1, self.words)
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.examples))
+        only = f", {self.mute / self.texts:.1%} of {self.texts:,} texts have nothing else" if self.mute else ""
+        return f"{self.share:.1%} of {self.words:,} words are not in the vocabulary ({shown}){only}"
+
+
+def unknown_words(texts: Iterable[str], tokenizer: Tokenizer, named: int = 5) -> UnknownWords:
+    """Count the words of which the tokenizer makes [UNK]."""
+    split = [words_of(text) for text in texts]
+    counted = Counter(word for words in split for word in words)
+    distinct = list(counted)
+    read = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    mark = tokenizer.get_vocab()["[UNK]"]  # pyright: ignore[reportAttributeAccessIssue]
+    strange = {word for word, ids in zip(distinct, read, strict=True) if mark in ids}
+    common = sorted(strange, key=lambda word: (-counted[word], word))
+    mute = sum(bool(words) and strange.issuperset(words) for words in split)
+    unknown = sum(counted[word] for word in strange)
+    return UnknownWords(counted.total(), unknown, len(split), mute, tuple(common[:named]))
 
 
 def pre_caption(caption: str, max_words: int) -> str:
@@ -59,8 +109,7 @@ def pre_caption(caption: str, max_words: int) -> str:
     Raises:
         ValueError: nothing is left.
     """
-    text = _DELETED.sub("", caption.lower()).replace("-", " ").replace("/", " ").replace("<person>", "person")
-    words = text.split()[:max_words]
+    words = words_of(caption)[:max_words]
     if not words:
         raise ValueError(f"caption {caption!r} is empty once punctuation is removed")
     return " ".join(words)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch, Place
-from vlp_bench.models.vit import VisionTransformer
-from vlp_bench.models.xvlm.towers import ATTENTIONS, STEM_STRIDE, STEMS
+from vlp_bench.models.vit import EPS, VisionTransformer
+from vlp_bench.models.xvlm.towers import ATTENTIONS, STEM_STRIDE, STEMS, inner_width
 
 DENSE = "classifier."  # never pruned
 
@@ -24,8 +24,9 @@ DENSE = "classifier."  # never pruned
 class DINOConfig:
     """Sizes of a DINO; the defaults are the paper's ViT-B/16 with ImageNet's 1,000 classes.
 
-    image_size, patch_size: pixels. mlp_ratio: inner width of the feed-forward networks over the width. drop_path: of
-    the last layer in training. stem: as of `XVLMConfig`.
+    image_size, patch_size: pixels. mlp_ratio: inner width of the feed-forward networks over the width, any number
+    whose product is whole. drop_path: of the last layer in training. stem: as of `XVLMConfig`. vision_eps: LayerNorm's;
+    1e-6 is that of DINO's own code, the hub's copies of its weights say 1e-12.
     """
 
     image_size: int = 224
@@ -33,15 +34,18 @@ class DINOConfig:
     vision_width: int = 768
     vision_layers: int = 12
     vision_heads: int = 12
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
     classes: int = 1000
     drop_path: float = 0.0
     stem: str = "patch"
+    vision_eps: float = EPS
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if type(field.default) is int:
                 self._check(getattr(self, field.name) > 0, field.name, "at least 1")
+        inner_width(self.mlp_ratio, self.vision_width)
+        self._check(self.vision_eps > 0, "vision_eps", "above 0")
         self._check(0 <= self.drop_path < 1, "drop_path", "at least 0 and below 1")
         self._check(self.stem in STEMS, "stem", f"one of {', '.join(STEMS)}")
         self._check(self.stem == "patch" or self.patch_size == STEM_STRIDE, "patch_size", "8 with stem=conv")
@@ -117,6 +121,7 @@ def vision_transformer(config: DINOConfig, attention: str) -> VisionTransformer:
         layers=config.vision_layers,
         heads=config.vision_heads,
         mlp_ratio=config.mlp_ratio,
+        eps=config.vision_eps,
         attention=attention,
         drop_path=config.drop_path,
         stem=config.stem,

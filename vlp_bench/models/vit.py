@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlp_bench.models.xvlm.towers import ConvStem, init_linear, resize_positions, sine_positions
+from vlp_bench.models.xvlm.towers import ConvStem, init_linear, inner_width, resize_positions, sine_positions
 
 EPS = 1e-6
+"""LayerNorm's epsilon in timm's code, with which BLIP and DINO were trained."""
 
 
 class _Attention(nn.Module):
@@ -74,12 +75,13 @@ class SplitAttention(_Attention):
 
 
 class MLP(nn.Module):
-    """Linear(d, r d), GELU, Linear(r d, d)."""
+    """Linear(d, r d), GELU, Linear(r d, d); r d must be whole."""
 
-    def __init__(self, width: int, ratio: int) -> None:
+    def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, ratio * width)
-        self.fc2 = nn.Linear(ratio * width, width)
+        inner = inner_width(ratio, width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, n, d) -> (m, n, d)."""
@@ -90,14 +92,22 @@ class ViTLayer(nn.Module):
     """Pre-norm attention and feed-forward network, each added to its input unless drop-path leaves it out."""
 
     def __init__(
-        self, width: int, heads: int, ratio: int, attention: str, drop_path: float, *, fused: bool = True
+        self,
+        width: int,
+        heads: int,
+        ratio: float,
+        attention: str,
+        drop_path: float,
+        *,
+        eps: float = EPS,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.self_attn = (FusedAttention if fused else SplitAttention)(width, heads, attention)
-        self.layer_norm1 = nn.LayerNorm(width, eps=EPS)
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width, ratio)
-        self.layer_norm2 = nn.LayerNorm(width, eps=EPS)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, n, d) -> (m, n, d)."""
@@ -161,7 +171,8 @@ class Layers(nn.Module):
 class VisionTransformer(nn.Module):
     """Images -> states of [CLS] and patches.
 
-    drop_path: that of the last layer; it grows linearly from 0. fused: whether query, key and value are one weight.
+    eps: of every LayerNorm. drop_path: that of the last layer; it grows linearly from 0. fused: whether query, key and
+    value are one weight.
     """
 
     def __init__(
@@ -172,8 +183,9 @@ class VisionTransformer(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        mlp_ratio: int,
+        mlp_ratio: float,
         attention: str,
+        eps: float = EPS,
         drop_path: float = 0.0,
         stem: str = "patch",
         fused: bool = True,
@@ -181,9 +193,9 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.embeddings = PatchEmbeddings(width, image_size, patch_size, stem)
         rates = [drop_path * i / max(1, layers - 1) for i in range(layers)]
-        blocks = [ViTLayer(width, heads, mlp_ratio, attention, rate, fused=fused) for rate in rates]
+        blocks = [ViTLayer(width, heads, mlp_ratio, attention, rate, eps=eps, fused=fused) for rate in rates]
         self.encoder = Layers(blocks)  # pyright: ignore[reportArgumentType]
-        self.post_layernorm = nn.LayerNorm(width, eps=EPS)
+        self.post_layernorm = nn.LayerNorm(width, eps=eps)
         self.apply(init_linear)
 
     def forward(self, images: Tensor) -> Tensor:

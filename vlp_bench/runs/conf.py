@@ -6,6 +6,21 @@ from vlp_bench.construct import PACKAGE as PACKAGE
 from vlp_bench.construct import conf_folder as conf_folder
 from vlp_bench.pruning.choices import names as part_names
 
+_COOP = (
+    *("caltech101", "dtd", "eurosat", "food101", "oxford_flowers"),
+    *("oxford_pets", "stanford_cars", "sun397", "ucf101"),
+)
+_BLIP = {"retrieval": "itr", "captioning": "ic", "vqa": "vqa"}
+REPLACED = {
+    **{f"exp=clip_{name}": f"+exp=clip_coop dataset={name}" for name in _COOP},
+    **{f"task={task}_blip_{at}": f"+exp=blip_{exp} benchmark={at}" for task, exp in _BLIP.items()
+       for at in ("mini", "paper")},
+    **{f"{group}=captioning_pretrain_{at}": f"+exp=xvlm_ic_pretrain benchmark={at}" for group in ("task", "data")
+       for at in ("mini", "paper")},
+    **{f"data=blip2_{exp}_paper": f"+exp=blip2_{exp}" for exp in ("gqa", "ic", "itr", "okvqa", "vqa")},
+}  # fmt: skip
+"""Choices that were, and what to write for them."""
+
 MOVED = {  # keys of 0.1.0 -> where they are now
     "pruner.allocate.between": "pruner.allocate.group_by",
     "task.becomes": "task.task_model",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vlp_bench.runs.conf import choices, closest, conf_folder, groups, moved
+from vlp_bench.runs.conf import REPLACED, choices, closest, conf_folder, groups, moved
 from vlp_bench.runs.console import stderr
 
 FAILED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
@@ -128,6 +128,8 @@ def _unreadable(word: str) -> str:
 def _unknown_choice(missing: str) -> str:
     group, _, given = missing.rpartition("/")
     allowed = choices(group)
+    if now := REPLACED.get(f"{group}={given}"):
+        return f"{group}={given} is {now} now"
     what = "experiment" if group == "exp" else group
     return f"{group}={given}: there is no such {what}; allowed: {', '.join(allowed)}{closest(given, allowed)}"
 

@@ -17,6 +17,10 @@ class TaskData(Protocol):
 
     batch_size: int
 
+    def inspect(self, rows: int | None = None, *, training: bool = True) -> None:
+        """Look at the texts before anything is computed, with the rows of the model's table of words."""
+        ...
+
     def calibration(self) -> Iterable[Any]:
         """Re-iterable batches for the pruner, the same for every seed."""
         ...
@@ -60,3 +64,9 @@ def task_class(config: Mapping[str, Any]) -> type[FineTuning]:
 def monitored(config: Mapping[str, Any]) -> str:
     """The metric that decides which epoch is tested: task.best where the task has a choice."""
     return config["task"].get("best") or task_class(config).MONITOR
+
+
+def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
+    """Let the data look at its texts before anything is computed; ValueError if they do not fit the model."""
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    data.inspect(rows, training=config["recipe"]["epochs"] > 0)

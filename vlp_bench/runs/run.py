@@ -20,7 +20,7 @@ from vlp_bench.runs import screen
 from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
-from vlp_bench.runs.object_cache import ObjectCache, monitored
+from vlp_bench.runs.object_cache import ObjectCache, inspect, monitored
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
@@ -81,6 +81,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     seed_everything(config["seed"], workers=True, verbose=False)
     with screen.step(helpers.console, "reading the weights and preparing the data"):
         model, data = helpers.objects.model(config, allow), helpers.objects.data(config, allow)
+        inspect(model, data, config)
         provenance["data"] = data.fingerprint()
     prune = PruneOnce(specification, data, root_device(config), again=config["force"])
     with screen.step(helpers.console, "pruning"):

@@ -82,6 +82,8 @@ class Configuration:
     logger: Mapping[str, Any]
     allow: list[str]
     pruning_seed: int = 0
+    dataset: str | None = None  # of clip_coop
+    coop_sets: Mapping[str, Any] | None = None
 
 
 def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
@@ -93,6 +95,11 @@ def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequ
     for word in overrides:
         if re.match(r"\+{0,2}experiment=", word):
             raise UserError(f"{word}: the experiment is named by +exp=NAME, and this follows from it")
+    if isinstance(recipe := config.get("recipe"), str):
+        raise UserError(
+            f"recipe={recipe}: a recipe is part of its task now; set recipe.epochs, recipe.target_batch or recipe.clip "
+            "(recipe.epochs=0 trains nothing)"
+        )
     for part in PARTS:
         if not isinstance(config.get(part), Mapping) or TARGET not in config[part]:
             raise UserError(_no_part(config, part))

@@ -18,7 +18,11 @@ def header(console: Console, specification: Specification) -> None:
     """Which benchmark (and which other there is), model, data, pruner, sparsity and seed run, and where results go."""
     c, chosen = specification.config, specification.choices
     name, says = c["benchmark"]["name"], c["benchmark"]["says"]
-    console.print(f"[bold]benchmark={name}[/]: {escape(says)} ({escape(_others(name))})", soft_wrap=True)
+    if own := c["data"].get("says"):
+        shown = f"{own}, calibrated on {c['data'].get('general') or 'its training split'}"
+        console.print(f"[bold]data={chosen['data']}[/]: {escape(shown)} (sizes of benchmark={name})", soft_wrap=True)
+    else:
+        console.print(f"[bold]benchmark={name}[/]: {escape(says)} ({escape(_others(name))})", soft_wrap=True)
     console.print(f"model {chosen['model']}, data {chosen['data']}, task {chosen['task']}")
     console.print(f"pruner [bold]{chosen['pruner']}[/], sparsity [bold]{c['sparsity']:g}[/], seed {c['seed']}")
     console.print(f"results in {escape(str(specification.folder))}", soft_wrap=True)

@@ -28,10 +28,10 @@ DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that remo
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
     "": {
         "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
-        "allow",
+        "allow", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
     },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
-    "data": {"calibration_cache"},
+    "data": {"calibration_cache", "max_unknown"},
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ class Specification:
 
 
 def register() -> None:
-    """Teach OmegaConf `${run_dir:}`, the folder of the run being composed.
+    """Teach OmegaConf `${run_dir:}`, the folder of the run being composed, and `${classes_in:root,format,task}`.
 
     It refuses what cannot run, and that before Hydra makes the folder.
     """
@@ -102,7 +102,13 @@ def register() -> None:
         folder = specification.folder
         return str(folder.relative_to(specification.out) if form == "relative" else folder)
 
+    def classes_in(root: str, form: str, task: str) -> int | None:
+        from vlp_bench.data.datasets.own import number_of_classes
+
+        return number_of_classes(root, form) if task.endswith(".Classification") else None
+
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+    OmegaConf.register_new_resolver("classes_in", classes_in, replace=True)
 
 
 def specify(config: DictConfig, hydra: Any) -> Specification:
@@ -196,16 +202,26 @@ def missing_files(config: DictConfig, root: str) -> dict[str, str]:
 
     Where paths.<root> is not set, the place is written with <paths.root> in its stead.
     """
-    given = config.paths[root]
+    check_dataset(config)
+    given, placed = config.paths[root], config.copy()
+    OmegaConf.update(placed, f"paths.{root}", f"<paths.{root}>" if given is None else str(given))
     missing = {}
     for key, text in _leaves(_unresolved(config)):
         if isinstance(text, str) and text.startswith(f"${{paths.{root}}}"):
-            rest = text.removeprefix(f"${{paths.{root}}}").lstrip("/")
+            place = str(OmegaConf.select(placed, key))
             if given is None:
-                missing[key] = f"<paths.{root}>/{rest} (paths.{root} is not set)"
-            elif not (Path(given) / rest).exists():
-                missing[key] = str(Path(given) / rest)
+                missing[key] = f"{place} (paths.{root} is not set)"
+            elif not Path(place).exists():
+                missing[key] = place
     return missing
+
+
+def check_dataset(config: DictConfig) -> None:
+    """Raise UserError for a `dataset` that the experiment does not know."""
+    if (sets := config.get("coop_sets")) is not None and config.dataset not in sets:
+        raise UserError(
+            f"dataset={config.dataset}: there is no such data set; it is one of {', '.join(map(str, sets))}"
+        )
 
 
 def _unresolved(config: DictConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
-from vlp_bench.runs.object_cache import ObjectCache
+from vlp_bench.runs.object_cache import ObjectCache, inspect
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.prune_once import calibration, load_mask, mask_file, pruner_essence, statistics_folder
 from vlp_bench.runs.rehearse import rehearse
@@ -113,6 +113,7 @@ def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> 
     objects, began = ObjectCache(), time.monotonic()
     config = cells[0].config
     data, model = objects.data(config, config["allow"]), objects.model(config, config["allow"]).to(root_device(config))
+    inspect(model, data, config)
     device, seed = root_device(config), config.get("pruning_seed", 0)
 
     @cache

@@ -14,7 +14,7 @@ from vlp_bench.tasks.answering import Answering, Asker
 from vlp_bench.tasks.captioning import Captioning
 from vlp_bench.tasks.finetuning import FineTuningArguments
 
-UNTRAINED = "this task is zero-shot, nothing of it can be trained: set recipe=none"
+UNTRAINED = "this task is zero-shot, nothing of it can be trained: set recipe.epochs=0"
 
 
 class Prompter(Asker, Protocol):

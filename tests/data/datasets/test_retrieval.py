@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -29,10 +30,9 @@ def data(calibration: CalibrationSettings | None = None, **changes: Any) -> Retr
 
 
 def composed(group: str, name: str, **paths: str) -> Any:
-    root = OmegaConf.create({"seed": 0, "paths": paths, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
-    content = OmegaConf.to_container(root, resolve=True)
-    assert isinstance(content, dict)
-    return content[group]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"+{group}={name}", *(f"paths.{key}={value}" for key, value in paths.items())])
+    return OmegaConf.to_container(config[group], resolve=True)
 
 
 def test_every_caption_or_every_image_is_an_item() -> None:

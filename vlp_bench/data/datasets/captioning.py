@@ -15,7 +15,7 @@ from vlp_bench.data.datasets.retrieval import CalibrationSource, Shared, TaskDat
 from vlp_bench.data.datasets.sources import ShapesRetrieval, Split, joined
 from vlp_bench.data.items import CaptionDataset, Item
 from vlp_bench.data.loading import GalleryDataset, ResumableLoader
-from vlp_bench.data.records import CaptionedImage
+from vlp_bench.data.records import CaptionedImage, said_in
 from vlp_bench.data.text import make_tokenizer, pre_caption
 
 PROMPT = "a picture of"
@@ -120,6 +120,10 @@ class CaptioningData(TaskData):
         dataset = CaptionDataset(split.records, split.images, self.train_transform, each=self.each, seed=self.seed)
         collate = CaptionCollate(self.written, self.prompt, self.max_words, self.max_tokens)
         return self.training_loader(dataset, collate, "captions")
+
+    def texts_of(self, split: str) -> Sequence[str]:
+        """Captions to learn from; those of evaluation are only compared with."""
+        return said_in(self.source.captions(split).records) if split == "train" else ()
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("val")

@@ -5,16 +5,18 @@ are not at their path are looked for by name in train2014, val2014, test2015, VG
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Required, TypedDict, Unpack
+from typing import Any, Required, TypedDict, Unpack
 
 from vlp_bench.data.bert_vocabulary import bert_vocabulary
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.readers.texts import read_texts
 from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionImage
+from vlp_bench.data.shapes.phrases import vocabulary
+from vlp_bench.data.transforms.decoding import checked_orientation
 
 SPLITS = ("train", "val", "test")
 
@@ -25,10 +27,15 @@ class FilesCalibration:
     Args:
         general: captions, and `general_images`: the folder of their images (not looked at for shards and tables).
         regions: regions, and `regions_images`: the folder their paths start from.
-        vocab: vocab.txt of the tokenizer; None looks for bert-base-uncased's (`bert_vocabulary`).
+        vocab: vocab.txt of the tokenizer; None looks for bert-base-uncased's (`bert_vocabulary`); "world" is the
+            embedded world's, which the small models were trained with.
         general_format: salesforce, webdataset, files, parquet, coco, karpathy or nocaps.
         regions_format: salesforce, grouped or visual_genome.
         text: a shard of C4, to calibrate language models on.
+        orientation: "upright" obeys EXIF's orientation; "compat" shows images as they are stored, as released.
+
+    Raises:
+        ValueError: another orientation.
     """
 
     def __init__(
@@ -42,7 +49,9 @@ class FilesCalibration:
         regions_images: str = "",
         regions_format: str = "salesforce",
         text: str | None = None,
+        orientation: str = "upright",
     ) -> None:
+        self.upright = checked_orientation(orientation)
         given = {"general": general, "regions": regions, "text": text}
         self.files = {name: Path(file) for name, file in given.items() if file is not None}
         self._images = {"general": general_images, "regions": regions_images}
@@ -50,9 +59,9 @@ class FilesCalibration:
         self._vocab = vocab
 
     @cached_property
-    def vocabulary(self) -> Path:
-        """BERT's vocab.txt."""
-        return bert_vocabulary(self._vocab)
+    def vocabulary(self) -> Mapping[str, int] | Path:
+        """The vocab.txt, or the embedded world's words."""
+        return vocabulary() if self._vocab == "world" else bert_vocabulary(self._vocab)
 
     def general(self) -> Split[CaptionedImage]:
         """Captioned images to calibrate on."""
@@ -71,24 +80,28 @@ class FilesCalibration:
     @cached_property
     def _general(self) -> Split[CaptionedImage]:
         option = "data.source.general_format"
-        return formats.captions(
-            self.files["general"], self._images["general"], self._formats["general"], "train", option
-        )
+        images, form = self._images["general"], self._formats["general"]
+        return formats.captions(self.files["general"], images, form, "train", option, upright=self.upright)
 
     @cached_property
     def _regions(self) -> Split[RegionImage]:
         if "regions" not in self.files:
             raise ValueError("data.source.regions is not given; give it, or set data.calibration.parts=[general]")
         option = "data.source.regions_format"
-        return formats.regions(self.files["regions"], self._images["regions"], self._formats["regions"], option)
+        images, form = self._images["regions"], self._formats["regions"]
+        return formats.regions(self.files["regions"], images, form, option, upright=self.upright)
 
     def fingerprint(self, *splits: str) -> str:
         """Hash of the bytes of the annotation files (of names and sizes, where a split is a folder); of no image."""
-        total = hashlib.sha256()
+        total = self._shown()
         for name in splits:
             for part in contents(self.files[name]):
                 total.update(part)
         return total.hexdigest()[:16]
+
+    def _shown(self) -> Any:
+        """The hash of how images are opened, to be gone on with."""
+        return hashlib.sha256(f"images 2, upright={self.upright}".encode())  # 2: on white, 16 bits scaled
 
 
 class Calibrated(TypedDict, total=False):
@@ -102,6 +115,7 @@ class Calibrated(TypedDict, total=False):
     regions_images: str
     regions_format: str
     text: str | None
+    orientation: str
 
 
 class FilesRetrieval(FilesCalibration):
@@ -133,7 +147,8 @@ class FilesRetrieval(FilesCalibration):
     def _captions(self, split: str) -> Split[CaptionedImage]:
         """ "train", "val" or "test"."""
         checked = one_of(split, SPLITS)
-        return formats.captions(self.files[checked], self.images, self.format, checked, "data.source.format")
+        file, option = self.files[checked], "data.source.format"
+        return formats.captions(file, self.images, self.format, checked, option, upright=self.upright)
 
 
 class FilesQuestions(FilesCalibration):
@@ -144,7 +159,8 @@ class FilesQuestions(FilesCalibration):
         images: the folder their paths start from; of several folders the first that has an image counts.
         format: salesforce, vqav2 (OK-VQA's too), gqa or visual_genome.
         answer_list: JSON list of the answers that are ranked; without it, those that are the first choice of at least
-            nine training questions.
+            `least` training questions.
+        least: see `answer_list`; VQAv2's list takes nine.
         calibration: see `FilesCalibration`.
     """
 
@@ -157,13 +173,16 @@ class FilesQuestions(FilesCalibration):
         test: str | Sequence[str] = (),
         format: str = "salesforce",
         answer_list: str | None = None,
+        least: int = 9,
         **calibration: Unpack[Calibrated],
     ) -> None:
         super().__init__(**calibration)
         formats.check(format, formats.QUESTIONS, "data.source.format")
         given = {"train": _listed(train), "val": _listed(val), "test": _listed(test)}
         self.splits = {name: files for name, files in given.items() if files}
-        self.images, self.format, self.answer_list = images, format, answer_list
+        self.images, self.format, self.answer_list, self.least = images, format, answer_list, least
+        if least < 1:
+            raise ValueError(f"data.source.least must be at least 1, got {least}")
         self.questions: Callable[[str], Split[Question]] = cache(self._questions)
 
     def answers(self) -> Sequence[str]:
@@ -171,7 +190,7 @@ class FilesQuestions(FilesCalibration):
         from vlp_bench.data.datasets.questions import most_frequent
 
         if self.answer_list is None:
-            return most_frequent(self.questions("train").records, least=9)
+            return most_frequent(self.questions("train").records, least=self.least)
         path = Path(self.answer_list)
         found = checked.answers({"answers": checked.objects(path, checked.load(path))}, "answers")
         return list(dict.fromkeys(found))
@@ -179,12 +198,13 @@ class FilesQuestions(FilesCalibration):
     def _questions(self, split: str) -> Split[Question]:
         """The questions of "train", "val" or "test", file after file."""
         files = self.splits[one_of(split, tuple(self.splits))]
-        read = [formats.questions(f, self.images, self.format, "data.source.format") for f in files]
+        option = "data.source.format"
+        read = [formats.questions(f, self.images, self.format, option, upright=self.upright) for f in files]
         return Split([q for part in read for q in part.records], read[0].images)
 
     def fingerprint(self, *splits: str) -> str:
         """Hash of the bytes of the files of the named splits."""
-        total = hashlib.sha256()
+        total = self._shown()
         for name in splits:
             for file in self.splits.get(name, [self.files[name]] if name in self.files else []):
                 for part in contents(file):
@@ -221,7 +241,7 @@ class FilesPairs(FilesCalibration):
     def _pairs(self, split: str) -> Split[ImagePair]:
         """ "train", "val" or "test"."""
         file = self.files[one_of(split, SPLITS)]
-        return formats.pairs(file, self.images, self.format, "data.source.format")
+        return formats.pairs(file, self.images, self.format, "data.source.format", upright=self.upright)
 
 
 def contents(path: Path) -> list[bytes]:

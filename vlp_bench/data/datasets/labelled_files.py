@@ -1,6 +1,7 @@
 """Labelled images in files: a folder a class, CoOp's splits, FGVC Aircraft's and MULTIFLOW's lists, CIFAR's binary."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,9 +11,11 @@ from vlp_bench.data.datasets.files import one_of
 from vlp_bench.data.readers import formats
 from vlp_bench.data.readers.classes import Cifar, read_aircraft, read_coop, read_folders, read_listed
 from vlp_bench.data.readers.formats import Split
+from vlp_bench.data.readers.repeated import repeated
 from vlp_bench.data.records import LabelledImage, LabelledImages
-from vlp_bench.data.transforms.decoding import Folder
+from vlp_bench.data.transforms.decoding import Folder, checked_orientation
 
+_log = logging.getLogger(__name__)
 LABELLED = ("imagefolder", "coop", "aircraft", "listed", "cifar")
 
 
@@ -27,9 +30,10 @@ class FilesLabelled:
             A set without validation data may use its test set for it: `{"val": "test"}`.
         names: for imagefolder, what classes are called: classnames.txt or metadata.csv.
         annotations, images: for coop.
+        orientation: "upright" obeys EXIF's orientation; "compat" shows images as they are stored, as released.
 
     Raises:
-        ValueError: an unknown format, or coop without its annotations.
+        ValueError: an unknown format or orientation, or coop without its annotations.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class FilesLabelled:
         names: str | None = None,
         annotations: str | None = None,
         images: str | None = None,
+        orientation: str = "upright",
     ) -> None:
+        self.upright = checked_orientation(orientation)
         formats.check(format, LABELLED, "data.source.format")
         if format == "coop" and annotations is None:
             raise ValueError("data.source.format=coop needs data.source.annotations, its split_zhou_<Set>.json")
@@ -49,6 +55,7 @@ class FilesLabelled:
         self.annotations, self.images = annotations, Path(images or root)
         self.splits = {"train": "train", "val": "val", "test": "test", "calibration": "train"} | dict(splits or {})
         self._read = cache(self._reading)
+        self._split = cache(self._labelled)
 
     @property
     def classes(self) -> Sequence[str]:
@@ -61,7 +68,12 @@ class FilesLabelled:
         Raises:
             ValueError: its classes are not those of the training split, or what the reader says.
         """
-        found, source = self._read(one_of(split, tuple(self.splits)))
+        return self._split(one_of(split, tuple(self.splits)))
+
+    def _labelled(self, split: str) -> Split[LabelledImage]:
+        found, source = self._read(split)
+        for line in repeated(found.records):
+            _log.warning("%s, %s: %s", self.root, split, line)
         if found.names != self.classes:
             raise ValueError(f"{self.root}: the classes of {split} are not those of train, so labels would not agree")
         return Split(found.records, source)
@@ -71,12 +83,12 @@ class FilesLabelled:
         if self.format == "cifar":
             return self._cifar.labelled(called), self._cifar
         if self.format == "coop":
-            return read_coop(str(self.annotations), called), Folder(self.images)
+            return read_coop(str(self.annotations), called), Folder(self.images, upright=self.upright)
         if self.format == "aircraft":
-            return read_aircraft(self.root, called), Folder(self.root)
+            return read_aircraft(self.root, called), Folder(self.root, upright=self.upright)
         if self.format == "listed":
-            return read_listed(self.root, called.split("+")), Folder(self.root)
-        return read_folders(self.root / called, self.names), Folder(self.root / called)
+            return read_listed(self.root, called.split("+")), Folder(self.root, upright=self.upright)
+        return read_folders(self.root / called, self.names), Folder(self.root / called, upright=self.upright)
 
     @cached_property
     def _cifar(self) -> Cifar:
@@ -84,7 +96,7 @@ class FilesLabelled:
 
     def fingerprint(self, *splits: str) -> str:
         """Hash of the records of the named splits; images are not read."""
-        total = hashlib.sha256()
+        total = hashlib.sha256(f"images 2, upright={self.upright}".encode())  # 2: on white, 16 bits scaled
         for name in splits:
             total.update(repr(self.labelled(name).records).encode())
         return total.hexdigest()[:16]

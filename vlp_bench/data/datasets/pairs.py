@@ -18,7 +18,7 @@ from vlp_bench.data.datasets.retrieval import CalibrationSource, Shared, TaskDat
 from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.items import ImageSource, Transform, Where, opened
 from vlp_bench.data.loading import ResumableLoader
-from vlp_bench.data.records import ImagePair
+from vlp_bench.data.records import ImagePair, said_in
 from vlp_bench.data.shapes.statements import statements
 from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import pre_caption
@@ -159,6 +159,9 @@ class PairData(TaskData):
         split = self.source.pairs("train")
         dataset = PairDataset(split.records, split.images, self.train_transform, swap=self.swap, seed=self.seed)
         return self.training_loader(dataset, self.collate, "pairs")
+
+    def texts_of(self, split: str) -> Sequence[str]:
+        return said_in(self.source.pairs(split).records)
 
     def val_dataloader(self) -> DataLoader:
         """The validation pairs, each process its share."""

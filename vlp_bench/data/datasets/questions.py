@@ -1,6 +1,7 @@
 """Questions about images: where they come from, how they become batches, and which answers there are to rank."""
 
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,11 @@ from vlp_bench.data.datasets.retrieval import CalibrationSource, Shared, TaskDat
 from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.items import ImageSource, Transform, Where
 from vlp_bench.data.loading import ResumableLoader
-from vlp_bench.data.records import Question
+from vlp_bench.data.records import Question, said_in
 from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import make_tokenizer
 
+_log = logging.getLogger(__name__)
 _DELETED = re.compile(r"([,.'!?\"()*#:;~])")
 _SIDES = ("left", "right")
 ONE_ANSWER = {"vg": 0.5}
@@ -82,8 +84,14 @@ def most_frequent(questions: Sequence[Question], least: int) -> list[str]:
     """
     counts = Counter(Counter(q.answers).most_common(1)[0][0] for q in questions if q.answers)
     found = sorted(answer for answer, n in counts.items() if n >= least)
+    rare = sum(n for n in counts.values() if n < least)
+    why = f"the first choice of {rare} of {counts.total()} training questions stands in fewer than {least} of them"
     if not found:
-        raise ValueError(f"no answer is the first choice of {least} training questions; give an answer list")
+        raise ValueError(
+            f"no answer is left to rank: {why}; set data.source.answer_list=FILE (a JSON list), or data.source.least=1"
+        )
+    if rare:
+        _log.warning("%s: it is not ranked; data.source.least=1 or data.source.answer_list=FILE ranks it", why)
     return found
 
 
@@ -138,6 +146,11 @@ class QuestionDataset(Dataset[Asked]):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         answers = weighted(record) if self.answered else {}
         return Asked(self.transform(image, rng), record.question, answers, index)
+
+
+def _same(record: Question) -> tuple[str, int | str, str, str]:
+    """What two records of one question share; ids alone begin anew in every file of some sets."""
+    return record.dataset, record.question_id, record.image, record.question
 
 
 def _sided(record: Question) -> bool:
@@ -239,8 +252,19 @@ class QuestionData(TaskData):
         records = self.source.questions(split).records
         if split != "train" or self.train_on_val:
             return records
-        held_out = {(q.dataset, q.question_id) for q in self.source.questions("val").records}
-        return [q for q in records if (q.dataset, q.question_id) not in held_out]
+        held_out = set(map(_same, self.source.questions("val").records))
+        kept = [q for q in records if _same(q) not in held_out]
+        if records and not kept:
+            raise ValueError(
+                f"all {len(records)} training questions are validation's too, and data.train_on_val=false leaves them "
+                "out: give other files, or set data.train_on_val=true"
+            )
+        return kept
+
+    def texts_of(self, split: str) -> Sequence[str]:
+        """Questions, and of training and the list the answers; those of evaluation are only compared with."""
+        asked = self.source.questions(split).records
+        return said_in(asked) if split == "train" else [question.question for question in asked]
 
     def candidates(self) -> tuple[list[str], Tensor, Tensor]:
         """The answers to rank, their ids (c, t) and attention (c, t)."""

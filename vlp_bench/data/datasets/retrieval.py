@@ -1,6 +1,7 @@
 """A task's data as Lightning wants it, whatever it comes from, and the batches a pruner is calibrated on."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
@@ -11,11 +12,14 @@ from transformers import BertTokenizer
 from vlp_bench.batch import Batch
 from vlp_bench.data.calibration import CalibrationSettings, CalibrationSource, TextCollate, TextDataset
 from vlp_bench.data.datasets.seeded import SeededData, check_counts
-from vlp_bench.data.datasets.sources import RetrievalSource, joined
+from vlp_bench.data.datasets.sources import SPLITS, RetrievalSource, joined
 from vlp_bench.data.items import CaptionDataset, Collate, RegionDataset, Transform
 from vlp_bench.data.loading import CalibrationBatches, GalleryCollate, GalleryDataset, ResumableLoader, in_order
-from vlp_bench.data.text import Masker, Tokenizer, make_tokenizer
+from vlp_bench.data.records import said_in
+from vlp_bench.data.text import Masker, Tokenizer, make_tokenizer, unknown_words
 from vlp_bench.data.transforms.replace_broken import replace_broken
+
+_log = logging.getLogger(__name__)
 
 
 class Shared(TypedDict, total=False):
@@ -35,6 +39,7 @@ class Shared(TypedDict, total=False):
     calibration_cache: str | None
     language: Tokenizer | None
     text_tokens: int
+    max_unknown: float
 
 
 class TaskData(SeededData):
@@ -54,6 +59,8 @@ class TaskData(SeededData):
         calibration_cache: a folder to keep decoded calibration images in, 150 KB each at 224 pixels (`data.cache`).
         language: tokenizer of the language model that is calibrated (BLIP-2); None where BERT's words are read.
         text_tokens: where texts without images are cut, in its tokens (ECoFLaP: 512).
+        max_unknown: share of a split's words that the vocabulary may lack before the run stops; what it lacks below
+            that is said.
 
     Raises:
         ValueError: a number is out of its range.
@@ -77,6 +84,7 @@ class TaskData(SeededData):
         calibration_cache: str | None = None,
         language: Tokenizer | None = None,
         text_tokens: int = 512,
+        max_unknown: float = 0.2,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -86,7 +94,10 @@ class TaskData(SeededData):
             max_broken=max_broken,
         )
         check_counts(max_words=max_words, max_tokens=max_tokens, text_tokens=text_tokens)
-        self._calibrated_on = source
+        if not 0 <= max_unknown <= 1:
+            raise ValueError(f"data.max_unknown is a share of the words in [0, 1], got {max_unknown}")
+        self._calibrated_on, self.max_unknown = source, max_unknown
+        self._looked_at: set[str] = set()
         self.train_transform, self.eval_transform = train_transform, eval_transform
         self.settings = calibration
         self.max_words, self.max_tokens, self.cache = max_words, max_tokens, calibration_cache
@@ -100,6 +111,52 @@ class TaskData(SeededData):
     def tokenizer(self) -> BertTokenizer:
         """BERT's, of the task's texts."""
         return make_tokenizer(self._calibrated_on.vocabulary, sep=self.sep)
+
+    def inspect(self, rows: int | None = None, *, training: bool = True) -> None:
+        """Look at vocabulary and texts before anything is computed; what a language model reads is left to it.
+
+        Args:
+            rows: of the model's table of words.
+            training: whether the training split will be read.
+
+        Raises:
+            ValueError: the vocabulary has more words than the table, or lacks too many of a split's.
+        """
+        if self.language is not None:
+            return
+        if rows is not None and (last := max(self.tokenizer.get_vocab().values())) >= rows:
+            raise ValueError(
+                f"{self._vocabulary} has {last + 1:,} words, the model's table {rows:,}: give the vocabulary it was "
+                "trained with (paths.vocab=FILE, or data.source.vocab=world for the small models), or other weights"
+            )
+        there = getattr(self._calibrated_on, "splits", SPLITS)
+        for split in SPLITS if training else SPLITS[1:]:
+            if split in there:
+                self.check_words(split, self.texts_of(split))
+
+    @property
+    def _vocabulary(self) -> str:
+        given = self._calibrated_on.vocabulary
+        return f"the vocabulary {given}" if isinstance(given, Path) else "the embedded world's vocabulary"
+
+    def texts_of(self, split: str) -> Sequence[str]:
+        """Every text of "train", "val" or "test" that a model will read."""
+        return ()
+
+    def check_words(self, what: str, texts: Iterable[str]) -> None:
+        """Say once how many words of a split the vocabulary lacks; ValueError if more than `max_unknown`."""
+        if self.language is not None or what in self._looked_at:
+            return
+        self._looked_at.add(what)
+        found = unknown_words(texts, self.tokenizer)
+        if found.share > self.max_unknown:
+            raise ValueError(
+                f"{what}: {found}. {self._vocabulary} is not that of these texts: take a model with another one (the "
+                "small ones know the embedded world's words alone; benchmark=paper with paths.weights and paths.vocab "
+                f"has BERT's), or go on all the same with data.max_unknown=1 (now {self.max_unknown:g})"
+            )
+        if found.unknown:
+            _log.warning("%s: %s", what, found)
 
     def calibration(self) -> CalibrationBatches:
         """A re-iterable of [general, region] batches, the same at every pass, for every task and seed of a run.
@@ -126,6 +183,7 @@ class TaskData(SeededData):
             return TextDataset(self._calibrated_on.texts(s.images)), TextCollate(words, self.text_tokens)
         split = getattr(self._calibrated_on, name)()
         s.check_enough(name, len(split.records))
+        self.check_words(f"calibration ({name})", said_in(split.records))
         if name == "general":
             dataset = CaptionDataset(split.records, split.images, s.transform, each="image", seed=s.seed)
         else:
@@ -166,6 +224,9 @@ class RetrievalData(TaskData):
         split = self.source.captions("train")
         dataset = CaptionDataset(split.records, split.images, self.train_transform, each=self.each, seed=self.seed)
         return self.training_loader(dataset, self.collate, "captions")
+
+    def texts_of(self, split: str) -> Sequence[str]:
+        return said_in(self.source.captions(split).records)
 
     def val_dataloader(self) -> DataLoader:
         """The validation gallery."""

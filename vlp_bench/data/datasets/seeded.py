@@ -46,6 +46,9 @@ class SeededData(LightningDataModule):
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, int] = {}
 
+    def inspect(self, rows: int | None = None, *, training: bool = True) -> None:
+        """Look at the texts before anything is computed, where there are texts; see `TaskData.inspect`."""
+
     # How far an epoch has come is stored here: Lightning puts the state of loaders back too late for a task that asks
     # for the number of its steps.
 

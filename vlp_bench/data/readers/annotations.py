@@ -38,13 +38,22 @@ def read_captions(path: str | Path) -> list[CaptionedImage]:
 
 
 def gathered(path: Path, captions: Iterable[tuple[str, str, list[str]]]) -> list[CaptionedImage]:
-    """(identity, image, captions) -> an image for every identity; ValueError if one identity has two images."""
+    """(identity, image, captions) -> an image for every identity.
+
+    Raises:
+        ValueError: one identity has two images, or one image two identities (they would be each other's negatives).
+    """
     told: dict[str, list[str]] = {}
     images: dict[str, str] = {}
+    identities: dict[str, str] = {}
     for identity, image, texts in captions:
         if images.setdefault(identity, image) != image:
             raise ValueError(
                 f"{path}: image_id {identity!r} is given to {images[identity]} and {image}; give each its own"
+            )
+        if identities.setdefault(image, identity) != identity:
+            raise ValueError(
+                f"{path}: {image} has the image_ids {identities[image]!r} and {identity!r}; give one image one id"
             )
         told.setdefault(identity, []).extend(texts)
     return [CaptionedImage(images[i], tuple(texts), i) for i, texts in told.items()]

@@ -2,7 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -20,6 +23,10 @@ Record = dict[str, Any]
 
 class BadRecord(ValueError):
     """A record that does not say what its format must; `parsed` puts file and number before it."""
+
+
+class RepeatedKey(ValueError):
+    """A JSON object with a key that stands in it twice."""
 
 
 def load(path: Path) -> Any:
@@ -57,13 +64,42 @@ def _text(path: Path) -> str:
 
 def _decoded(path: Path, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return decoded(text)
+    except RepeatedKey as error:
+        raise ValueError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); is the download complete?") from None
 
 
+def decoded(text: str) -> Any:
+    """The content of a JSON text; ValueError for NaN and Infinity, and for a key that stands twice in an object."""
+    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise RepeatedKey(f"the key {twice!r} stands twice in {brief(found)}; only one of them can be meant")
+    return found
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which is no number")
+
+
+def unique(path: Path, pairs: Iterable[tuple[Any, T]], what: str) -> dict[Any, T]:
+    """The pairs as a dictionary.
+
+    Raises:
+        ValueError: a key, which is `what` in words ("the image id"), stands twice.
+    """
+    found: dict[Any, T] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{path}: {what} {brief(key)} stands twice; leave one of the two out")
+        found[key] = value
+    return found
 
 
 def objects(path: Path, found: Any, what: str = "a JSON list of at least one record") -> list[Any]:
@@ -87,21 +123,40 @@ def kind(found: object) -> str:
 
 
 def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> Iterator[T]:
-    """Every record, parsed; what `parse` rejects gets the file and the number (from 0)."""
+    """Every record, parsed; what `parse` rejects gets the file and the number (from 0), see also `collecting`."""
+    faults = _faults.get()
     for number, record in enumerate(records):
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
-            yield parse(record)
+            read = parse(record)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"{path}, record {number}: {error}") from None
+            if faults is None:
+                raise ValueError(f"{path}, record {number}: {error}") from None
+            faults.append(f"{path}, record {number}: {error}")
+        else:
+            yield read
+
+
+_faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Bad records are left out and listed inside, where they would stop the reading: all of a file in one go."""
+    found: list[str] = []
+    before = _faults.set(found)
+    try:
+        yield found
+    finally:
+        _faults.reset(before)
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
     """A string with at least one letter or digit."""
     found = record.get(key)
     if not worded(found):
-        raise BadRecord(f"needs {key!r}, a text with at least one word, got {brief(found)}")
+        raise BadRecord(f"needs {key!r}, a text with at least one word, got {got(record, key)}")
     return found
 
 
@@ -110,7 +165,7 @@ def texts(record: Mapping[str, Any], key: str) -> list[str]:
     found = record.get(key)
     listed: list[Any] = found if isinstance(found, list) else [found]
     if not listed or not all(map(worded, listed)):
-        raise BadRecord(f"needs {key!r}, a text or a list of texts with at least one word each, got {brief(found)}")
+        raise BadRecord(f"needs {key!r}, a text or a list of texts with at least one word each, got {got(record, key)}")
     return listed
 
 
@@ -148,7 +203,7 @@ def image(record: Mapping[str, Any], key: str = "image") -> str:
     """A path that stays below the image folder."""
     found = record.get(key)
     if not isinstance(found, str):
-        raise BadRecord(f"needs {key!r}, the path of the image, got {brief(found)}")
+        raise BadRecord(f"needs {key!r}, the path of the image, got {got(record, key)}")
     inside(found)
     return found
 
@@ -176,6 +231,33 @@ def fits(box: Box, frame: tuple[int, int]) -> bool:
     """Whether a box lies wholly inside an image of `frame` pixels and has an area."""
     x, y, w, h = box
     return min(x, y) >= 0 and min(w, h) > 0 and x + w <= frame[0] and y + h <= frame[1]
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """The first bad record stops the reading inside, also within `collecting`."""
+    before = _faults.set(None)
+    try:
+        yield
+    finally:
+        _faults.reset(before)
+
+
+CALLED = {
+    "image": ("img", "image_path", "file_name", "filename", "file", "path", "filepath", "img_path", "image_file"),
+    "caption": ("captions", "text", "texts", "sentence", "sentences", "description"),
+    "question": ("text", "query"),
+    "sentence": ("text", "statement", "caption"),
+}
+"""What others call a key of ours."""
+
+
+def got(record: Mapping[str, Any], key: str) -> str:
+    """What stands at a key; where there is none, which key of the record is probably meant."""
+    if key in record:
+        return brief(record[key])
+    others: Sequence[str] = [name for name in CALLED.get(key, ()) if name in record]
+    return f"None; {others[0]!r} is there: call it {key!r}" if others else f"None; its keys are {brief(list(record))}"
 
 
 def brief(found: object) -> str:

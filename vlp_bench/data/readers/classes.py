@@ -48,11 +48,12 @@ def read_folders(path: str | Path, names: str | Path | None = None) -> LabelledI
 
 def _class_names(path: Path) -> dict[str, str]:
     if path.suffix == ".csv":
-        return {row["folder_name"]: row["class_name"] for row in _table(path, "folder_name", "class_name")}
+        rows = _table(path, "folder_name", "class_name")
+        return checked.unique(path, ((row["folder_name"], row["class_name"]) for row in rows), "the folder")
     pairs = [line.split(maxsplit=1) for line in checked.lines(path)]
     if not all(len(pair) == 2 for pair in pairs):
         raise ValueError(f"{path}: every line must be a folder and a name, e.g. 'n01440764 tench'")
-    return dict(pairs)
+    return checked.unique(path, ((folder, name) for folder, name in pairs), "the folder")
 
 
 def _table(path: Path, *columns: str) -> list[dict[str, str]]:
@@ -131,7 +132,8 @@ def read_listed(path: str | Path, splits: Sequence[str]) -> LabelledImages:
     """
     folder = Path(path) / "annots"
     rows = _table(folder / "split.csv", "filename", "split", "class")
-    called = {row["idx"]: row["class_name"] for row in _table(folder / "metadata.csv", "idx", "class_name")}
+    named = _table(folder / "metadata.csv", "idx", "class_name")
+    called = checked.unique(folder / "metadata.csv", ((row["idx"], row["class_name"]) for row in named), "the class")
     classes = sorted({row["class"] for row in rows}, key=lambda c: (len(c), c))
     if unknown := [c for c in classes if c not in called]:
         raise ValueError(f"{folder / 'metadata.csv'} has no name for class {unknown[0]} of split.csv")

@@ -1,7 +1,7 @@
 """COCO's families of files: Karpathy's splits, COCO captions, NoCaps, VQAv2 and OK-VQA."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ def read_coco(path: str | Path) -> list[CaptionedImage]:
     """
     path = Path(path)
     content = checked.load(path)
-    images = dict(checked.parsed(path, checked.objects(path, checked.part(path, content, "images")), _coco_image))
+    listed = checked.parsed(path, checked.objects(path, checked.part(path, content, "images")), _coco_image)
+    images = checked.unique(path, listed, "the image id")
+    checked.unique(path, ((image.image, identity) for identity, image in images.items()), "the image")
     told: dict[str, list[str]] = {identity: [] for identity in images}
     annotations = checked.objects(path, checked.part(path, content, "annotations"))
     for identity, caption in checked.parsed(path, annotations, _coco_caption):
@@ -94,10 +96,14 @@ def read_nocaps(path: str | Path) -> list[CaptionedImage]:
 
 
 def read_vqa(path: str | Path, answers: str | Path | None = None) -> list[Question]:
-    """VQAv2's and OK-VQA's official questions with their answers; test questions have none.
+    """Questions in VQAv2's and OK-VQA's official form with their answers; test questions have none.
+
+    The image of a question is, of these the first that is there: its `image` (a path), the `file_name` of its
+    `image_id` among the file's `images` (as in COCO's files), COCO's name in the folder that `data_subtype` names
+    (train2014, val2014, test2015, test-dev2015), its `image_id` where that is a file's name.
 
     Args:
-        path: `..._questions.json`; its `data_subtype` (train2014, val2014, test2015, test-dev2015) names the images.
+        path: `..._questions.json`.
         answers: `..._annotations.json`; without it, the file of that name beside the questions, where there is one.
 
     Raises:
@@ -106,19 +112,45 @@ def read_vqa(path: str | Path, answers: str | Path | None = None) -> list[Questi
     path = Path(path)
     content = checked.load(path)
     asked = checked.objects(path, checked.part(path, content, "questions"))
-    folder = _image_folder(path, content)
-    found = distinct(path, checked.parsed(path, asked, lambda record: _vqa_question(record, folder)))
+    place = _image_places(path, content)
+    found = distinct(path, checked.parsed(path, asked, lambda record: _vqa_question(record, place)))
     beside = Path(answers) if answers is not None else _annotations(path)
     if answers is None and (beside == path or not beside.is_file()):
         return found
     return _answered(path, found, beside)
 
 
-def _image_folder(path: Path, content: Mapping[str, Any]) -> str:
-    found = content.get("data_subtype")
-    if not isinstance(found, str) or not re.fullmatch(r"[a-z-]+\d{4}", found):
-        raise ValueError(f"{path}: 'data_subtype' names the images' folder, e.g. train2014; got {checked.brief(found)}")
-    return found.replace("test-dev", "test")
+def _image_places(path: Path, content: Mapping[str, Any]) -> Callable[[Record], str]:
+    """Question -> the path of its image."""
+    told = content.get("images")
+    listed = checked.parsed(path, told, _named_image) if isinstance(told, list) else []
+    names = checked.unique(path, listed, "the image id")
+    given = content.get("data_subtype")
+    subtype = given.replace("test-dev", "test") if isinstance(given, str) and _SUBTYPE.fullmatch(given) else None
+
+    def place(record: Record) -> str:
+        if "image" in record:
+            return checked.image(record)
+        identity = checked.identity(record, "image_id")
+        if str(identity) in names:
+            return names[str(identity)]
+        if subtype is not None and str(identity).isdecimal():
+            return f"{subtype}/COCO_{subtype}_{int(identity):012d}.jpg"
+        if isinstance(identity, str) and re.search(r"\.[A-Za-z]{3,4}$", identity):
+            return checked.image(record, "image_id")
+        raise BadRecord(
+            f"has image_id {checked.brief(identity)} and no file's name: give it 'image', or the file 'images' (id and "
+            "file_name), or 'data_subtype' (train2014, ...) for COCO's names"
+        )
+
+    return place
+
+
+_SUBTYPE = re.compile(r"[a-z-]+\d{4}")
+
+
+def _named_image(record: Record) -> tuple[str, str]:
+    return str(checked.identity(record, "id")), checked.image(record, "file_name")
 
 
 def _annotations(path: Path) -> Path:
@@ -126,15 +158,13 @@ def _annotations(path: Path) -> Path:
     return path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
 
 
-def _vqa_question(record: Record, folder: str) -> Question:
-    number = checked.number(record, "image_id")
-    image = f"{folder}/COCO_{folder}_{number:012d}.jpg"
-    return Question(image, checked.text(record, "question"), (), checked.identity(record, "question_id"))
+def _vqa_question(record: Record, place: Callable[[Record], str]) -> Question:
+    return Question(place(record), checked.text(record, "question"), (), checked.identity(record, "question_id"))
 
 
 def _answered(path: Path, questions: list[Question], answers: Path) -> list[Question]:
     annotations = checked.objects(answers, checked.part(answers, checked.load(answers), "annotations"))
-    known = dict(checked.parsed(answers, annotations, _vqa_answers))
+    known = checked.unique(answers, checked.parsed(answers, annotations, _vqa_answers), "question_id")
     missing = [q.question_id for q in questions if q.question_id not in known]
     if missing:
         raise ValueError(f"{answers} has no answers to {len(missing)} of {path.name}, the first is {missing[0]}")

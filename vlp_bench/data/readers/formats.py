@@ -1,5 +1,9 @@
-"""One word picks the reader of a file; if it is the wrong word, the error says which would be right."""
+"""One word picks the reader of a file; if it is the wrong word, the error says which would be right.
 
+What is read is looked at for what stands twice: it is said once, by the log.
+"""
+
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +19,16 @@ from vlp_bench.data.readers.annotations import (
     read_questions,
     read_regions,
 )
+from vlp_bench.data.readers.classes import SUFFIXES, read_folders
 from vlp_bench.data.readers.coco import read_coco, read_karpathy, read_nocaps, read_vqa
 from vlp_bench.data.readers.genome import read_gqa, read_nlvr2, read_question_answers, read_region_descriptions
+from vlp_bench.data.readers.repeated import repeated
 from vlp_bench.data.readers.shards import Parquet, Shards, read_triplets
-from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionImage
+from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
 from vlp_bench.data.transforms.decoding import Folder
 
 R = TypeVar("R", covariant=True)
+_log = logging.getLogger(__name__)
 Images = str | Path | Sequence[str]
 """An image folder, or several."""
 T = TypeVar("T")
@@ -73,11 +80,18 @@ TITLES = {
     "grouped": "regions grouped by image",
     "nlvr2": "NLVR2's official format",
     "coop": "CoOp's split format",
+    "imagefolder": "a folder for every class",
 }
 
 
 def captions(
-    path: str | Path, images: Images, form: str = "salesforce", split: str = "train", option: str = "format"
+    path: str | Path,
+    images: Images,
+    form: str = "salesforce",
+    split: str = "train",
+    option: str = "format",
+    *,
+    upright: bool = True,
 ) -> Split[CaptionedImage]:
     """Captioned images of one split and what opens them.
 
@@ -87,6 +101,7 @@ def captions(
         form: a key of CAPTIONS, "webdataset" or "parquet".
         split: of formats that keep all splits in one file.
         option: the configuration key of `form`, for the error.
+        upright: whether EXIF's orientation is obeyed.
 
     Raises:
         ValueError: an unknown form, a file of another form (named), or what the reader says.
@@ -95,38 +110,65 @@ def captions(
     allowed = (*CAPTIONS, *HOLDING_IMAGES)
     check(form, allowed, option)
     if form == "webdataset":
-        shards = _named(lambda: Shards(path), path, form, allowed, option)
-        return Split(_named(shards.captions, path, form, allowed, option), shards)
+        shards = _named(lambda: Shards(path, upright=upright), path, form, allowed, option)
+        return Split(_told(path, _named(shards.captions, path, form, allowed, option)), shards)
     if form == "parquet":
-        table = _named(lambda: Parquet(path, split), path, form, allowed, option)
-        return Split(_named(table.captions, path, form, allowed, option), table)
+        table = _named(lambda: Parquet(path, split, upright=upright), path, form, allowed, option)
+        return Split(_told(path, _named(table.captions, path, form, allowed, option)), table)
     records = _named(lambda: CAPTIONS[form](path, split), path, form, allowed, option)
-    return Split(records, _folder(str(path) if form == "files" else images))
+    return Split(_told(path, records), _folder(str(path) if form == "files" else images, upright))
 
 
-def questions(path: str | Path, images: Images, form: str = "salesforce", option: str = "format") -> Split[Question]:
+def questions(
+    path: str | Path, images: Images, form: str = "salesforce", option: str = "format", *, upright: bool = True
+) -> Split[Question]:
     """Questions and what opens their images; arguments and errors as for `captions`, forms are keys of QUESTIONS."""
     check(form, QUESTIONS, option)
     records = _named(lambda: QUESTIONS[form](Path(path)), Path(path), form, QUESTIONS, option)
-    return Split(records, _folder(images))
+    return Split(_told(Path(path), records), _folder(images, upright))
 
 
-def regions(path: str | Path, images: Images, form: str = "salesforce", option: str = "format") -> Split[RegionImage]:
+def regions(
+    path: str | Path, images: Images, form: str = "salesforce", option: str = "format", *, upright: bool = True
+) -> Split[RegionImage]:
     """Captioned regions and what opens their images; as `captions`, forms are keys of REGIONS."""
     check(form, REGIONS, option)
-    folder = _folder(images)
-    return Split(_named(lambda: REGIONS[form](Path(path), folder.size), Path(path), form, REGIONS, option), folder)
+    folder = _folder(images, upright)
+    records = _named(lambda: REGIONS[form](Path(path), folder.size), Path(path), form, REGIONS, option)
+    return Split(_told(Path(path), records), folder)
 
 
-def pairs(path: str | Path, images: Images, form: str = "salesforce", option: str = "format") -> Split[ImagePair]:
+def pairs(
+    path: str | Path, images: Images, form: str = "salesforce", option: str = "format", *, upright: bool = True
+) -> Split[ImagePair]:
     """Pairs of images with a sentence, and what opens them; as `captions`, forms are keys of PAIRS."""
     check(form, PAIRS, option)
-    return Split(_named(lambda: PAIRS[form](Path(path)), Path(path), form, PAIRS, option), _folder(images))
+    records = _named(lambda: PAIRS[form](Path(path)), Path(path), form, PAIRS, option)
+    return Split(_told(Path(path), records), _folder(images, upright))
 
 
-def _folder(images: Images) -> Folder:
+def labelled(
+    path: str | Path, images: Images = "", form: str = "imagefolder", option: str = "format", *, upright: bool = True
+) -> Split[LabelledImage]:
+    """A folder of `<class>/<image>` and what opens its images."""
+    check(form, ("imagefolder",), option)
+    return Split(_told(Path(path), read_folders(path).records), Folder(path, upright=upright))
+
+
+def _told(path: Path, records: Sequence[T]) -> Sequence[T]:
+    """The records; what stands twice among them is logged."""
+    for line in repeated(records):
+        _log.warning("%s: %s", path, line)
+    return records
+
+
+def _folder(images: Images, upright: bool) -> Folder:
     first, *others = [images] if isinstance(images, str | Path) else images
-    return Folder(first, (*FOLDERS, *(str(Path(other) / folder) for other in others for folder in (".", *FOLDERS))))
+    return Folder(
+        first,
+        (*FOLDERS, *(str(Path(other) / folder) for other in others for folder in (".", *FOLDERS))),
+        upright=upright,
+    )
 
 
 KINDS: Mapping[str, tuple[Collection[str], Callable[..., Split[Any]]]] = {
@@ -134,6 +176,7 @@ KINDS: Mapping[str, tuple[Collection[str], Callable[..., Split[Any]]]] = {
     "questions": (QUESTIONS, questions),
     "pairs": (PAIRS, pairs),
     "captions": ((*CAPTIONS, *HOLDING_IMAGES), captions),
+    "labelled": (("imagefolder",), labelled),
 }
 """Kind of data -> its formats and what reads them, the most special first."""
 READ = tuple(dict.fromkeys(name for allowed, _ in KINDS.values() for name in allowed))
@@ -161,7 +204,8 @@ def _named(read: Callable[[], T], path: Path, form: str, allowed: Collection[str
 def recognise(path: Path) -> list[str]:
     """The formats that the content of a file or folder looks like; empty if it is none that we know."""
     if path.is_dir():
-        return [form for form, pattern in _KINDS.items() if next(path.glob(pattern), None) is not None]
+        found = [form for form, pattern in _KINDS.items() if next(path.glob(pattern), None) is not None]
+        return found or (["imagefolder"] if class_folders(path) else [])
     if path.suffix in (".tar", ".parquet"):
         return ["webdataset" if path.suffix == ".tar" else "parquet"]
     try:
@@ -169,6 +213,11 @@ def recognise(path: Path) -> list[str]:
     except ValueError:
         return ["nlvr2"] if _first_line_has(path, {"identifier", "sentence"}) else []
     return [form for form, looks in _LOOKS.items() if looks(content)]
+
+
+def class_folders(path: Path) -> bool:
+    """Whether a folder holds `<class>/<image>`."""
+    return any(image.suffix.lower() in SUFFIXES for image in path.glob("*/*"))
 
 
 _KINDS = {"webdataset": "*.tar", "parquet": "*.parquet", "files": "*/*.json"}

@@ -63,7 +63,8 @@ def _image_data(path: Path) -> dict[int, Record]:
     beside = path.with_name("image_data.json")
     if not beside.is_file():
         return {}
-    return dict(checked.parsed(beside, checked.objects(beside, checked.load(beside)), _image_datum))
+    listed = checked.parsed(beside, checked.objects(beside, checked.load(beside)), _image_datum)
+    return checked.unique(beside, listed, "the image id")
 
 
 def _image_datum(record: Record) -> tuple[int, Record]:
@@ -136,10 +137,11 @@ def read_nlvr2(path: str | Path) -> list[ImagePair]:
     below it.
 
     Raises:
-        ValueError: no such file, another format, or a wrong record.
+        ValueError: no such file, another format, a wrong record, or an identifier used twice.
     """
     path = Path(path)
-    return list(checked.parsed(path, checked.load_lines(path), _nlvr2))
+    pairs = checked.parsed(path, checked.load_lines(path), _nlvr2)
+    return list(checked.unique(path, ((pair.identity, pair) for pair in pairs), "the identifier").values())
 
 
 def _nlvr2(record: Record) -> ImagePair:

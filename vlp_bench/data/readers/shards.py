@@ -3,7 +3,6 @@
 Archives are read where they lie; nothing is unpacked, so no member can be written anywhere.
 """
 
-import json
 import logging
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -35,8 +34,8 @@ class Shards:
 
     drafts = True
 
-    def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+    def __init__(self, path: str | Path, *, upright: bool = True) -> None:
+        path, self.upright = Path(path), upright
         self.root = path if path.is_dir() else path.parent
         self.tars = sorted(path.glob("*.tar")) if path.is_dir() else [path] if path.is_file() else []
         if not self.tars:
@@ -44,7 +43,11 @@ class Shards:
 
     @cached_property
     def members(self) -> dict[str, dict[str, Member]]:
-        """Tar -> name -> place, of every regular file that stays inside; headers alone are read."""
+        """Tar -> name -> place, of every regular file that stays inside; headers alone are read.
+
+        Raises:
+            ValueError: a tar is cut off or damaged, goes on after its end, or stores a name twice.
+        """
         return {tar.name: _members(tar) for tar in self.tars}
 
     def captions(self) -> list[CaptionedImage]:
@@ -57,7 +60,8 @@ class Shards:
         place = self.members.get(tar, {}).get(name)
         if place is None:
             raise BrokenImage(f"there is no image {key} in {self.root}", str(self.root / key))
-        return decode_bytes(_bytes(self.root / tar, place), f"{self.root / tar}: {name}", least)
+        content = _bytes(self.root / tar, place)
+        return decode_bytes(content, f"{self.root / tar}: {name}", least, upright=self.upright)
 
     def size(self, key: str) -> tuple[int, int]:
         """(width, height) in pixels; decodes the image."""
@@ -81,9 +85,28 @@ class Shards:
 def _members(tar: Path) -> dict[str, Member]:
     try:
         with tarfile.open(tar, "r:") as archive:
-            return {_name(m.name): (m.offset_data, m.size) for m in archive if m.isreg() and m.size <= MOST_BYTES}
+            listed = list(archive)
+            _check_end(tar, archive.offset)
+        kept = [m for m in listed if m.isreg() and m.size <= MOST_BYTES]
+        if left := len([m for m in listed if not m.isdir()]) - len(kept):
+            _log.warning("%s: left out %d members that are links or larger than %d bytes", tar, left, MOST_BYTES)
+        return checked.unique(tar, ((_name(m.name), (m.offset_data, m.size)) for m in kept), "the member")
     except (OSError, EOFError, ValueError, OverflowError, tarfile.TarError) as error:
         raise ValueError(f"cannot read {tar} ({error}); shards are uncompressed tars of regular files") from None
+
+
+def _check_end(tar: Path, offset: int) -> None:
+    """Raise ValueError unless the last member is followed by zeros alone: tarfile ends without a word at any fault."""
+    with open(tar, "rb") as file:
+        file.seek(offset)
+        mark = file.read(tarfile.BLOCKSIZE)
+        if len(mark) < tarfile.BLOCKSIZE:
+            raise ValueError("it is cut off: no end mark follows its last whole member; fetch it again")
+        if any(mark):
+            raise ValueError(f"what follows byte {offset} is no header; it is damaged, fetch it again")
+        while rest := file.read(2**20):
+            if any(rest):
+                raise ValueError(f"more follows its end mark at byte {offset}; were tars joined? Keep them apart")
 
 
 def _name(name: str) -> str:
@@ -103,7 +126,7 @@ def _caption_of(place: str, content: bytes) -> str:
     """The caption in a .json (`{"caption": ...}`) or .txt; "" where it says none."""
     try:
         text = content.decode("utf-8")
-        found = json.loads(text) if place.endswith(".json") else text
+        found = checked.decoded(text) if place.endswith(".json") else text
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} cannot be read: {error}") from None
     said = found.get("caption") if isinstance(found, dict) else found
@@ -154,8 +177,8 @@ class Parquet:
 
     drafts = True
 
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
-        path = Path(path)
+    def __init__(self, path: str | Path, split: str | None = None, *, upright: bool = True) -> None:
+        path, self.upright = Path(path), upright
         self.root = path if path.is_dir() else path.parent
         self.files = sorted(path.glob(f"{split or ''}*.parquet")) if path.is_dir() else [path]
         if not self.files or not self.files[0].is_file():
@@ -183,7 +206,7 @@ class Parquet:
         content = row.get("bytes") if isinstance(row, dict) else row
         if not isinstance(content, bytes):
             raise BrokenImage(f"there is no image {key} in {self.root}", key)
-        return decode_bytes(content, str(self.root / key), least)
+        return decode_bytes(content, str(self.root / key), least, upright=self.upright)
 
     def _row_group(self, name: str, number: int) -> Any:
         table = self._opened(self.root / name)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -17,6 +18,24 @@ Least = Callable[[Size], Size]
 """Size of an image -> the smallest size it may be decoded at."""
 MOST_PIXELS = 2**27
 """Larger images are refused: a small file can claim any size and fill the memory when it is decoded."""
+
+ORIENTATIONS = ("upright", "compat")
+"""Whether EXIF's orientation is obeyed, or an image is shown as it is stored, as the released code does."""
+KINDS = "kinds"
+"""Where an opened image says what it was: `image.info[KINDS]`."""
+TRANSPARENT, DEEP, FLOATS = "transparent, shown on white", "16-bit, scaled to 8", "float, scaled from 0..1 to 8 bits"
+CMYK, GREY, TURNED, STORED = "CMYK", "grey", "turned upright by EXIF", "left as stored, EXIF turns them"
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what makes an image upright; from 5 on it exchanges width and height."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -29,44 +48,117 @@ class BrokenImage(ValueError):
         self.place = place
 
 
-def decode(path: Path, least: Least | None = None) -> Image.Image:
-    """The image in a file, RGB.
+def decode(path: Path, least: Least | None = None, *, upright: bool = True) -> Image.Image:
+    """The image in a file, RGB: what is transparent on white, 16-bit grey scaled to 8 bits, floats from 0 to 1 too.
 
-    `least`: what size suffices. A JPEG at least twice as large is decoded at a half, quarter or eighth of its size,
-    never below it: much cheaper, and no more is lost than in the resizing that follows.
+    Args:
+        path: of the file.
+        least: what size suffices. A JPEG at least twice as large is decoded at a half, quarter or eighth of its size,
+            never below it: much cheaper, and no more is lost than in the resizing that follows.
+        upright: whether EXIF's orientation is obeyed.
 
     Raises:
-        BrokenImage: the file is absent, no image, damaged, or has more than MOST_PIXELS pixels.
+        BrokenImage: the file is absent, no image, damaged, has more than MOST_PIXELS pixels, or numbers of no known
+            range (32-bit integers, floats outside 0 to 1).
     """
     try:
         with open(path, "rb") as file:
-            return _decoded(file, str(path), least)
+            return _decoded(file, str(path), least, upright)
     except FileNotFoundError:
         raise BrokenImage(f"there is no image {path}: is the data complete, and paths.data right?", str(path)) from None
     except OSError as error:
         raise _broken(str(path), error) from None
 
 
-def decode_bytes(content: bytes, place: str, least: Least | None = None) -> Image.Image:
+def decode_bytes(content: bytes, place: str, least: Least | None = None, *, upright: bool = True) -> Image.Image:
     """As `decode`, of bytes that came from `place` (a member of an archive, a row of a table)."""
-    return _decoded(io.BytesIO(content), place, least)
+    return _decoded(io.BytesIO(content), place, least, upright)
 
 
-def _decoded(file: BinaryIO, place: str, least: Least | None) -> Image.Image:
+def checked_orientation(given: str) -> bool:
+    """Whether images are turned upright; ValueError for a word that is not in ORIENTATIONS."""
+    if given not in ORIENTATIONS:
+        raise ValueError(f"data.source.orientation={given}: it is one of {', '.join(ORIENTATIONS)}")
+    return given == "upright"
+
+
+def _decoded(file: BinaryIO, place: str, least: Least | None, upright: bool) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of size, which is checked here
             with Image.open(file) as image:
                 if math.prod(image.size) > MOST_PIXELS:
                     raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, at most {MOST_PIXELS} are decoded")
+                turn = _orientation(image)
                 if least is not None:
-                    image.draft(image.mode, least(image.size))
-                if image.format == "JPEG" and image.mode == "RGB":
+                    _draft(image, least, exchanged=upright and turn >= 5)
+                if image.format == "JPEG" and image.mode == "RGB" and turn == 1:
                     image.load()
                     return image  # as it was decoded: `convert` would copy it
-                return image.convert("RGB")
+                return _turned(_rgb(image), turn, upright)
     except _UNREADABLE as error:
         raise _broken(place, error) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) where there is none or it cannot be read. A TIFF is turned by PIL itself."""
+    if image.format == "TIFF" or (image.format == "JPEG" and "exif" not in image.info):
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _UNREADABLE:
+        return 1  # odd metadata do not break an image
+    return found if found in _TURNS else 1
+
+
+def _exchanged(size: Size) -> Size:
+    return size[1], size[0]
+
+
+def _draft(image: Image.Image, least: Least, *, exchanged: bool) -> None:
+    """Decode no larger than `least` asks of the image as it will stand."""
+    if exchanged:
+        image.draft(image.mode, _exchanged(least(_exchanged(image.size))))
+    else:
+        image.draft(image.mode, least(image.size))
+
+
+def _turned(image: Image.Image, turn: int, upright: bool) -> Image.Image:
+    if turn == 1:
+        return image
+    kinds = (*image.info.get(KINDS, ()), TURNED if upright else STORED)
+    turned = image.transpose(_TURNS[turn]) if upright else image
+    turned.info[KINDS] = kinds
+    return turned
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, which says in `info` what it was."""
+    kinds = {"CMYK": (CMYK,), "L": (GREY,), "LA": (GREY,), "1": (GREY,)}.get(image.mode, ())
+    if image.mode in _SIXTEEN or image.mode in ("I", "F"):
+        kinds, shown = (FLOATS if image.mode == "F" else DEEP,), _scaled(image)
+    elif image.has_transparency_data:
+        seen = image.convert("RGBA")
+        kinds = (*kinds, TRANSPARENT) if seen.getchannel("A").getextrema()[0] != 255 else kinds
+        shown = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    else:
+        shown = image.convert("RGB")
+    shown.info[KINDS] = kinds
+    return shown
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits or of floats from 0 to 1 as 8 bits."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format != "PNG":  # PNG's go to 65,535, whatever PIL calls them
+        raise ValueError("its pixels are 32-bit numbers of no known range; save it with 8 or 16 bits")
+    if image.mode != "F":
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"its pixels are floats from {values.min():g} to {values.max():g}, not 0 to 1; save it as 8-bit"
+        )
+    return Image.fromarray(np.round(values * 255).astype(np.uint8)).convert("RGB")
 
 
 def _broken(place: str, error: BaseException) -> BrokenImage:
@@ -92,14 +184,19 @@ class Folder:
     A path that is not there is looked for by its name alone in `also`, folders below the root: VG_100K and VG_100K_2,
     train2014 and val2014.
 
+    Args:
+        root: the folder.
+        also: where else to look.
+        upright: whether EXIF's orientation is obeyed.
+
     Raises:
         ValueError: there is no such folder.
     """
 
     drafts = True
 
-    def __init__(self, root: str | Path, also: Sequence[str] = ()) -> None:
-        self.root, self.also = Path(root), tuple(also)
+    def __init__(self, root: str | Path, also: Sequence[str] = (), *, upright: bool = True) -> None:
+        self.root, self.also, self.upright = Path(root), tuple(also), upright
         if not self.root.is_dir():
             raise ValueError(f"there is no image folder {self.root}: give the folder the annotations' paths start from")
 
@@ -109,18 +206,19 @@ class Folder:
         Raises:
             ValueError: the key leaves the folder. BrokenImage: its file cannot be decoded.
         """
-        return decode(self._path(key), least)
+        return decode(self.path(key), least, upright=self.upright)
 
     def size(self, key: str) -> tuple[int, int]:
         """(width, height) in pixels, read from the header alone; ValueError as `open`."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             with Image.open(path) as image:
-                return image.size
+                return _exchanged(image.size) if self.upright and _orientation(image) >= 5 else image.size
         except _UNREADABLE as error:
             raise _broken(str(path), error) from None
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Where the image of a key lies, or would lie."""
         below = inside(key)
         path = self.root / below
         if not self.also or path.exists():

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.bert.modeling_bert import BertLayer, BertOnlyMLMHead
 
 from vlp_bench.models.attention_masks import kernel_mask, key_mask
-from vlp_bench.models.xvlm.towers import init_linear
+from vlp_bench.models.xvlm.towers import init_linear, inner_width
 
 
 def new_cache() -> EncoderDecoderCache:
@@ -159,7 +159,8 @@ def bert_config(
     width: int,
     layers: int,
     heads: int,
-    mlp_ratio: int,
+    mlp_ratio: float,
+    eps: float,
     max_positions: int,
     dropout: float,
     attention: str,
@@ -168,7 +169,8 @@ def bert_config(
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        intermediate_size=mlp_ratio * width,
+        intermediate_size=inner_width(mlp_ratio, width),
+        layer_norm_eps=eps,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         max_position_embeddings=max_positions,

@@ -10,15 +10,16 @@ from dataclasses import dataclass, fields
 from transformers import BertConfig
 
 from vlp_bench.models.blip.med import TextDecoder, TextTower, bert_config
-from vlp_bench.models.vit import VisionTransformer
-from vlp_bench.models.xvlm.towers import ATTENTIONS, STEM_STRIDE, STEMS
+from vlp_bench.models.vit import EPS, VisionTransformer
+from vlp_bench.models.xvlm.towers import ATTENTIONS, STEM_STRIDE, STEMS, inner_width
 
 
 @dataclass(frozen=True)
 class BLIPConfig:
     """Sizes of a BLIP; the defaults are the paper's base model (ViT-B/16 and BERT-base, shared).
 
-    image_size, patch_size: pixels. mlp_ratio: inner width of the feed-forward networks over the width. queue_size:
+    image_size, patch_size: pixels. mlp_ratio: inner width of the feed-forward networks over the width, any number
+    whose product is whole. vision_eps, text_eps: of LayerNorm (BLIP's files are trained with 1e-6, timm's). queue_size:
     momentum features that ITC compares with. momentum: share of a copy that an update keeps. label_smoothing: of LM.
     drop_path: of the vision transformer's last layer in training. enc_id, dec_id, pad_id: tokens [ENC], [DEC], [PAD].
     decoder: False for the retrieval model, which has none. stem: `patch` is one patch convolution (the paper's), `conv`
@@ -35,7 +36,7 @@ class BLIPConfig:
     text_heads: int = 12
     vocab_size: int = 30524
     embed_dim: int = 256
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
     dropout: float = 0.1
     drop_path: float = 0.0
     max_positions: int = 512
@@ -48,6 +49,8 @@ class BLIPConfig:
     pad_id: int = 0
     decoder: bool = True
     stem: str = "patch"
+    vision_eps: float = EPS
+    text_eps: float = 1e-12
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,6 +58,9 @@ class BLIPConfig:
                 self._check(getattr(self, field.name) > 0, field.name, "at least 1")
         for name in ("dropout", "drop_path", "momentum", "label_smoothing"):
             self._check(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        for name in ("vision_eps", "text_eps"):
+            self._check(getattr(self, name) > 0, name, "above 0")
+        inner_width(self.mlp_ratio, self.vision_width)
         for name in ("dec_id", "enc_id", "pad_id"):
             self._check(
                 0 <= getattr(self, name) < self.vocab_size, name, f"at least 0 and below vocab_size {self.vocab_size}"
@@ -88,6 +94,7 @@ def blip_vision(config: BLIPConfig, attention: str) -> VisionTransformer:
         layers=config.vision_layers,
         heads=config.vision_heads,
         mlp_ratio=config.mlp_ratio,
+        eps=config.vision_eps,
         attention=attention,
         drop_path=config.drop_path,
         stem=config.stem,
@@ -111,6 +118,7 @@ def _bert(config: BLIPConfig, attention: str) -> BertConfig:
         layers=config.text_layers,
         heads=config.text_heads,
         mlp_ratio=config.mlp_ratio,
+        eps=config.text_eps,
         max_positions=config.max_positions,
         dropout=config.dropout,
         attention=attention,

@@ -6,6 +6,7 @@ Shape legend: m images, n patches, d width.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -20,14 +21,27 @@ STEMS = ("patch", "conv")
 STEM_STRIDE = 8
 
 
+def inner_width(ratio: float, width: int) -> int:
+    """Width of a feed-forward network's hidden layer.
+
+    Raises:
+        ValueError: `ratio` times `width` is not a whole number.
+    """
+    product = ratio * width
+    if not math.isclose(product, round(product), rel_tol=1e-9):
+        raise ValueError(f"mlp_ratio {ratio:g} times the width {width} is {product:g}, which is no width")
+    return round(product)
+
+
 @dataclass(frozen=True)
 class XVLMConfig:
     """Sizes of an XVLM; the defaults are the paper's XVLM-CLIP (CLIP ViT-B/16 and BERT-base, 212 M parameters).
 
     image_size, patch_size: pixels. text_layers: all BERT layers, of which the last `fusion_layers` also attend to the
     image. local_attn_depth: how many of the last vision layers see one region only. mlp_ratio: inner width of the
-    feed-forward networks over the width. stem: `patch` is one patch convolution (the paper's), `conv` a stack of
-    small ones with stride 8. dropout: of text and fusion. itm_uniform: see `losses.hard_negatives`.
+    feed-forward networks over the width, any number whose product is whole. stem: `patch` is one patch convolution
+    (the paper's), `conv` a stack of small ones with stride 8. dropout: of text and fusion. itm_uniform: see
+    `losses.hard_negatives`. vision_eps, text_eps: of LayerNorm, CLIP's and BERT's.
     """
 
     image_size: int = 224
@@ -42,12 +56,14 @@ class XVLMConfig:
     text_heads: int = 12
     vocab_size: int = 30522
     embed_dim: int = 256
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
     stem: str = "patch"
     dropout: float = 0.1
     max_positions: int = 512
     temp: float = 0.07
     itm_uniform: float = 0.0
+    vision_eps: float = 1e-5
+    text_eps: float = 1e-12
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -64,6 +80,9 @@ class XVLMConfig:
         self._check(0 < self.fusion_layers <= self.text_layers, "fusion_layers", "1 to text_layers")
         self._check(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._check(self.itm_uniform >= 0, "itm_uniform", "at least 0")
+        inner_width(self.mlp_ratio, self.vision_width)
+        for name in ("vision_eps", "text_eps"):
+            self._check(getattr(self, name) > 0, name, "above 0")
 
     def _check(self, holds: bool, field: str, allowed: str) -> None:
         if not holds:
@@ -106,7 +125,8 @@ def vision_tower(config: XVLMConfig, attention: str) -> CLIPVisionModel:
     """CLIP's vision transformer, with the stem the config asks for."""
     vision = CLIPVisionConfig(
         hidden_size=config.vision_width,
-        intermediate_size=config.mlp_ratio * config.vision_width,
+        intermediate_size=inner_width(config.mlp_ratio, config.vision_width),
+        layer_norm_eps=config.vision_eps,
         num_hidden_layers=config.vision_layers,
         num_attention_heads=config.vision_heads,
         image_size=config.image_size,
@@ -147,7 +167,8 @@ def text_tower(config: XVLMConfig, attention: str) -> BertForMaskedLM:
     plain = BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.text_width,
-        intermediate_size=config.mlp_ratio * config.text_width,
+        intermediate_size=inner_width(config.mlp_ratio, config.text_width),
+        layer_norm_eps=config.text_eps,
         num_hidden_layers=config.first_fusion_layer,
         num_attention_heads=config.text_heads,
         max_position_embeddings=config.max_positions,

@@ -1,0 +1,238 @@
+"""Data of one's own: a folder and the format of what is in it; files are found by their usual names.
+
+A model is calibrated on the training split unless other captions are named: pre-training data are seldom at hand.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlp_bench.data.calibration import CalibrationSettings
+from vlp_bench.data.datasets.captioning import CaptioningData
+from vlp_bench.data.datasets.classification import ClassificationData, LabelledCalibration
+from vlp_bench.data.datasets.files import SPLITS, FilesCalibration, FilesPairs, FilesQuestions, FilesRetrieval
+from vlp_bench.data.datasets.labelled_files import LABELLED, FilesLabelled
+from vlp_bench.data.datasets.pairs import PairData
+from vlp_bench.data.datasets.questions import QuestionData
+from vlp_bench.data.datasets.retrieval import RetrievalData
+from vlp_bench.data.datasets.seeded import SeededData
+from vlp_bench.data.datasets.sources import Split
+from vlp_bench.data.readers import formats
+from vlp_bench.data.records import CaptionedImage, said_in
+
+_log = logging.getLogger(__name__)
+NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("test",)}
+"""Our splits -> what their files or folders have in their name."""
+ONE_FILE = ("karpathy", "coop")
+"""Formats that keep all splits in one file."""
+BESIDE = ("annotations", "image_data")
+"""What is read beside a file of questions, and is none itself."""
+FOLDERS = ("files", "webdataset")
+"""Formats of captions whose splits are folders."""
+
+
+def found(root: Path, form: str, split: str) -> Path:
+    """The annotation file or folder of a split below `root`, or below `root/annotations`.
+
+    A test split that is not there is the validation split; the file of another split is never taken.
+
+    Raises:
+        ValueError: there is no such folder, none fits, or several do; it says which key names the right one.
+    """
+    if not root.is_dir():
+        raise ValueError(f"data.root={root}: there is no such folder")
+    fitting = _fitting(root, form, split)
+    if not fitting and split == "test":
+        _log.warning("%s has no test split: what is tested is the validation split", root)
+        return found(root, form, "val")
+    if len(fitting) != 1:
+        there = f"{len(fitting)} fit ({', '.join(p.name for p in fitting[:4])})" if fitting else "none is there"
+        raise ValueError(
+            f"data.root={root}: which file has the {split} split of format {form}? {there}; name it with "
+            f"data.{split}=FILE"
+        )
+    return fitting[0]
+
+
+def _fitting(root: Path, form: str, split: str) -> list[Path]:
+    if form == "parquet":
+        return [root]  # its tables are named by split
+    if form in FOLDERS:
+        return [folder for name in NAMES[split] if (folder := root / name).is_dir()]
+    files = sorted(f for folder in (root, root / "annotations") for f in folder.glob("*.json"))
+    files = [file for file in files if form == "coco" or not any(word in file.stem for word in BESIDE)]
+    if form in ONE_FILE:
+        return files
+    return [file for file in files if any(name in file.stem.lower() for name in NAMES[split])]
+
+
+class _OwnCalibration(FilesCalibration):
+    """Calibrates on what is trained on, where no other captions are given."""
+
+    training: Callable[[str], Split[Any]]
+    own = True
+
+    @cached_property
+    def _general(self) -> Split[CaptionedImage]:
+        if not self.own:
+            return super()._general
+        split = self.training("train")
+        return Split(list(_spoken(split.records)), split.images)
+
+
+def _spoken(records: Sequence[Any]) -> Iterator[CaptionedImage]:
+    """What is said of every image, as captions: questions, sentences about a pair's left image."""
+    told: dict[str, list[str]] = {}
+    for record in records:
+        image = record.images[0] if hasattr(record, "images") else record.image
+        texts = [record.question] if hasattr(record, "question") else said_in([record])
+        told.setdefault(image, []).extend(texts)
+    return (CaptionedImage(image, tuple(texts), image) for image, texts in told.items())
+
+
+class OwnCaptions(_OwnCalibration, FilesRetrieval):
+    """Captions, calibrated on those of the training split."""
+
+    @property
+    def training(self) -> Callable[[str], Split[Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.captions
+
+
+class OwnQuestions(_OwnCalibration, FilesQuestions):
+    """Questions, calibrated on the training split's images and questions."""
+
+    @property
+    def training(self) -> Callable[[str], Split[Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.questions
+
+
+class OwnPairs(_OwnCalibration, FilesPairs):
+    """Pairs, calibrated on the training split's left images and sentences."""
+
+    @property
+    def training(self) -> Callable[[str], Split[Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.pairs
+
+
+KINDS: Mapping[str, tuple[Callable[..., SeededData], Callable[..., Any], Sequence[str]]] = {
+    "Retrieval": (RetrievalData, OwnCaptions, (*formats.CAPTIONS, *formats.HOLDING_IMAGES)),
+    "Captioning": (CaptioningData, OwnCaptions, (*formats.CAPTIONS, *formats.HOLDING_IMAGES)),
+    "VQA": (QuestionData, OwnQuestions, tuple(formats.QUESTIONS)),
+    "Pairs": (PairData, OwnPairs, tuple(formats.PAIRS)),
+    "Classification": (ClassificationData, FilesLabelled, LABELLED),
+}
+"""Task -> its data, their source, and the formats that may be read."""
+COMMON = ("train_transform", "eval_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
+_TEXTS = ("max_words", "max_tokens", "sep", "max_unknown", "max_broken")
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "Retrieval": (*_TEXTS, "each"),
+    "Captioning": (*_TEXTS, "each", "prompt"),
+    "VQA": (*_TEXTS, "flip", "train_on_val", "test_words"),
+    "Pairs": (*_TEXTS, "swap"),
+    "Classification": (),
+}
+"""What the data of a task take beside what those of all tasks take (`COMMON`)."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the texts of one's own data lie, and how they are read.
+
+    root, format: the folder, and the form of its annotations. train, val, test: annotation files, where they cannot be
+    told by their names. images: the folder their paths start from; else `images` below the root if there is one, else
+    the root. vocab, orientation: see `FilesCalibration`. general, general_images, general_format: other captions to
+    calibrate on. answer_list, least: see `FilesQuestions`.
+    """
+
+    root: str
+    format: str
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    images: str | None = None
+    vocab: str | None = None
+    orientation: str = "upright"
+    general: str | None = None
+    general_images: str = ""
+    general_format: str = "salesforce"
+    answer_list: str | None = None
+    least: int = 1
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.root)
+
+    def source(self, make: Callable[..., Any]) -> Any:
+        """A source of texts, calibrated on its training split where no other captions are given."""
+        splits = {split: getattr(self, split) or str(found(self.folder, self.format, split)) for split in SPLITS}
+        below = self.folder / "images"
+        ranked = {"answer_list": self.answer_list, "least": self.least} if make is OwnQuestions else {}
+        read = make(
+            **splits,
+            **ranked,
+            images=self.images or str(below if below.is_dir() else self.folder),
+            format=self.format,
+            vocab=self.vocab,
+            orientation=self.orientation,
+            general=self.general or splits["train"],
+            general_images=self.general_images,
+            general_format=self.general_format,
+        )
+        read.own = self.general is None
+        return read
+
+    def labelled(self) -> FilesLabelled:
+        """A source of images by class."""
+        listed = str(found(self.folder, self.format, "train")) if self.format == "coop" else None
+        tested = self.format != "imagefolder" or (self.folder / "test").is_dir()
+        return FilesLabelled(
+            root=self.root,
+            format=self.format,
+            splits={} if tested else {"test": "val"},
+            annotations=listed,
+            images=self.images,
+            orientation=self.orientation,
+        )
+
+
+def own_data(*, task: str, calibration: CalibrationSettings, **given: Any) -> SeededData:
+    """The data of a task from one folder.
+
+    Args:
+        task: the class of the task, by its whole name.
+        calibration: how much is shown to the pruner; cut to what the training split has.
+        given: the fields of `Files`, and what the data of any task take beside; each takes its own.
+
+    Raises:
+        ValueError: another task or format, or files that are not there.
+    """
+    kind = task.rpartition(".")[2]
+    if kind not in KINDS:
+        raise ValueError(f"data=own knows the tasks {', '.join(KINDS)}, not {kind}: write a yaml under conf/data")
+    make, source, allowed = KINDS[kind]
+    names = {field.name for field in fields(Files)}
+    files = Files(**{key: value for key, value in given.items() if key in names})
+    formats.check(files.format, allowed, "data.format")
+    settings = {key: given[key] for key in (*COMMON, *OPTIONS[kind]) if key in given}
+    if kind == "Classification":
+        labelled = files.labelled()
+        cut = _cut(calibration, len(labelled.labelled("calibration").records))
+        shown = LabelledCalibration(cut.transform, cut.num_batches, cut.batch_size, cut.seed)
+        return make(labelled, calibration=shown, **settings)
+    read = files.source(source)
+    return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
+
+
+def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:
+    """Settings that ask for no more images than there are."""
+    size = min(calibration.batch_size, there)
+    batches = min(calibration.num_batches, there // size)
+    return replace(calibration, batch_size=size, num_batches=batches, parts=["general"])
+
+
+def number_of_classes(root: str, form: str) -> int:
+    """How many classes a folder's training split has."""
+    return len(Files(root, form).labelled().classes)

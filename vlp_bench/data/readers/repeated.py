@@ -1,0 +1,44 @@
+"""What records say twice: no fault of their form, but seldom meant."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
+
+MOST_NAMED = 8
+"""Cases of one kind that are listed by name."""
+
+
+def repeated(records: Sequence[Any]) -> Iterator[str]:
+    """One line for every kind of thing that is said twice, with how many there are and the first of them."""
+    images = Counter(r.image for r in records if isinstance(r, CaptionedImage | RegionImage | LabelledImage))
+    yield from listed("images are in more than one record", [image for image, n in images.items() if n > 1])
+    captions = [(r.image, Counter(r.captions)) for r in records if isinstance(r, CaptionedImage)]
+    twice = [f"{image}: {c!r}" for image, counted in captions for c, n in counted.items() if n > 1]
+    yield from listed("captions are given twice to the same image", twice)
+    asked = Counter((r.image, r.question) for r in records if isinstance(r, Question))
+    yield from listed(
+        "questions are asked twice of the same image", [f"{i}: {q!r}" for (i, q), n in asked.items() if n > 1]
+    )
+    pairs = Counter((r.images, r.sentence) for r in records if isinstance(r, ImagePair))
+    yield from listed("sentences are said twice of the same pair", [f"{s!r}" for (_, s), n in pairs.items() if n > 1])
+    yield from listed("images or pairs have two labels", _contradicted(records))
+
+
+def _contradicted(records: Sequence[Any]) -> list[str]:
+    labels: defaultdict[str, set[Any]] = defaultdict(set)
+    for r in records:
+        if isinstance(r, LabelledImage):
+            labels[r.image].add(r.label)
+        elif isinstance(r, ImagePair):
+            labels[f"{' and '.join(r.images)}: {r.sentence!r}"].add(r.label)
+    return [what for what, given in labels.items() if len(given) > 1]
+
+
+def listed(what: str, found: Sequence[str]) -> list[str]:
+    """One line that says how many and which; none where there is nothing."""
+    if not found:
+        return []
+    shown = "; ".join(found[:MOST_NAMED])
+    return [f"{len(found)} {what}: {shown}{'; ...' if len(found) > MOST_NAMED else ''}"]
