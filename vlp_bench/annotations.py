@@ -8,7 +8,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -37,7 +37,7 @@ def parameters(target: Callable[..., Any]) -> Parameters:
     kinds: dict[str, Any] = {}
     required: set[str] = set()
     any_other = False
-    for name, parameter in inspect.signature(target).parameters.items():
+    for name, parameter in _signature(target).parameters.items():
         kind = hints.get(name, Any)
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             unpacked = next(iter(get_args(kind)), None)
@@ -49,6 +49,14 @@ def parameters(target: Callable[..., Any]) -> Parameters:
             if parameter.default is inspect.Parameter.empty:
                 required.add(name)
     return Parameters(kinds, frozenset(required), any_other)
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Of a dataclass that of its `__init__`: a `__new__` that words errors hides it."""
+    if not (inspect.isclass(target) and is_dataclass(target)):
+        return inspect.signature(target)
+    _, *arguments = inspect.signature(target.__init__).parameters.values()
+    return inspect.Signature(arguments)
 
 
 def _hints(function: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def refused(monkeypatch, tmp_path, capsys):
         ([EXP, "pruner=ecoflap", "pruner/allocate=uniform", "pruner.draws=7"], ["'ecoflap' has no option 'draws'"]),
         ([EXP, "+pruner.solve.ridge=7"], ["no option 'solve.ridge': use one of solve.score, solve.within"]),
         ([EXP, "+pruner/schedule=linear", "+pruner.stepps=7"], ["no option 'stepps'"]),
-        ([EXP, "pruner.allocate.between=model"], ["it is pruner.allocate.group_by now"]),
+        ([EXP, "pruner.allocate.between=model"], ["it is called pruner.allocate.group_by now"]),
         ([EXP, "+pruner.allocate.between=model"], ["it is allocate.group_by now"]),
         ([EXP, "pruner/allocate=lampp"], ["pruner/allocate=lampp", "ecoflap", "snip", "did you mean lamp"]),
         ([EXP, "~task"], ["task is missing"]),

@@ -8,7 +8,8 @@ the same command finds its own results and an interrupted one goes on.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -120,11 +121,13 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     if config.get("experiment") is None:
         raise UserError(no_experiment())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain = _plain(own)
     overrides = tuple(hydra.overrides.task)
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
+    check_dataset(own)
+    if OmegaConf.is_dict(own.get("pruner")) and "_target_" in own.pruner:
+        _pruner_of(own, str(choices.get("pruner")), overrides)
+    plain = _plain(own)
     schema.check(plain, choices, overrides)
-    own.pruner = plain["pruner"] = constructor_call(own.pruner, choices["pruner"], typed_keys(overrides))
     _check_files(own)
     schema.check_targets(plain)
     if schema.reaches_into_parts(overrides):
@@ -141,6 +144,12 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
         setting=digest({key: value for key, value in essence.items() if key not in ("pruner", "sparsity")}),
         weights=weights,
     )
+
+
+def _pruner_of(config: DictConfig, choice: str, overrides: Sequence[str]) -> None:
+    """Puts what its constructor is called with in place of the pruner; what can't be resolved `_plain` will name."""
+    with suppress(OmegaConfBaseException, RecursionError):
+        config.pruner = constructor_call(config.pruner, choice, typed_keys(overrides))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
