@@ -11,7 +11,7 @@ from benchmarks.endurance.kill_anywhere import Moment, start
 from vlp_bench.results import examples
 from vlp_bench.runs import lock
 from vlp_bench.runs.checkpointing import write_whole
-from vlp_bench.runs.lock import PROGRESS, exclusive, join
+from vlp_bench.runs.lock import PROGRESS, InUse, exclusive, join, owner
 
 KEPT = (".lock", ".failed", ".gitignore", "run.log", "best.ckpt", "rows.jsonl", "a.b.abcdefgh", "..failed.12.tmp")
 LEFT = (".best.ckpt.4711.tmp", ".m.safetensors.k3_x9abc", ".captions.json.tmp", PROGRESS)
@@ -38,7 +38,7 @@ def test_whoever_is_alone_in_a_folder_clears_what_was_left(folder):
 def apart(monkeypatch):
     """A test is a process of its own."""
     held = {}
-    monkeypatch.setattr(lock, "_joined", held)
+    monkeypatch.setattr(lock, "_held", held)
     yield
     for descriptor in held.values():
         os.close(descriptor)
@@ -56,7 +56,7 @@ def test_nobody_clears_what_a_live_writer_writes_and_the_first_after_a_kill_does
         (masks / ".m.safetensors.abcdefgh").touch()
         join(tmp_path, [masks])
         assert names(masks) == {".m.safetensors.abcdefgh"}
-        os.close(lock._joined.pop(tmp_path))
+        os.close(lock._held.popitem()[1])
         other.send_signal(signal.SIGKILL)
         other.wait()
     join(tmp_path, [masks])
@@ -64,6 +64,52 @@ def test_nobody_clears_what_a_live_writer_writes_and_the_first_after_a_kill_does
     (masks / ".own.safetensors.abcdefgh").touch()
     join(tmp_path, [masks])  # a second time it is one of the writers already
     assert names(masks) == {".own.safetensors.abcdefgh"}
+
+
+HOLDER = "import sys, pathlib, os, time; from vlp_bench.runs.lock import exclusive\nwith exclusive(pathlib.Path(sys.argv[1])):\n  child = os.fork()\n  print(child, flush=True) if child else None\n  time.sleep(60)"  # noqa: E501
+
+
+def test_a_killed_process_lets_go_of_its_folder_although_its_children_live(tmp_path):
+    """What prepares batches for a run is a fork of it; a lock that forks inherit would outlive the run."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        orphan = int(holder.stdout.readline())
+        assert owner(tmp_path) == str(holder.pid)
+        with pytest.raises(InUse, match=f"process {holder.pid}"), exclusive(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        try:
+            os.kill(orphan, 0)
+            assert owner(tmp_path) is None
+            with exclusive(tmp_path):
+                assert owner(tmp_path) == str(os.getpid())
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+
+
+LOOKER = "import sys, pathlib; from vlp_bench.runs.lock import owner\nprint(1, flush=True)\nwhile True: owner(pathlib.Path(sys.argv[1]))"  # noqa: E501
+
+
+def test_looking_never_stops_a_start(tmp_path):
+    with exclusive(tmp_path):
+        pass
+    with subprocess.Popen([sys.executable, "-c", LOOKER, str(tmp_path)], stdout=subprocess.PIPE) as looker:
+        assert looker.stdout.read(2) == b"1\n"
+        for _ in range(2000):
+            with exclusive(tmp_path):
+                pass
+        looker.kill()
+
+
+def test_a_folder_is_held_once_and_looking_from_its_own_process_does_not_let_go(tmp_path):
+    with exclusive(tmp_path):
+        assert owner(tmp_path) == str(os.getpid())
+        with pytest.raises(InUse), exclusive(tmp_path):
+            pass
+        again = [sys.executable, "-c", "import sys, pathlib; from vlp_bench.runs.lock import owner; print(owner(pathlib.Path(sys.argv[1])))"]  # noqa: E501
+        seen = subprocess.run([*again, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+        assert seen.strip() == str(os.getpid())
+    assert owner(tmp_path) is None
 
 
 @pytest.mark.parametrize("write", [
