@@ -113,6 +113,15 @@ def agreed(choice: bool) -> bool:
     return from_main(choice)
 
 
+def largest(number: int) -> int:
+    """The largest that a process has."""
+    if size() == 1:
+        return int(number)
+    told = torch.tensor(int(number))
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return int(told)
+
+
 def check_same(digest: str, what: str) -> None:
     """Raises RuntimeError unless `digest` (hexadecimal, from 15 digits on) is the same on all processes."""
     if size() == 1:

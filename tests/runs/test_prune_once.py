@@ -13,7 +13,7 @@ WORKSHOP = ObjectCache()
 
 @pytest.fixture
 def pruned(specified):
-    """Words of a command line -> the run's own PruneOnce after its call, and the dense weights."""
+    """Words of a command line -> the mask, as PruneOnce has left it, and the dense weights."""
 
     def call(*words):
         specification = specified(*words)
@@ -21,7 +21,7 @@ def pruned(specified):
         model = WORKSHOP.model(specification.config)
         dense = {name: weight.clone() for name, weight in model.state_dict().items()}
         once(model)
-        return once, dense
+        return once.pruned, dense
 
     return call
 

@@ -32,7 +32,7 @@ def prunings(monkeypatch):
     prune = Pruner.prune
 
     def counting(self, model, sparsity, *rest):
-        asked.append(sparsity)
+        asked.extend(sparsity)
         return prune(self, model, sparsity, *rest)
 
     monkeypatch.setattr(Pruner, "prune", counting)

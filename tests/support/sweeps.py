@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vlp_bench.runs.spawn import die_with_parent
+from vlp_bench.lifetime import die_with
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE
 
 
@@ -19,14 +19,15 @@ class Forked:
         self.returncode: int | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            starter = os.getpid()
             self.pid = os.fork()
         if not self.pid:
+            die_with(starter)
             self._child(words, env, log)
 
     def _child(self, words: tuple[str, ...], env: dict[str, str], log: Path) -> None:
         code = 1
         try:
-            die_with_parent()
             torch.set_num_threads(1)
             os.environ.update(env)
             out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

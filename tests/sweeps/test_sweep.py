@@ -14,14 +14,15 @@ from benchmarks.endurance.kill_sweep import endure
 from tests.results.test_row import ORIGIN, row
 from tests.support.sweeps import forked
 from vlp_bench.results.store import Store
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.errors import BUSY, FAILED, UserError
 from vlp_bench.runs.launch import _in_hydras_words
-from vlp_bench.runs.lock import LEFT, exclusive
+from vlp_bench.runs.lock import LEFT
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.sweeps import slurm
 from vlp_bench.sweeps.expand import cells_of, expand
 from vlp_bench.sweeps.states import State
 from vlp_bench.sweeps.sweep import Sweep, _slots
+from vlp_bench.sweeps.sweep import sweep as sweep_of
 
 QUICK = ("recipe.epochs=0", "sparsity=0.5")
 
@@ -73,24 +74,66 @@ def cell(tiny):
     return found
 
 
-@pytest.mark.parametrize("code, tries", [(-9, 2), (1, 2), (2, 1), (3, 1), (0, 2)])
+@pytest.mark.parametrize("code, tries", [(-9, 2), (1, 2), (2, 1), (3, 1), (0, 2), (143, 2)])
 def test_what_was_killed_is_tried_once_more_and_a_mistake_is_not(cell, code, tries):
     started = []
     sweep = Sweep([cell], start=lambda cell, env: (started.append(env), Ended(code))[1])
     sweep.perform()
     assert len(started) == tries
     reason = sweep.failures[cell.name]
-    assert {-9: "signal 9", 0: "without a result"}.get(code, f"exit code {code}: the last line") in reason
+    assert {-9: "killed by SIGKILL", 0: "without a result"}.get(code, f"exit code {code}: the last line") in reason
     assert cell.state() == State.FAILED
 
 
-def test_a_cell_that_another_process_works_on_is_left_to_it(cell):
-    with exclusive(cell.folder):
-        assert cell.state() == State.RUNNING
-        sweep = Sweep([cell], start=lambda *_: pytest.fail("it was started"))
-        sweep.perform()
-    assert sweep.elsewhere == [cell.name]
+def finished(cell):
+    Store(cell.folder.parent).append(cell.name, [row(run=cell.specification.run, provenance=ORIGIN)])
+
+
+@pytest.mark.parametrize("stored", (True, False))
+def test_a_cell_that_another_process_works_on_is_waited_for_and_computed_if_need_be(cell, monkeypatch, capsys, stored):
+    """The other ends while this one looks, with a result or without."""
+    looks, started = [], []
+
+    def owner(folder):
+        looks.append(folder)
+        if len(looks) == 3 and stored:
+            finished(cell)
+        return "4711" if len(looks) < 3 else None
+
+    monkeypatch.setattr("vlp_bench.sweeps.sweep.owner", owner)
+    monkeypatch.setattr("vlp_bench.sweeps.sweep.LOOK_EVERY", 0.0)
+    sweep = Sweep([cell], start=lambda cell, env: (started.append(cell), finished(cell), Ended(0))[2])
+    sweep.perform()
+    assert started == ([] if stored else [cell])
     assert not sweep.failures
+    assert not sweep.elsewhere
+    assert cell.state() == State.DONE
+    assert "it is waited for" in capsys.readouterr().out
+
+
+def test_a_process_that_finds_its_folder_in_use_has_not_failed(cell):
+    """Two sweeps start the same cell at the same time: the later process ends at once, with a code of its own."""
+    ends = iter((Ended(BUSY), Ended(0)))
+
+    def start(cell, env):
+        end = next(ends)
+        if not end.returncode:
+            finished(cell)
+        return end
+
+    sweep = Sweep([cell], retries=0, start=start)
+    sweep.perform()
+    assert not sweep.failures
+    assert cell.state() == State.DONE
+
+
+def test_a_sweep_with_a_cell_without_rows_does_not_end_well(cell, monkeypatch):
+    monkeypatch.setattr(Sweep, "perform", lambda self: None)
+    with pytest.raises(SystemExit) as stopped:
+        sweep_of([cell], n_parallel=1, retries=0)
+    assert stopped.value.code == FAILED
+    finished(cell)
+    sweep_of([cell], n_parallel=1, retries=0)
 
 
 def test_settings_that_cannot_be_are_refused(cell, monkeypatch):
@@ -126,12 +169,14 @@ def test_the_array_script_gives_every_task_its_words(tiny, tmp_path):
 
 
 def test_the_array_script_requeues_a_task_that_is_cut_short(tiny, tmp_path):
+    """It asks for the queue only once the run, which gets the warning too, has saved its step."""
     [cell] = cells_of([*tiny, *QUICK, "pruner=omp"])
     resources = {"partition": None, "minutes": 60, "cpus": 4, "memory_gb": 8, "at_a_time": 2}
     file = slurm.emit([cell], resources)
     assert file is not None
-    (tmp_path / "srun").write_text(f"#!/bin/bash\ntouch {tmp_path}/begun\nexec sleep 5\n")
-    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/asked\n')
+    step = f"trap 'sleep 0.3; echo saved > {tmp_path}/asked; exit 138' USR1"
+    (tmp_path / "srun").write_text(f"#!/bin/bash\n{step}\ntouch {tmp_path}/begun\nsleep 5 & wait\n")
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n')
     for name in ("srun", "scontrol"):
         (tmp_path / name).chmod(0o755)
     own = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -140,8 +185,8 @@ def test_the_array_script_requeues_a_task_that_is_cut_short(tiny, tmp_path):
         time.sleep(0.01)
     task.send_signal(signal.SIGUSR1)
     assert task.wait() == 0
-    os.killpg(task.pid, signal.SIGKILL)
-    assert (tmp_path / "asked").read_text() == "requeue 7_0\n"
+    os.killpg(task.pid, signal.SIGKILL)  # the sleep of the step
+    assert (tmp_path / "asked").read_text() == "saved\nrequeue 7_0\n"
 
 
 def test_submitit_is_an_extra_and_says_so(cell, monkeypatch):

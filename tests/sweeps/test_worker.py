@@ -23,4 +23,4 @@ def test_a_worker_is_ended_with_the_process_that_started_it():
             ctypes.CDLL(None).prctl(GET_PDEATHSIG, ctypes.byref(found))
         finally:
             os._exit(found.value)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGTERM
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGKILL

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from vlp_bench.data.items import Item
 from vlp_bench.data.transforms.images import MEAN, STD, normalised
+from vlp_bench.lifetime import begin_loader
 
 PIXELS, ITEMS = "images.u8", "items.json"
 
@@ -82,8 +83,9 @@ def _write(dataset: Dataset[Item], places: Sequence[int], folder: Path, num_work
     listed: list[dict[str, Any]] = []
     shape: tuple[int, ...] = ()
     loader = DataLoader(
-        Subset(dataset, places), None, num_workers=num_workers, generator=torch.Generator().manual_seed(0)
-    )
+        Subset(dataset, places), None, num_workers=num_workers, generator=torch.Generator().manual_seed(0),
+        worker_init_fn=begin_loader,
+    )  # fmt: skip
     with open(folder / PIXELS, "wb") as file:
         for item in loader:
             shape = shape or tuple(item.image.shape)

@@ -15,6 +15,7 @@ from vlp_bench.batch import Batch
 from vlp_bench.data.cache import cached
 from vlp_bench.data.items import Collate, ImageSource, Item, Transform, Where
 from vlp_bench.data.records import CaptionedImage
+from vlp_bench.lifetime import begin_loader
 
 
 class EpochSampler(DistributedSampler):
@@ -45,7 +46,8 @@ class ResumableLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset[Item], *, sampler: EpochSampler, batch_size: int, **settings: Any) -> None:
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **settings)
+        settings = {"drop_last": True, "worker_init_fn": begin_loader} | settings
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **settings)
         self.order = sampler
         self.handed_out = 0
         self.resumed: dict[str, int] | None = None
@@ -105,8 +107,9 @@ def in_order(
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=False)  # or Lightning would deal it out
     generator = torch.Generator().manual_seed(0)  # or the loader would draw from the stream of dropout
     return DataLoader(
-        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator
-    )
+        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator,
+        worker_init_fn=begin_loader,
+    )  # fmt: skip
 
 
 class Dealt(DistributedSampler):
@@ -133,8 +136,9 @@ def own_share(
     sampler = Dealt(dataset, world=world, rank=rank)
     generator = torch.Generator().manual_seed(0)  # or the loader would draw from the stream of dropout
     return DataLoader(
-        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator
-    )
+        dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers, generator=generator,
+        worker_init_fn=begin_loader,
+    )  # fmt: skip
 
 
 ORDERS = ("seeded", "official")
@@ -191,4 +195,5 @@ class CalibrationBatches:
             collate_fn=collate,
             num_workers=self.num_workers,
             generator=torch.Generator().manual_seed(self.seed),
+            worker_init_fn=begin_loader,
         )

@@ -1,14 +1,18 @@
-"""Lightning's checkpoints, written whole or not at all, and never executed when read."""
+"""Lightning's checkpoints: when they are written, whole or not at all, and never executed when read."""
 
 import io
 import os
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vlp_bench import processes
+from vlp_bench.lifetime import Interrupted, interruptions
 from vlp_bench.runs.errors import UserError
 
 
@@ -32,6 +36,68 @@ class WholeFiles(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """See `read_checkpoint`."""
         return read_checkpoint(Path(path), map_location)
+
+
+class Interim(Callback):
+    """Saves a run in the middle of an epoch: now and then, and before it ends because a signal asks it to.
+
+    After an optimiser step only, as no checkpoint holds gradients that are still being accumulated; not after the last
+    of an epoch, which is saved once it has been validated. What it writes is the file of the last epoch's checkpoint.
+
+    Args:
+        file: the checkpoint.
+        minutes: between two of them; 0 saves after every step, None at the end of epochs alone.
+
+    Raises:
+        ValueError: minutes below 0, or no number.
+    """
+
+    def __init__(self, file: Path, minutes: float | None) -> None:
+        if minutes is not None and (isinstance(minutes, bool | str) or not minutes >= 0):
+            raise ValueError(f"checkpoint_minutes={minutes}: 0 or more minutes, or null for the end of epochs alone")
+        self.file, self.seconds, self.saved = file, None if minutes is None else 60 * minutes, time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _take_signals(patient=True)  # Lightning has just taken them for itself
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
+            return
+        now, signals = time.monotonic(), interruptions()
+        told = signals.received if signals is not None else None
+        due = self.seconds is not None and now - self.saved >= self.seconds
+        due, stop = processes.largest(due), processes.largest(told or 0)
+        if (due or stop) and done != trainer.num_training_batches:
+            trainer.save_checkpoint(self.file)
+            self.saved = now
+        if stop:
+            raise Interrupted(stop)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _take_signals(patient=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _take_signals(patient=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _take_signals(patient=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        _take_signals(patient=False)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _take_signals(patient=False)
+
+
+def _take_signals(*, patient: bool) -> None:
+    """Have signals (again) wait for the end of a training step, or not."""
+    if (signals := interruptions()) is not None:
+        signals.install()
+        signals.patient = patient
 
 
 def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from vlp_bench.lifetime import Interrupted, interruptible
 from vlp_bench.runs.conf import REPLACED, choices, closest, conf_folder, groups, moved
 from vlp_bench.runs.console import stderr
 
-FAILED, MISTAKE, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
+FAILED, MISTAKE, DIVERGED, BUSY, INTERRUPTED = 1, 2, 3, 75, 130  # exit codes; 128 + n: ended by signal n
 
 _DISK = {
     errno.ENOSPC: "no space left on the disk; free some or choose another place with paths.out=DIR",
@@ -32,10 +33,12 @@ def one_line(arguments: Sequence[str] = (), *, traceback: bool = False) -> Itera
     `arguments` is the command line, for hints about it; with `traceback` every error keeps its own.
     """
     try:
-        yield
-    except KeyboardInterrupt:
-        stderr.print("[red]interrupted[/]; the same command goes on where this one stopped")
-        raise SystemExit(INTERRUPTED) from None
+        with interruptible():
+            yield
+    except KeyboardInterrupt as stop:
+        how = f" by {stop}" if isinstance(stop, Interrupted) else ""
+        stderr.print(f"[red]interrupted[/]{how}; the same command goes on from what is stored")
+        raise SystemExit(128 + stop.number if isinstance(stop, Interrupted) else INTERRUPTED) from None
     except Exception as error:
         line = explain(error, arguments)
         if line is None or traceback:
@@ -52,8 +55,10 @@ def wants_traceback(arguments: Sequence[str]) -> bool:
 
 
 def exit_code(error: BaseException) -> int:
-    """2 for what the user typed or gave, 3 for a training that diverged, 1 for what the machine refused."""
+    """2 for what the user typed or gave, 3 for a training that diverged, 75 for a folder in use, 1 for the machine."""
     inner = _inner(error) or error
+    if type(inner).__name__ == "InUse":
+        return BUSY
     if type(inner).__name__ == "Diverged":
         return DIVERGED
     refused = isinstance(inner, OSError) and not isinstance(inner, FileNotFoundError) and not _is_hydra(inner)

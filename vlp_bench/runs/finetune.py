@@ -1,4 +1,4 @@
-"""Fine-tune a pruned task, keep the best epoch, test it once. An interrupted run goes on from its last epoch."""
+"""Fine-tune a pruned task, keep the best epoch, test it once. An interrupted run goes on from its last checkpoint."""
 
 import logging
 import warnings
@@ -13,9 +13,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from vlp_bench.construct import construct
+from vlp_bench.lifetime import Interrupted, interruptions
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.runs.checkpointing import read_checkpoint
+from vlp_bench.runs.checkpointing import Interim, read_checkpoint
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.recipe import Recipe, make_trainer
@@ -56,13 +57,17 @@ def finetune(
         _forget(folder)
     watching = [Bar()] if bar else []
     keeping = [KeepPruned(task.task_masks(solution.masks), prefix="model.")] if solution.kept < solution.total else []
-    callbacks = [*keeping, *watching, *watchers, Progress(folder), best, last]
+    interim = Interim(folder / LAST, config["checkpoint_minutes"])
+    callbacks = [*keeping, *watching, *watchers, Progress(folder), interim, best, last]
     with quiet():
         trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
         try:
             return _train_and_test(trainer, recipe, task, data, best, folder / LAST)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
+        except SystemExit:  # what Lightning makes of a KeyboardInterrupt
+            signals = interruptions()
+            raise (
+                KeyboardInterrupt if signals is None or not signals.received else Interrupted(signals.received)
+            ) from None
         finally:
             for logger in trainer.loggers:
                 _finish(logger)

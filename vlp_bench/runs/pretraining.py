@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
 from vlp_bench.data.shapes.curriculum import Remaining
+from vlp_bench.lifetime import begin_loader
 from vlp_bench.models.checkpoints.families import Model
 from vlp_bench.models.checkpoints.read_write import save_model, weights_hash
 from vlp_bench.runs.provenance import commit, hardware, versions
@@ -46,7 +47,10 @@ class PretrainingRun:
             Diverged: a loss is no longer a number.
         """
         left, ahead = Remaining(self.done, self.args.steps), 4 if workers else None
-        loader = DataLoader(batches, batch_size=None, sampler=left, num_workers=workers, prefetch_factor=ahead)
+        loader = DataLoader(
+            batches, batch_size=None, sampler=left, num_workers=workers, prefetch_factor=ahead,
+            worker_init_fn=begin_loader,
+        )  # fmt: skip
         checkpoint = self.last if self.done else None
         self.trainer(look).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
 

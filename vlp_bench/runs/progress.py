@@ -1,14 +1,103 @@
-"""How far a run is, in a line in its folder, for whoever looks from another process."""
+"""How far a run is: on the screen while it prunes, and in a line in its folder for other processes to read."""
 
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
 
+import rich.progress as bars
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
 
+from vlp_bench import processes
 from vlp_bench.runs.lock import PROGRESS
 
-EVERY = 1.0  # seconds
+EVERY = 1.0  # seconds between two notes in the folder
+LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+
+class Pruning:
+    """While pruning lasts: a bar on a terminal, else a line a minute; and what `sweep` and `status` show of the run.
+
+    Called on calibration batches it hands them on and counts. How often a pruner asks for them is its own affair (each
+    step of a schedule and each block does), so that a pass has a number and no last one.
+
+    Args:
+        console: where to; a quiet one shows nothing.
+        folder: of the run, which must be there; None leaves no note.
+        what: is being done.
+    """
+
+    def __init__(self, console: Console, folder: Path | None = None, what: str = "pruning") -> None:
+        self.console, self.what = console, what
+        self.file = folder / PROGRESS if folder is not None and processes.is_main() else None
+        self.passes, self.batch, self.batches = 0, 0, None
+        self.began = self.noted = time.monotonic()
+        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
+        self.bar = bars.Progress(*columns, bars.TimeElapsedColumn(), console=console, transient=True)
+        self.task = self.bar.add_task(what, total=None)
+        self.over = Event()
+
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        if self.console.is_terminal:
+            self.bar.start()
+        elif not self.console.quiet:
+            self.lines = Thread(target=self._say_now_and_then, daemon=True)
+            self.lines.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.bar.stop()
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+    def __call__(self, batches: Iterable[Any], limit: int | None = None) -> "Watched":
+        """The same batches, counted; `limit` is how many of them are used, where not all are."""
+        return Watched(batches, limit, self)
+
+    def __str__(self) -> str:
+        of = "" if self.batches is None else f" of {self.batches}"
+        return f"{self.what}: calibration pass {self.passes}, batch {self.batch}{of}" if self.passes else self.what
+
+    def see(self, batch: int, batches: int | None) -> None:
+        """Take note of batch `batch` of `batches`, from 1; the first begins a pass."""
+        self.passes += batch == 1
+        self.batch, self.batches = batch, batches
+        self.bar.update(self.task, description=str(self), completed=batch, total=batches)
+        if self.file is not None and time.monotonic() - self.noted >= EVERY:
+            self.noted = time.monotonic()
+            note(self.file, str(self))
+
+    def _say_now_and_then(self) -> None:
+        while not self.over.wait(LINE_EVERY):
+            self.console.print(f"{self}, {time.monotonic() - self.began:.0f} s", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Calibration batches that are counted while they are read."""
+
+    batches: Iterable[Any]
+    limit: int | None
+    progress: Pruning
+
+    def __iter__(self) -> Iterator[Any]:
+        length = getattr(self.batches, "__len__", lambda: None)()
+        count = min((n for n in (length, self.limit) if n is not None), default=None)
+        for number, batch in enumerate(self.batches, 1):
+            self.progress.see(number, count)
+            yield batch
+
+
+def note(file: Path, what: str) -> None:
+    """Say in a run's folder how far it is; a full disk stops nothing."""
+    with suppress(OSError):
+        file.write_text(what, encoding="utf-8")
 
 
 class Progress(Callback):
@@ -36,5 +125,4 @@ class Progress(Callback):
     def _tell(self, trainer: Trainer, what: str) -> None:
         self.told = time.monotonic()
         if trainer.is_global_zero:
-            with suppress(OSError):
-                self.file.write_text(what, encoding="utf-8")
+            note(self.file, what)

@@ -1,7 +1,7 @@
 """Prunes once: masks are stored by content and shared by every run that asks for the same."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,66 +21,125 @@ from vlp_bench.runs.object_cache import TaskData
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.specification import Specification, digest, version
 
+Watch = Callable[[Iterable[Any], int | None], Iterable[Any]]
+"""Calibration batches, and how many of them are used -> the same batches."""
+
+
+def _unwatched(batches: Iterable[Any], _: int | None) -> Iterable[Any]:
+    return batches
+
 
 @dataclass(frozen=True)
-class OnDevice:
-    """A re-iterable of batches (or lists of parts) that moves each to a device."""
+class Pruned:
+    """The mask of a specification, where it lies, and whether it was made just now."""
 
-    batches: Iterable[Any]
-    device: torch.device
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.batches:
-            parts = (
-                [part.to(self.device) for part in batch] if isinstance(batch, list | tuple) else batch.to(self.device)
-            )
-            yield parts
+    solution: Solution
+    file: Path
+    fresh: bool
 
 
 @dataclass
 class PruneOnce:
     """Called on the model when the task is built: installs the stored mask, or prunes and stores it.
 
-    After the call `solution` is what was installed, `file` where it lies and `fresh` whether it was computed now.
+    After the call `pruned` is what was installed.
     """
 
     specification: Specification
     data: TaskData
     device: torch.device
     again: bool = False
-    solution: Solution | None = field(default=None, init=False)
-    fresh: bool = field(default=False, init=False)
-
-    @property
-    def file(self) -> Path:
-        return mask_file(self.specification, self.data)
+    watch: Watch = _unwatched
+    pruned: Pruned | None = field(default=None, init=False)
 
     def __call__(self, model: nn.Module) -> None:
-        lacking = self.specification.config["scores"] and not scores_file(self.file).is_file()
-        stored = None if self.again or lacking else load_mask(self.file)
-        self.fresh = not processes.agreed(stored is not None)
-        if self.fresh or stored is None:
-            stored = self._prune(model)
-        processes.check_same(mask_hash(stored), "mask")
-        self.solution = stored
-        self.solution.install(model)
+        [found] = prune_once([self.specification], model, self.data, self.device, again=self.again, watch=self.watch)
+        processes.check_same(mask_hash(found.solution), "mask")
+        self.pruned = found
+        found.solution.install(model)
 
-    def _prune(self, model: nn.Module) -> Solution:
-        model.to(self.device)
-        config = self.specification.config
-        pruner = construct(config["pruner"], "pruner", config["allow"])
-        batches = config["pruner"].get("num_batches")
-        seed = config.get("pruning_seed", 0)
-        kept = statistics_folder(self.specification, self.data, batches, seed)
-        asked = pruner.focus(calibration(model, self.data, self.device, kept, batches, seed))
-        with peak(self.device) as memory:
-            solution = pruner.prune(model, config["sparsity"], asked)
-        solution.report["peak_gb"] = memory.gigabytes
+
+def prune_once(
+    specifications: Iterable[Specification],
+    model: nn.Module,
+    data: TaskData,
+    device: torch.device,
+    *,
+    again: bool = False,
+    fresh_statistics: bool = False,
+    watch: Watch = _unwatched,
+) -> Iterator[Pruned]:
+    """The masks of specifications that differ in pruner, sparsity and seed alone: stored ones, or made and stored.
+
+    They share the statistics of one pass; each pruner is called once for all its sparsities. Every mask comes once,
+    and is on disk, with what its scores are made of where the specification says so, when it does.
+
+    Args:
+        model: the pre-trained one; it stays as it is.
+        again: stored masks are not used.
+        fresh_statistics: nor are stored statistics, and none are kept: a mask's seconds are its own.
+        watch: sees the calibration batches.
+    """
+    groups = list(_by_pruner(specifications).values())
+    shared: dict[Any, Calibration] = {}
+    for group in groups:
+        files = {mask_file(one, data): one for one in group}
+        stored = {file: None if again or _lacks_scores(one, file) else load_mask(file) for file, one in files.items()}
+        usable = {file: not processes.largest(solution is None) for file, solution in stored.items()}
+        todo = {file: one for file, one in files.items() if not usable[file]}
+        yield from (Pruned(found, file, fresh=False) for file, found in stored.items() if usable[file] and found)
+        if todo:
+            asked = _statistics(group[0], model.to(device), data, device, shared, fresh_statistics, watch)
+            yield from _made(todo, model, asked, device, alone=len(groups) == 1)
+
+
+def _made(
+    todo: Mapping[Path, Specification], model: nn.Module, shared: Calibration, device: torch.device, *, alone: bool
+) -> Iterator[Pruned]:
+    """One pruner's masks, made and stored; the memory they took is known where no other has left statistics behind."""
+    levels = {file: one.config["sparsity"] for file, one in todo.items()}
+    config = next(iter(todo.values())).config
+    pruner = construct(config["pruner"], "pruner", config["allow"])
+    asked = pruner.focus(shared)
+    with peak(device) as memory:
+        solutions = pruner.prune(model, list(levels.values()), asked)
+    for file, level in levels.items():
+        solutions[level].report["peak_gb"] = memory.gigabytes if alone else None
         if processes.is_main():
             if config["scores"]:
-                stored_scores.write(scores_file(self.file), asked)
-            solution.save(self.file)
-        return solution
+                stored_scores.write(scores_file(file), asked)
+            solutions[level].save(file)
+        yield Pruned(solutions[level], file, fresh=True)
+
+
+def _statistics(
+    one: Specification,
+    model: nn.Module,
+    data: TaskData,
+    device: torch.device,
+    shared: dict[Any, Calibration],
+    fresh: bool,
+    watch: Watch,
+) -> Calibration:
+    """Those of all pruners that use as many batches; scores on disk are a pruner's own, so that it asks by itself."""
+    batches, seed = one.config["pruner"].get("num_batches"), one.config.get("pruning_seed", 0)
+    key = (batches, digest(pruner_essence(one.config)) if one.config["scores"] else None)
+    if key not in shared:
+        kept = statistics_folder(one, data, batches, seed)
+        shared[key] = calibration(model, data, device, None if fresh else kept, batches, seed, watch)
+    return shared[key]
+
+
+def _by_pruner(specifications: Iterable[Specification]) -> dict[str, list[Specification]]:
+    """Those whose pruner has the same options (a seed among them, for the random one)."""
+    groups: dict[str, list[Specification]] = {}
+    for one in specifications:
+        groups.setdefault(digest(pruner_essence(one.config)), []).append(one)
+    return groups
+
+
+def _lacks_scores(specification: Specification, mask: Path) -> bool:
+    return specification.config["scores"] and not scores_file(mask).is_file()
 
 
 def calibration(
@@ -90,12 +149,13 @@ def calibration(
     kept: StatisticsFolder | None = None,
     num_batches: int | None = None,
     seed: int = 0,
+    watch: Watch = _unwatched,
 ) -> Calibration:
     """Statistics of the model on the data's calibration batches; nothing is computed before a pruner asks.
 
     All processes of a run must ask the same. `kept` is where statistics lie that were computed before.
     """
-    batches = OnDevice(data.calibration(), device)
+    batches = watch(data.calibration(), num_batches)
     return Calibration(model, batches, seed=seed, num_batches=num_batches, shared=True, stored=kept)
 
 

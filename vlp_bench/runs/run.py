@@ -21,6 +21,7 @@ from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
 from vlp_bench.runs.object_cache import ObjectCache, inspect, monitored
+from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
@@ -30,11 +31,15 @@ from vlp_bench.tasks.optimisation import Diverged
 
 @dataclass
 class Helpers:
-    """What a run is given by whoever starts it: a shared objects, a console, callbacks that watch it."""
+    """What a run is given by whoever starts it: shared objects, a console, callbacks that watch it.
+
+    `masks_are_new`: whoever starts it has just made the masks, and under force=true they are not made a second time.
+    """
 
     objects: ObjectCache = field(default_factory=ObjectCache)
     console: Console = terminal
     watchers: Sequence[Callback] = ()
+    masks_are_new: bool = False
 
 
 def run(specification: Specification, helpers: Helpers | None = None) -> None:
@@ -83,31 +88,33 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         model, data = helpers.objects.model(config, allow), helpers.objects.data(config, allow)
         inspect(model, data, config)
         provenance["data"] = data.fingerprint()
-    prune = PruneOnce(specification, data, root_device(config), again=config["force"])
-    with screen.step(helpers.console, "pruning"):
+    again = config["force"] and not helpers.masks_are_new
+    with Pruning(helpers.console, specification.folder) as watch:
+        prune = PruneOnce(specification, data, root_device(config), again, watch)
         task = maker(config["task"], "task", allow)(model=model, pruner=prune)
-    assert prune.solution is not None, "the task did not call the pruner it was handed"
-    provenance["mask"] = mask_hash(prune.solution) if prune.solution.masks else None
-    screen.pruned(helpers.console, prune)
+    assert prune.pruned is not None, "the task did not call the pruner it was handed"
+    solution = prune.pruned.solution
+    provenance["mask"] = mask_hash(solution) if solution.masks else None
+    screen.pruned(helpers.console, prune.pruned)
     prepare(task.model, compiled=config["compile"], recomputed=config["recompute"])
     if (specification.folder / LAST).is_file() and not config["force"]:
-        helpers.console.print("an interrupted run is there: it goes on after the last epoch it finished")
+        helpers.console.print("an interrupted run is there: it goes on from its last checkpoint")
     metrics = finetune(
         specification,
         task,
         data,
-        prune.solution,
-        [*helpers.watchers, KeepArtifacts(prune.file)],
+        solution,
+        [*helpers.watchers, KeepArtifacts(prune.pruned.file)],
         batch_size=data.batch_size,
         bar=not helpers.console.quiet,
     )
-    assert_zeros(task.model, task.task_masks(prune.solution.masks))
+    assert_zeros(task.model, task.task_masks(solution.masks))
     provenance["notes"] = dict(task.notes)
     if processes.is_main():
         examples.write(specification.folder, getattr(task, "examples", {}))
-    report = prune.solution.report
+    report = solution.report
     cost = {f"mask/{key}": float(report[key]) for key in ("seconds", "peak_gb") if report.get(key) is not None}
-    return metrics | {"mask/sparsity": prune.solution.sparsity} | cost
+    return metrics | {"mask/sparsity": solution.sparsity} | cost
 
 
 def _check_finite(metrics: dict[str, float]) -> None:

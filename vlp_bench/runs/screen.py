@@ -10,7 +10,7 @@ from vlp_bench.results.store import Store
 from vlp_bench.results.tables import metrics_table, missing_references, sparsity_table
 from vlp_bench.runs.conf import blurb, choices
 from vlp_bench.runs.object_cache import task_class
-from vlp_bench.runs.prune_once import PruneOnce
+from vlp_bench.runs.prune_once import Pruned
 from vlp_bench.runs.specification import Specification
 
 
@@ -40,14 +40,13 @@ def step(console: Console, what: str) -> Iterator[None]:
         yield
 
 
-def pruned(console: Console, prune: PruneOnce) -> None:
+def pruned(console: Console, found: Pruned) -> None:
     """Sparsity by modality and block, with the time it took or the file it came from."""
-    assert prune.solution is not None
-    seconds = prune.solution.report["seconds"]
-    how = f"pruned in {seconds:.1f} s" if prune.fresh else f"mask read from {prune.file}, made in {seconds:.1f} s"
-    removed = f"{100 * prune.solution.sparsity:.2f} % of the prunable weights removed"
+    seconds = found.solution.report["seconds"]
+    how = f"pruned in {seconds:.1f} s" if found.fresh else f"mask read from {found.file}, made in {seconds:.1f} s"
+    removed = f"{100 * found.solution.sparsity:.2f} % of the prunable weights removed"
     console.print(f"[bold]{removed}[/], {escape(how)}", soft_wrap=True)
-    console.print(sparsity_table(prune.solution.table()))
+    console.print(sparsity_table(found.solution.table()))
 
 
 def already_done(console: Console, specification: Specification, store: Store) -> None:

@@ -1,6 +1,5 @@
 """Starts the processes of one run on this machine and ends them together."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -10,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
+from vlp_bench.lifetime import die_with
 from vlp_bench.runs.console import stderr
 
 GRACE = 10.0  # seconds the others have to say what is wrong with them, once one has failed
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 @dataclass
@@ -28,17 +28,23 @@ class Member:
 
 
 def spawn(count: int, arguments: Sequence[str]) -> int:
-    """Start `python -m vlp_bench` with these arguments `count` times, wait, return the exit code (0 if all are 0)."""
+    """Start `python -m vlp_bench` with these arguments `count` times, wait, return the exit code (0 if all are 0).
+
+    The code is that of the process that failed first, 128 + n if signal n ended it.
+    """
     port = _free_port()
     members = [_member(rank, count, port, arguments) for rank in range(count)]
+    first, others = None, list[int]()
     try:
         first = _first_failure(members)
-        if first is not None:
-            _report(members, first)
+        others = [rank for rank, member in enumerate(members) if member.process.poll() is None]
     finally:
         end([member.process for member in members])
-    codes = [member.process.returncode for member in members]
-    return 0 if first is None else next((code for code in [codes[first], *codes] if code > 0), 1)
+    if first is None:
+        return 0
+    _report(members, first, others)
+    code = members[first].process.returncode
+    return code if code > 0 else 128 - code
 
 
 def _member(rank: int, count: int, port: int, arguments: Sequence[str]) -> Member:
@@ -50,7 +56,9 @@ def _member(rank: int, count: int, port: int, arguments: Sequence[str]) -> Membe
     said = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
     command = [sys.executable, "-m", "vlp_bench", *arguments]
     quiet = [] if said is None else ["hydra.output_subdir=null"]
-    process = subprocess.Popen([*command, *quiet], env=env, stdout=said, stderr=said, preexec_fn=die_with_parent)
+    process = subprocess.Popen(
+        [*command, *quiet], env=env, stdout=said, stderr=said, preexec_fn=partial(die_with, os.getpid())
+    )
     return Member(process, said)
 
 
@@ -58,12 +66,6 @@ def inherited() -> dict[str, str]:
     """The environment for a new process: without what this one has told Hydra about errors, and without a rank."""
     left_out = {*RANKS, "HYDRA_FULL_ERROR", "OC_CAUSE"}
     return {name: value for name, value in os.environ.items() if name not in left_out}
-
-
-def die_with_parent() -> None:
-    """Called in a new process: the system ends it when the one that started it ends, however that happens (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
 
 def _free_port() -> int:
@@ -88,23 +90,43 @@ def _failed(members: Sequence[Member]) -> int | None:
     return next((rank for rank, member in enumerate(members) if member.process.poll()), None)
 
 
-def _report(members: Sequence[Member], first: int) -> None:
-    """What the process that failed first has said, unless the main one has said the same."""
-    member, main = members[first], members[0].process.poll()
-    if member.said is not None and member.process.returncode != main:
-        member.said.seek(0)
-        stderr.print(f"process {first} of {len(members)} failed with exit code {member.process.returncode}:")
-        stderr.print(member.said.read().decode(errors="replace")[-4000:], markup=False)
+def _report(members: Sequence[Member], first: int, ended: Sequence[int]) -> None:
+    """How each process ended, unless all said the same; and what the first to fail has said, if it spoke into a file.
+
+    Args:
+        ended: those that were still at work and have been ended here.
+    """
+    codes = [member.process.returncode for member in members]
+    if len(set(codes)) == 1 and codes[0] > 0:
+        return  # the main process has told why
+    for rank, code in enumerate(codes):
+        when = " first" if rank == first else ", ended by the others' end" if rank in ended else ""
+        stderr.print(f"process {rank} of {len(members)} {how_ended(code)}{when}", soft_wrap=True)
+    said = members[first].said
+    if said is not None:
+        said.seek(0)
+        stderr.print(said.read().decode(errors="replace")[-4000:], markup=False)
+
+
+def how_ended(code: int) -> str:
+    """'was killed by SIGKILL' or 'ended with exit code 1', of a code as `subprocess` gives it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Terminate what still runs; kill what does not listen."""
+    """Terminate what still runs, which may finish a step and save it; kill what does not listen."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
+    until = time.monotonic() + GRACE
     for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -29,7 +29,7 @@ DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that remo
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
     "": {
         "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
-        "allow", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
+        "allow", "checkpoint_minutes", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
     },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
     "data": {"calibration_cache", "max_unknown"},

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import active_children, get_context
-from typing import TYPE_CHECKING, Any
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from rich.progress import (
@@ -22,25 +22,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vlp_bench.construct import construct
-from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.store import Store
 from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
 from vlp_bench.runs.object_cache import ObjectCache, inspect
-from vlp_bench.runs.peak_memory import peak
-from vlp_bench.runs.prune_once import calibration, load_mask, mask_file, pruner_essence, statistics_folder
+from vlp_bench.runs.progress import Pruning
+from vlp_bench.runs.prune_once import prune_once
 from vlp_bench.runs.rehearse import rehearse
-from vlp_bench.runs.specification import Specification, digest, register, specify
+from vlp_bench.runs.spawn import GRACE
+from vlp_bench.runs.specification import Specification, register, specify
 from vlp_bench.sweeps import worker
-
-if TYPE_CHECKING:
-    from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.grid import Grid
 
 
-def specifications(grid: "Grid") -> list[Specification]:
+def specifications(grid: Grid) -> list[Specification]:
     """The runs of a grid, as `python -m vlp_bench` would compose them.
 
     Raises:
@@ -81,8 +78,7 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
             failures = _follow(futures, news, board)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in active_children():
-                child.terminate()
+            _end(active_children())
             if isinstance(error, BrokenProcessPool):
                 raise UserError("a process was killed, perhaps for lack of memory; go on with workers=1") from error
             raise
@@ -104,47 +100,36 @@ def _follow(futures: Mapping["Future[str | None]", Specification], news: Any, bo
     return failures
 
 
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Terminate them, which lets each finish a step and save it; kill what does not listen."""
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + GRACE
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+        child.kill()
+
+
 def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> None:
-    """Write the masks that are missing: one calibration for all of them, one call per pruner for all its sparsities.
+    """Write the masks that are missing (all of them under force=true).
 
     Args:
         fresh_statistics: see `compute`.
     """
-    objects, began = ObjectCache(), time.monotonic()
-    config = cells[0].config
-    data, model = objects.data(config, config["allow"]), objects.model(config, config["allow"]).to(root_device(config))
+    objects, config = ObjectCache(), cells[0].config
+    data, device, began = objects.data(config, config["allow"]), root_device(config), time.monotonic()
+    model = objects.model(config, config["allow"])
     inspect(model, data, config)
-    device, seed = root_device(config), config.get("pruning_seed", 0)
-
-    @cache
-    def shared(batches: int | None) -> Calibration:
-        kept = statistics_folder(cells[0], data, batches, seed)
-        return calibration(model, data, device, None if fresh_statistics else kept, batches, seed)
-
-    made, groups = 0, _by_pruner(cells)
-    own = len(groups) == 1
-    for group in groups.values():
-        todo = {c.config["sparsity"]: mask_file(c, data) for c in group}
-        todo = {level: file for level, file in todo.items() if load_mask(file) is None}
-        if todo:
-            with console.status(f"pruning: {group[0].choices['pruner']} at {', '.join(f'{s:g}' for s in todo)} ..."):
-                pruner = group[0].config["pruner"]
-                asked = shared(pruner.get("num_batches"))
-                with peak(device) as memory:
-                    solutions = construct(pruner, "pruner", config["allow"]).prune(model, list(todo), asked)
-                for level, solution in solutions.items():
-                    solution.report["peak_gb"] = memory.gigabytes if own else None  # others left statistics behind
-                    solution.save(todo[level])
-            made += len(todo)
+    with Pruning(console, what="masks") as watch:
+        masks = prune_once(
+            cells, model, data, device,
+            again=config["force"], fresh_statistics=fresh_statistics, watch=watch,
+        )  # fmt: skip
+        made = 0
+        for pruned in masks:
+            made += pruned.fresh
+            watch.what = f"masks, {made} made"
     console.print(f"{made} masks made with one calibration pass in {time.monotonic() - began:.1f} s")
-
-
-def _by_pruner(cells: Iterable[Specification]) -> dict[str, list[Specification]]:
-    """Cells whose pruner has the same options (a seed among them, for the random one)."""
-    groups: dict[str, list[Specification]] = {}
-    for cell in cells:
-        groups.setdefault(digest(pruner_essence(cell.config)), []).append(cell)
-    return groups
 
 
 # What is seen meanwhile

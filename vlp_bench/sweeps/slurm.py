@@ -4,13 +4,16 @@ With submitit it is submitit; in the array it is the script itself. Lightning's 
 A requeued run finds its folder, which follows from what it is, and goes on after its last checkpoint.
 """
 
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vlp_bench.lifetime import die_with
 from vlp_bench.runs.checkpointing import write_whole
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import FAILED, UserError
@@ -53,7 +56,8 @@ class Task:
 
     def __call__(self) -> int:
         """The exit code of the command."""
-        return subprocess.run(self.command, env=inherited(), check=False).returncode
+        own = partial(die_with, os.getpid())
+        return subprocess.run(self.command, env=inherited(), check=False, preexec_fn=own).returncode
 
     def checkpoint(self) -> Any:
         """Called by submitit before the job's time is over."""
@@ -130,15 +134,22 @@ def script(cells: Sequence[Cell], resources: Mapping[str, Any], folder: Path) ->
             "#!/bin/bash",
             *lines,
             "#SBATCH --requeue",
-            "# SLURM warns before the time is over; the task goes back into the queue and goes on where it stopped.",
-            "trap 'scontrol requeue \"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\"; exit 0' USR1",
+            "# SLURM warns before the time is over: the run saves its last step, the task goes back into the queue.",
+            "cut_short() {",
+            '  kill -USR1 "$run" 2>/dev/null',
+            f'  for _ in {{1..{WARNING - 30}}}; do kill -0 "$run" 2>/dev/null || break; sleep 1; done',
+            '  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
+            "  exit 0",
+            "}",
+            "trap cut_short USR1",
             f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
             'case "$SLURM_ARRAY_TASK_ID" in',
             *tasks,
             '  *) echo "no run has the number $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;',
             "esac",
             f'srun {shlex.quote(sys.executable)} -m vlp_bench "${{words[@]}}" &',
-            "wait $!",
+            "run=$!",
+            'wait "$run"',
             "",
         ]
     )

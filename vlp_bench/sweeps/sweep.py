@@ -1,7 +1,8 @@
 """Many runs, each in a fresh process with a folder of its own: what is done is skipped, what failed is tried again.
 
 `python -m vlp_bench -m ...` ends here, through the launcher in `hydra_plugins`. A sweep keeps no state but that of its
-runs' folders: killed anywhere and started again, it goes on.
+runs' folders: killed anywhere and started again, it goes on. Several sweeps may share the work: a cell that another is
+at work on is waited for, and computed here if the other does not store it.
 """
 
 import os
@@ -11,22 +12,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from vlp_bench.lifetime import die_with
 from vlp_bench.runs.checkpointing import write_whole
 from vlp_bench.runs.console import console
-from vlp_bench.runs.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, UserError
+from vlp_bench.runs.errors import BUSY, DIVERGED, FAILED, MISTAKE, UserError
 from vlp_bench.runs.lock import PROGRESS, owner
 from vlp_bench.runs.process_plan import Plan
-from vlp_bench.runs.spawn import RANKS, die_with_parent, end, inherited
+from vlp_bench.runs.spawn import RANKS, end, how_ended, inherited
 from vlp_bench.runs.specification import Specification
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE, STYLES, State, counted, more_of, progress_of, state_of
 
 HOPELESS = (MISTAKE, DIVERGED)  # exit codes that another try would only repeat
+LOOK_EVERY = 1.0  # seconds between two looks at cells that other processes are at work on
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Cell:
 
     def state(self) -> State:
         return state_of(self.folder, self.specification.run)
+
+    def needed(self) -> bool:
+        """Whether it is to be computed: it isn't stored, or force=true."""
+        return bool(self.specification.config["force"]) or self.state() != State.DONE
 
     def command(self) -> list[str]:
         """What a fresh process executes."""
@@ -83,7 +91,7 @@ def fresh_process(cell: Cell, env: dict[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with, os.getpid()),
         )
 
 
@@ -107,7 +115,7 @@ class Sweep:
     retries: int = 1
     start: Start = fresh_process
     failures: dict[str, str] = field(default_factory=dict, init=False)
-    elsewhere: list[str] = field(default_factory=list, init=False)
+    elsewhere: list[tuple[Cell, int]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if any(name in os.environ for name in RANKS[:3]):
@@ -117,11 +125,12 @@ class Sweep:
         if self.retries < 0:
             raise UserError(f"hydra.launcher.retries={self.retries}: must be 0 or more")
         self.cells = distinct(self.cells)
+        self._looked = 0.0
         self.slots = _slots([Plan.of(cell.specification.config) for cell in self.cells], self.n_parallel)
 
     def perform(self) -> None:
         """Run what is not done; afterwards `failures` has the reason of each cell that failed, by name."""
-        todo = [cell for cell in self.cells if cell.specification.config["force"] or cell.state() != State.DONE]
+        todo = [cell for cell in self.cells if cell.needed()]
         stored = len(self.cells) - len(todo)
         console.print(
             f"{len(self.cells)} runs: {stored} stored already, {len(todo)} to compute, {len(self.slots)} at a time"
@@ -130,7 +139,8 @@ class Sweep:
         running: list[Job] = []
         with Live(console=console, refresh_per_second=1, auto_refresh=False, transient=True) as live:
             try:
-                while waiting or running:
+                while waiting or running or self.elsewhere:
+                    self._look(waiting)
                     self._fill(waiting, running)
                     time.sleep(0.1)
                     for job in [job for job in running if job.process.poll() is not None]:
@@ -141,12 +151,23 @@ class Sweep:
             finally:
                 end([job.process for job in running])
 
+    def _look(self, waiting: deque[tuple[Cell, int]]) -> None:
+        """Take back the cells that other processes have left, stored or not."""
+        if time.monotonic() - self._looked < LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        free = [pair for pair in self.elsewhere if owner(pair[0].folder) is None]
+        self.elsewhere = [pair for pair in self.elsewhere if pair not in free]
+        waiting.extend(free)
+
     def _fill(self, waiting: deque[tuple[Cell, int]], running: list[Job]) -> None:
         while waiting and len(running) < len(self.slots):
             cell, attempt = waiting.popleft()
+            if not cell.needed():
+                self._say("done", "green", cell, "by another sweep or command")
+                continue
             if owner(cell.folder) is not None:
-                self.elsewhere.append(cell.name)
-                self._say("running elsewhere", "cyan", cell, "another sweep or command is at work on it")
+                self._wait_for(cell, attempt)
                 continue
             slot = min(set(range(len(self.slots))) - {job.slot for job in running})
             env = inherited() | self.slots[slot]
@@ -158,8 +179,9 @@ class Sweep:
             self._say("done", "green", job.cell, f"{seconds:.0f} s")
             return
         reason = _reason(job.cell, code)
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
+        if code == BUSY:
+            self._wait_for(job.cell, job.attempt)
+            return
         if code not in HOPELESS and job.attempt <= self.retries:
             self._say("again later", "yellow", job.cell, reason)
             waiting.append((job.cell, job.attempt + 1))
@@ -168,11 +190,16 @@ class Sweep:
         self.failures[job.cell.name] = reason
         self._say("failed", "red", job.cell, reason)
 
+    def _wait_for(self, cell: Cell, attempt: int) -> None:
+        self.elsewhere.append((cell, attempt))
+        self._say("running elsewhere", "cyan", cell, "another sweep or command is at work on it: it is waited for")
+
     def _say(self, what: str, style: str, cell: Cell, more: str) -> None:
         console.print(f"[{style}]{what}[/]  {cell.name}  {escape(more)}", soft_wrap=True)
 
     def _table(self, waiting: deque[tuple[Cell, int]], running: Sequence[Job]) -> Table:
-        table = Table(box=None, title=f"{len(running)} running, {len(waiting)} waiting, {len(self.failures)} failed")
+        counts = {"running": running, "waiting": waiting, "elsewhere": self.elsewhere, "failed": self.failures}
+        table = Table(box=None, title=", ".join(f"{len(of)} {what}" for what, of in counts.items()))
         for name in ("run", "for", "try", "how far"):
             table.add_column(name)
         for job in running:
@@ -205,7 +232,7 @@ def _reason(cell: Cell, code: int) -> str:
     """Why the process of a cell failed: how it ended, and the last line it wrote."""
     if code == 0:
         return f"it ended without a result in {cell.folder}: was the code or the configuration changed meanwhile?"
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    how = how_ended(code)
     log = cell.folder / LOG_FILE
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 4000))
@@ -226,10 +253,10 @@ def overview(cells: Sequence[Cell]) -> Table:
 
 
 def sweep(cells: Sequence[Cell], *, n_parallel: int | None, retries: int) -> None:
-    """Perform a sweep and say what came of it; SystemExit(1) if a cell failed."""
+    """Perform a sweep and say what came of it; SystemExit(1) unless every cell has its rows."""
     whole = Sweep(cells, n_parallel, retries)
     whole.perform()
     console.print(overview(whole.cells))
-    if whole.failures:
+    if whole.failures or any(cell.state() != State.DONE for cell in whole.cells):
         console.print("the log of a run is run.log in its folder; the same command tries the failed ones again")
         raise SystemExit(FAILED)

@@ -17,6 +17,7 @@ from vlp_bench.data.datasets.sources import Split, joined
 from vlp_bench.data.items import Transform, Where
 from vlp_bench.data.loading import ResumableLoader
 from vlp_bench.data.records import LabelledImage
+from vlp_bench.lifetime import begin_loader
 
 Labelled = tuple[Tensor, int]
 """(3, h, w) float32 and its class."""
@@ -186,4 +187,5 @@ class LabelledBatches:
             collate_fn=self.collate,
             num_workers=self.num_workers,
             generator=generator,
+            worker_init_fn=begin_loader,
         )

@@ -1,0 +1,116 @@
+"""No process outlives its starter, whatever ends that, and however busy the process is with ignoring signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STARTER = """
+import os, subprocess, sys, time
+from functools import partial
+from multiprocessing import get_context
+from vlp_bench.lifetime import begin_loader, die_with, interruptible
+
+DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 10, 12, 15)]; print(1, flush=True); time.sleep(60)"
+
+def load(said):
+    begin_loader(0)
+    said.put(os.getpid())
+    time.sleep(60)
+
+with interruptible():
+    command = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, preexec_fn=partial(die_with, os.getpid()))
+    command.stdout.readline()
+    context = get_context("fork")
+    said = context.Queue()
+    loader = context.Process(target=load, args=(said,), daemon=False)
+    loader.start()
+    print(command.pid, said.get(), flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        os._exit(3)  # without ending anybody
+"""  # noqa: E501
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+
+
+def gone(process: int) -> bool:
+    """Whether it has ended; one that nobody has waited for is a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for_end(processes: list[int]) -> list[int]:
+    """Those that are still there after ten seconds; they are killed."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until and not all(map(gone, processes)):
+        time.sleep(0.05)
+    left = [process for process in processes if not gone(process)]
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    return left
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGUSR1))
+def test_children_that_ignore_every_signal_end_with_their_starter(number):
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True) as starter:
+        children = [int(word) for word in starter.stdout.readline().split()]
+        assert len(children) == 2
+        assert not any(map(gone, children))
+        starter.send_signal(number)
+        assert starter.wait() == (-number if number == signal.SIGKILL else 3)
+    assert wait_for_end(children) == []
+
+
+def descendants(root: int) -> list[int]:
+    """Of a process, those it has started, those they have started, and so on."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found[1:]
+
+
+COMMANDS = {
+    "compare": ["vlp_bench.commands.compare", "workers=2", "seed=0,1"],
+    "sweep": ["vlp_bench", "-m", "hydra.launcher.n_parallel=2", "seed=0,1"],
+    "ddp": ["vlp_bench", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_is_left_of_a_command_that_is_ended_while_it_trains(tiny, tmp_path, command, number):
+    words = ["pruner=omp", "sparsity=0.5", "recipe.epochs=200", "data.num_workers=2"]
+    own = [word for word in tiny if not word.startswith("recipe.epochs")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *COMMANDS[command], *own, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    runs = tmp_path / "out" / "runs"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not any("step" in f.read_text() for f in runs.glob("*/.progress")):
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.2)
+    family = descendants(process.pid)
+    assert len(family) >= 2
+    process.send_signal(number)
+    code = process.wait(60)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert wait_for_end(family) == []
+    if number != signal.SIGKILL:
+        assert signal.Signals(number).name in process.stderr.read().decode()
+        assert list(runs.glob("*/last.ckpt"))
+    process.stderr.close()

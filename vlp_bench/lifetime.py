@@ -1,0 +1,112 @@
+"""When a process ends: with the one that started it, and on a signal at a moment of its own choosing.
+
+Nothing outlives its starter. A process that is killed takes its children along (on Linux, by PR_SET_PDEATHSIG). One
+that is told to end (`SIGNALS`) does so by an exception, so that whoever started others ends them on the way out.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from types import FrameType
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+SIGNALS = (  # USR1: SLURM before the time is over; USR2: submitit
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was told to end; `number` is that of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def die_with(parent: int) -> None:
+    """Called in a new process (`preexec_fn`): the system kills it when `parent`, which started it, ends.
+
+    However that happens, and nothing can keep it: what a run writes is whole or not there, whenever it is killed.
+    """
+    _bind()
+    if os.getppid() != parent:  # it ended before
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begin_worker() -> None:
+    """Called in a process of `multiprocessing`: as `die_with` the one that made it."""
+    _bind()
+    starter = parent_process()
+    if starter is not None and not starter.is_alive():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begin_loader(_: int) -> None:
+    """Called in a process that prepares batches (`worker_init_fn`): it ends with the run, and only then.
+
+    Signals to the whole group are the run's affair, which may want a last batch.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    begin_worker()
+
+
+def _bind() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+class Interruptions:
+    """The signals that ask this process to end, and whether somebody is about to look at them."""
+
+    def __init__(self) -> None:
+        self.patient = False
+        self.received: int | None = None
+        self._process = os.getpid()
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """End now, or wait for the end of a step; a second Ctrl-C does not wait."""
+        if os.getpid() != self._process:  # a fork that does not run anything of ours
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        again = number == signal.SIGINT and self.received == number
+        self.received = number
+        if again or not self.patient:
+            raise Interrupted(number)
+
+    def install(self) -> None:
+        """Take the signals from whoever has them; what is ignored stays so (by nohup, or by a comparison's worker)."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self.handle)
+
+
+_current: Interruptions | None = None
+
+
+def interruptions() -> Interruptions | None:
+    """Those of this process, inside of `interruptible`."""
+    return _current
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, signals that ask the process to end raise `Interrupted`, or wait for the end of a training step."""
+    global _current
+    before, outer = {number: signal.getsignal(number) for number in SIGNALS}, _current
+    _current = Interruptions()
+    _current.install()
+    try:
+        yield
+    finally:
+        _current = outer
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
