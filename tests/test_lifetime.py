@@ -86,7 +86,7 @@ def descendants(root: int) -> list[int]:
 COMMANDS = {
     "compare": ["vlp_bench.commands.compare", "workers=2", "seed=0,1"],
     "sweep": ["vlp_bench", "-m", "hydra.launcher.n_parallel=2", "seed=0,1"],
-    "ddp": ["vlp_bench", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
+    "ddp": ["vlp_bench", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4"],
 }
 
 
@@ -94,11 +94,11 @@ COMMANDS = {
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_left_of_a_command_that_is_ended_while_it_trains(tiny, tmp_path, command, number):
-    words = ["pruner=omp", "sparsity=0.5", "recipe.epochs=200", "data.num_workers=2"]
-    own = [word for word in tiny if not word.startswith("recipe.epochs")]
+    words = [*tiny, "pruner=omp", "sparsity=0.5", "recipe.epochs=200", "data.num_workers=2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", *COMMANDS[command], *own, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-m", COMMANDS[command][0], *words, *COMMANDS[command][1:]],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
     runs = tmp_path / "out" / "runs"
     until = time.monotonic() + 120
     while time.monotonic() < until and not any("step" in f.read_text() for f in runs.glob("*/.progress")):

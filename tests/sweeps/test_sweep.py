@@ -9,10 +9,10 @@ from importlib import import_module
 
 import pytest
 
+from benchmarks.endurance.forked import forked
 from benchmarks.endurance.kill_anywhere import SLOW
 from benchmarks.endurance.kill_sweep import endure
 from tests.results.test_row import ORIGIN, row
-from tests.support.sweeps import forked
 from vlp_bench.results.store import Store
 from vlp_bench.runs.errors import BUSY, FAILED, UserError
 from vlp_bench.runs.launch import _in_hydras_words

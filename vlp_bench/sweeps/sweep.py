@@ -252,9 +252,9 @@ def overview(cells: Sequence[Cell]) -> Table:
     return table
 
 
-def sweep(cells: Sequence[Cell], *, n_parallel: int | None, retries: int) -> None:
+def sweep(cells: Sequence[Cell], *, n_parallel: int | None, retries: int, start: Start = fresh_process) -> None:
     """Perform a sweep and say what came of it; SystemExit(1) unless every cell has its rows."""
-    whole = Sweep(cells, n_parallel, retries)
+    whole = Sweep(cells, n_parallel, retries, start)
     whole.perform()
     console.print(overview(whole.cells))
     if whole.failures or any(cell.state() != State.DONE for cell in whole.cells):

@@ -1,15 +1,21 @@
-"""A sweep whose processes are forks, so that a test need not pay for imports in each of them."""
+"""A sweep whose processes are forks, so that nobody pays for imports in each of them."""
+
+from __future__ import annotations
 
 import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vlp_bench.lifetime import die_with
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE
+
+if TYPE_CHECKING:
+    from vlp_bench.sweeps.sweep import Cell
 
 
 class Forked:
@@ -64,7 +70,7 @@ class Forked:
         os.kill(self.pid, 9)
 
 
-def forked(cell, env):
+def forked(cell: Cell, env: dict[str, str]) -> Any:
     """A `Start` of `vlp_bench.sweeps.sweep.Sweep`."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     (cell.folder / FAILED_FILE).unlink(missing_ok=True)
