@@ -94,22 +94,84 @@ def assert_same(one, two):
 
 def test_a_target_batch_that_cannot_be_made_is_refused_before_anything_is_built(specified):
     with pytest.raises(ValueError, match=r"target batch of 8 .* of 2 device.* that fits is one of 1, 2, 4"):
-        Plan.of(specified(*DDP, "data.batch_size=8").config)
-    assert Plan.of(specified(*DDP, "data.batch_size=2").config).world == 2
+        Plan.of(specified(*DDP, "data.batch_size=8"))
+    assert Plan.of(specified(*DDP, "data.batch_size=2")).world == 2
+
+
+@pytest.mark.parametrize(
+    "words, batch_size",
+    [
+        ((), 24),  # target 48, data.batch_size 48
+        (("trainer.devices=3",), 16),
+        (("trainer.devices=5", "recipe.target_batch=50"), 10),
+        (("recipe.target_batch=96",), 48),
+        (("trainer.devices=1",), 48),
+    ],
+)
+def test_several_devices_take_the_largest_batches_that_keep_the_target(words, batch_size):
+    one, several = cells_of(["+exp=xvlm_itr"]), cells_of(["+exp=xvlm_itr", *DDP])
+    assert one[0].name == several[0].name  # the same run, whoever computes it
+    found = Plan.of(cells_of(["+exp=xvlm_itr", *DDP, *words])[0].specification)
+    assert found.batch_size == batch_size
+    config = several[0].specification.config
+    assert found.fit(config)["data"] == config["data"] | {"batch_size": batch_size}
+
+
+def test_a_target_batch_that_devices_cannot_share_is_refused():
+    [cell] = cells_of(["+exp=xvlm_itr", *DDP, "trainer.devices=5"])
+    with pytest.raises(ValueError, match="5 devices share only multiples of 5; try a target of 45"):
+        Plan.of(cell.specification)
+
+
+MEMBERS = {
+    "rank 0 is killed": (
+        ["import os; os.kill(os.getpid(), 9)", "import time; time.sleep(0.5); print('connection closed'); exit(1)"],
+        137,
+        ["process 0 of 2 was killed by SIGKILL first", "process 1 of 2 ended with exit code 1"],
+    ),
+    "rank 1 fails and rank 0 waits for it": (
+        ["import time; time.sleep(60)", "print('no such file'); exit(2)"],
+        2,
+        ["process 0 of 2 was killed by SIGTERM, ended by the others' end", "exit code 2 first", "no such file"],
+    ),
+    "all say the same": (["exit(3)", "exit(3)"], 3, []),
+    "all is well": (["pass", "pass"], 0, []),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_it_is_told_which_process_ended_how(case, monkeypatch, capsys):
+    import subprocess
+    import tempfile
+
+    from vlp_bench.runs import spawn as module
+
+    programs, code, told = MEMBERS[case]
+
+    def member(rank, count, port, arguments, files):
+        said = files.enter_context(tempfile.TemporaryFile()) if rank else None  # noqa: SIM115
+        return module.Member(subprocess.Popen([sys.executable, "-c", programs[rank]], stdout=said), said)
+
+    monkeypatch.setattr(module, "_member", member)
+    monkeypatch.setattr(module, "GRACE", 1.5)
+    assert module.spawn(2, []) == code
+    seen = capsys.readouterr().err
+    assert all(line in seen for line in told)
+    assert bool(seen) == bool(told)
 
 
 @pytest.mark.parametrize("strategy", ("fsdp", "{_target_: lightning.pytorch.strategies.FSDPStrategy}", "deepspeed"))
 def test_strategies_that_shard_weights_are_refused_with_the_reason(specified, strategy):
     with pytest.raises(ValueError, match=r"zeros could neither be kept nor verified. Use trainer=ddp"):
-        Plan.of(specified(f"+trainer.strategy={strategy}").config)
+        Plan.of(specified(f"+trainer.strategy={strategy}"))
 
 
 def test_unknown_strategies_and_devices_are_refused(specified):
     with pytest.raises(ValueError, match="ddp_spawn: allowed are auto, ddp"):
-        Plan.of(specified("+trainer.strategy=ddp_spawn").config)
+        Plan.of(specified("+trainer.strategy=ddp_spawn"))
     with pytest.raises(ValueError, match="devices=none"):
-        Plan.of(specified("trainer.devices=none").config)
-    assert Plan.of(specified("trainer=ddp", "trainer.accelerator=cpu").config) == Plan(1, 1, False)
+        Plan.of(specified("trainer.devices=none"))
+    assert Plan.of(specified("trainer=ddp", "trainer.accelerator=cpu")) == Plan(1, 1, False)
 
 
 def test_processes_that_do_not_fit_the_devices_are_refused(specified, monkeypatch):
@@ -194,7 +256,7 @@ def test_torchrun_on_the_embedded_world_computes_what_one_process_does(tmp_path)
         "data.calibration.num_batches=4",
     ]  # fmt: skip
     alone = [*words, "trainer=cpu", f"paths.out={tmp_path}/one"]
-    shared = [*words, *DDP, "data.batch_size=24", f"paths.out={tmp_path}/two"]
+    shared = [*words, *DDP, f"paths.out={tmp_path}/two"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for start, own in (([], alone), (torchrun, shared)):
         command = [sys.executable, *start, "-m", "vlp_bench", *own]

@@ -1,13 +1,16 @@
 """How far a run is can be read by another process while it runs, and is gone afterwards."""
 
+import io
+import time
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from vlp_bench.commands.status import runs_of, show
+from vlp_bench.runs import progress as progress_module
 from vlp_bench.runs.lock import PROGRESS, exclusive
-from vlp_bench.runs.progress import Progress
+from vlp_bench.runs.progress import Progress, Pruning
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps.expand import cells_of
 from vlp_bench.sweeps.states import progress_of
@@ -60,6 +63,46 @@ def test_a_run_tells_how_far_it_is(specified):
     run(specification, Helpers(console=Console(quiet=True), watchers=[watching]))
     assert any(text.startswith("epoch 1 of 2, step ") and text.endswith(" of 6") for text in watching.seen)
     assert progress_of(specification.folder) == ""
+
+
+BATCHES = ["a", "b", "c"]
+
+
+def test_pruning_tells_pass_and_batch_in_the_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_module, "EVERY", 0.0)
+    seen = []
+    with Pruning(Console(quiet=True), tmp_path) as watch:
+        batches = watch(BATCHES)
+        for read in (batches, batches, watch(BATCHES, 2), watch(iter(BATCHES))):
+            assert list(read) == BATCHES
+            seen.append(progress_of(tmp_path))
+    assert seen == [
+        "pruning: calibration pass 1, batch 3 of 3",
+        "pruning: calibration pass 2, batch 3 of 3",
+        "pruning: calibration pass 3, batch 3 of 2",
+        "pruning: calibration pass 4, batch 3",
+    ]
+    assert progress_of(tmp_path) == ""
+
+
+def test_without_a_terminal_pruning_says_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(progress_module, "LINE_EVERY", 0.01)
+    console = Console(width=200, file=io.StringIO())
+    with Pruning(console) as watch:
+        for _ in watch(BATCHES):
+            time.sleep(0.05)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) >= 3
+    assert lines[-1].startswith("pruning: calibration pass 1, batch 3 of 3, ")
+    assert not watch.lines.is_alive() or watch.lines.join(1) is None
+
+
+def test_on_a_terminal_pruning_is_a_bar():
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    with Pruning(console) as watch:
+        for _ in watch(BATCHES):
+            watch.bar.refresh()
+    assert "pruning: calibration pass 1, batch 2 of 3" in console.file.getvalue()
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """Sweeps: every cell in a process of its own, nothing computed twice, failures tried again and told."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 
+from benchmarks.endurance import kill_cells
 from benchmarks.endurance.forked import forked
 from benchmarks.endurance.kill_anywhere import SLOW
 from benchmarks.endurance.kill_sweep import endure
@@ -244,6 +247,20 @@ def test_a_sweep_of_36_cells_killed_three_times_computes_nothing_twice(tiny, see
     out = cells[0].specification.out
     assert (out / "statistics").is_dir()
     assert [path for path in out.rglob(".*") if LEFT.fullmatch(path.name)] == []
+
+
+def test_a_killed_cell_is_stored_by_one_of_two_sweeps_and_no_sweep_ends_well_without(tiny):
+    """The short form of benchmarks/endurance/kill_cells.py: four cells, two loader workers each."""
+    for module in SLOW:
+        import_module(module)
+    small = ["recipe.epochs=1", "data.num_workers=2", "pruner=omp,lamp", "sparsity=0.5", "seed=0,1"]
+    cells = cells_of([*tiny, *small])
+    ended = kill_cells.endure(cells, lambda: kill_cells.by_fork(cells), random.Random(3))
+    assert ended.wrong() == []
+    assert ended.killed in ended.results
+    lost = replace(ended, results=ended.results | {ended.killed: 0})
+    assert any("exit code 0 although 1 cells have no rows" in line for line in lost.wrong())
+    assert replace(ended, results=ended.results | {ended.killed: 2}).wrong() == [f"{ended.killed} was stored 2 times"]
 
 
 def test_a_cell_that_is_computed_again_is_found_out(tiny):

@@ -18,6 +18,7 @@ from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.checkpointing import Interim, read_checkpoint
 from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.recipe import Recipe, make_trainer
 from vlp_bench.runs.specification import Specification
@@ -50,6 +51,7 @@ def finetune(
     """
     config, folder = specification.config, specification.folder
     recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
+    plan = Plan.of(specification)
     if recipe.epochs:
         task.meet(data)
     best, last = _checkpoints(folder, task.monitor)
@@ -60,7 +62,7 @@ def finetune(
     interim = Interim(folder / LAST, config["checkpoint_minutes"])
     callbacks = [*keeping, *watching, *watchers, Progress(folder), interim, best, last]
     with quiet():
-        trainer = make_trainer(config, recipe, folder, callbacks, batch_size=batch_size, bar=bar)
+        trainer = make_trainer(config, recipe, folder, callbacks, plan=plan, batch_size=batch_size, bar=bar)
         try:
             return _train_and_test(trainer, recipe, task, data, best, folder / LAST)
         except SystemExit:  # what Lightning makes of a KeyboardInterrupt

@@ -18,7 +18,7 @@ SRUN = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "NODE_RANK": "SLU
 
 def perform(specification: Specification, arguments: Sequence[str]) -> None:
     """Run a specification in as many processes as it asks for; SystemExit with the code of one that failed."""
-    plan, env = Plan.of(specification.config), os.environ | _srun(os.environ)
+    plan, env = Plan.of(specification), os.environ | _srun(os.environ)
     started = int(env.get("WORLD_SIZE", 1)) if "RANK" in env else 1
     if started > 1 and started != plan.world:
         raise UserError(

@@ -1,10 +1,11 @@
-"""How many processes a run is made of, and what a Trainer has to be told about them."""
+"""How many processes a run is made of, how many examples each sees, and what a Trainer has to be told about them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.specification import Specification
 from vlp_bench.tasks.optimisation import accumulation
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"
@@ -13,12 +14,16 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", DDP)
 
 @dataclass(frozen=True)
 class Plan:
-    """How many processes a run is made of: one for each device of each node."""
+    """How many processes a run is made of: one for each device of each node.
+
+    `batch_size` is how many examples each sees at a time; None where the data have no say in it.
+    """
 
     devices: int = 1
     nodes: int = 1
     gpu: bool = False
     chosen: tuple[int, ...] = ()  # which devices, where trainer.devices is a list
+    batch_size: int | None = field(default=None, compare=False)
 
     @property
     def world(self) -> int:
@@ -30,24 +35,43 @@ class Plan:
         several = {"strategy": {"_target_": DDP, "find_unused_parameters": True}}
         return {"devices": devices, "num_nodes": self.nodes} | (several if self.world > 1 else {"strategy": "auto"})
 
+    def fit(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration whose data hand out `batch_size` examples at a time."""
+        changes = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return dict(config) | {"data": config["data"] | changes}
+
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Plan":
-        """What conf/trainer asks for.
+    def of(cls, specification: Specification) -> "Plan":
+        """What conf/trainer asks for, and batches that keep the recipe's target batch.
+
+        data.batch_size is that of one device. Where several of them would see more than the target, or no divisor of
+        it, they take the largest batches that fit, unless data.batch_size was typed.
 
         Raises:
             UserError: a strategy that cannot keep zeros, or devices that cannot be counted.
             ValueError: the target batch cannot be made of the batches of these devices.
         """
-        settings = config["trainer"]
+        settings = specification.config["trainer"]
         check_strategy(settings.get("strategy", "auto"))
         gpu = _wants_gpu(settings.get("accelerator", "auto"))
         given, nodes = settings.get("devices", 1), settings.get("num_nodes", 1)
         chosen = tuple(given) if isinstance(given, list) else ()
-        plan = cls(len(chosen) or _count(given, gpu), int(nodes), gpu, chosen)
-        target, batch = config["recipe"].get("target_batch"), config["data"].get("batch_size")
-        if plan.world > 1 and target and batch:
-            accumulation(target, batch, plan.devices, plan.nodes)
-        return plan
+        count = len(chosen) or _count(given, gpu)
+        return cls(count, int(nodes), gpu, chosen, _batch_size(specification, count, int(nodes)))
+
+
+def _batch_size(specification: Specification, devices: int, nodes: int) -> int | None:
+    """Examples for each device at a time."""
+    config, world = specification.config, devices * nodes
+    target, given = config["recipe"].get("target_batch"), config["data"].get("batch_size")
+    if world == 1 or not target or not given:
+        return given
+    typed = any(word.lstrip("+").startswith("data.batch_size=") for word in specification.overrides)
+    if not typed and target % world == 0:
+        share = target // world
+        given = max(n for n in range(1, min(share, given) + 1) if share % n == 0)
+    accumulation(target, given, devices, nodes)
+    return given
 
 
 def check_strategy(strategy: Any) -> None:

@@ -52,7 +52,8 @@ class Pruning:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        self.bar.stop()
+        if self.console.is_terminal:  # else it would leave an empty line
+            self.bar.stop()
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 

@@ -80,7 +80,7 @@ def prune_once(
         fresh_statistics: nor are stored statistics, and none are kept: a mask's seconds are its own.
         watch: sees the calibration batches.
     """
-    groups = list(_by_pruner(specifications).values())
+    groups = list(by_pruner(specifications).values())
     shared: dict[Any, Calibration] = {}
     for group in groups:
         files = {mask_file(one, data): one for one in group}
@@ -130,7 +130,7 @@ def _statistics(
     return shared[key]
 
 
-def _by_pruner(specifications: Iterable[Specification]) -> dict[str, list[Specification]]:
+def by_pruner(specifications: Iterable[Specification]) -> dict[str, list[Specification]]:
     """Those whose pruner has the same options (a seed among them, for the random one)."""
     groups: dict[str, list[Specification]] = {}
     for one in specifications:

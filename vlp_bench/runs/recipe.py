@@ -57,11 +57,11 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence[Callback],
     *,
+    plan: Plan,
     batch_size: int,
     bar: bool,
 ) -> Trainer:
     """The Trainer of conf/trainer with the recipe, the callbacks and the loggers of conf/logger."""
-    plan = Plan.of(config)
     arguments = recipe.trainer_arguments(batch_size, plan.devices, plan.nodes)
     return maker(config["trainer"] | plan.trainer_arguments(), "trainer", config["allow"])(
         **arguments | {"callbacks": [*callbacks, *arguments["callbacks"]]},

@@ -3,9 +3,6 @@
 A task takes a pruned model, so it is constructed up to the point where it would have one pruned.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -35,7 +32,7 @@ def rehearse(specification: Specification) -> None:
     if not callable(getattr(pruner, "prune", None)):
         raise UserError(f"pruner._target_={config['pruner']['_target_']}: no pruner; choose one with pruner=NAME")
     recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
-    _rehearse_trainer(config, recipe)
+    _rehearse_trainer(specification, recipe)
     try:
         maker(config["task"], "task", config["allow"])(model=nn.Module(), pruner=_stop)
     except _Enough:
@@ -44,9 +41,10 @@ def rehearse(specification: Specification) -> None:
         raise ValueError(str(error) if str(error).startswith("task") else f"task: {error}") from error
 
 
-def _rehearse_trainer(config: Mapping[str, Any], recipe: Recipe) -> None:
+def _rehearse_trainer(specification: Specification, recipe: Recipe) -> None:
     """Construct the Trainer on one device, as its other devices may be those of other processes."""
-    plan, batch = Plan.of(config), config["data"].get("batch_size", recipe.target_batch)
+    config, plan = specification.config, Plan.of(specification)
+    batch = plan.batch_size or recipe.target_batch
     try:
         recipe.trainer_arguments(batch, plan.devices, plan.nodes)
     except ValueError as error:

@@ -21,6 +21,7 @@ from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
 from vlp_bench.runs.object_cache import ObjectCache, inspect, monitored
+from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
@@ -85,9 +86,11 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     config, allow = specification.config, specification.config["allow"]
     seed_everything(config["seed"], workers=True, verbose=False)
     with screen.step(helpers.console, "reading the weights and preparing the data"):
-        model, data = helpers.objects.model(config, allow), helpers.objects.data(config, allow)
+        plan = Plan.of(specification)
+        model, data = helpers.objects.model(config, allow), helpers.objects.data(plan.fit(config), allow)
         inspect(model, data, config)
         provenance["data"] = data.fingerprint()
+    screen.plan(helpers.console, specification, plan)
     again = config["force"] and not helpers.masks_are_new
     with Pruning(helpers.console, specification.folder) as watch:
         prune = PruneOnce(specification, data, root_device(config), again, watch)

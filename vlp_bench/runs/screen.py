@@ -10,6 +10,7 @@ from vlp_bench.results.store import Store
 from vlp_bench.results.tables import metrics_table, missing_references, sparsity_table
 from vlp_bench.runs.conf import blurb, choices
 from vlp_bench.runs.object_cache import task_class
+from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.prune_once import Pruned
 from vlp_bench.runs.specification import Specification
 
@@ -38,6 +39,18 @@ def step(console: Console, what: str) -> Iterator[None]:
     """Say that something is being done while it is."""
     with console.status(f"{what} ..."):
         yield
+
+
+def plan(console: Console, specification: Specification, plan: Plan) -> None:
+    """Say what each of several devices does where it is not what the configuration says."""
+    given = specification.config["data"].get("batch_size")
+    if plan.batch_size != given:
+        target = specification.config["recipe"]["target_batch"]
+        console.print(
+            f"each of {plan.world} devices takes {plan.batch_size} examples at a time, not data.batch_size={given}: "
+            f"a step sees {target}, the target batch",
+            soft_wrap=True,
+        )
 
 
 def pruned(console: Console, found: Pruned) -> None:

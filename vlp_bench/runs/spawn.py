@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import IO
@@ -33,27 +34,28 @@ def spawn(count: int, arguments: Sequence[str]) -> int:
     The code is that of the process that failed first, 128 + n if signal n ended it.
     """
     port = _free_port()
-    members = [_member(rank, count, port, arguments) for rank in range(count)]
-    first, others = None, list[int]()
-    try:
-        first = _first_failure(members)
-        others = [rank for rank, member in enumerate(members) if member.process.poll() is None]
-    finally:
-        end([member.process for member in members])
-    if first is None:
-        return 0
-    _report(members, first, others)
+    with ExitStack() as files:
+        members = [_member(rank, count, port, arguments, files) for rank in range(count)]
+        first, others = None, list[int]()
+        try:
+            first = _first_failure(members)
+            others = [rank for rank, member in enumerate(members) if member.process.poll() is None]
+        finally:
+            end([member.process for member in members])
+        if first is None:
+            return 0
+        _report(members, first, others)
     code = members[first].process.returncode
     return code if code > 0 else 128 - code
 
 
-def _member(rank: int, count: int, port: int, arguments: Sequence[str]) -> Member:
+def _member(rank: int, count: int, port: int, arguments: Sequence[str], files: ExitStack) -> Member:
     env = inherited() | {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "NODE_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    said = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
+    said = files.enter_context(tempfile.TemporaryFile()) if rank else None  # noqa: SIM115
     command = [sys.executable, "-m", "vlp_bench", *arguments]
     quiet = [] if said is None else ["hydra.output_subdir=null"]
     process = subprocess.Popen(

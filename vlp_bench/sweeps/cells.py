@@ -29,7 +29,7 @@ from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
 from vlp_bench.runs.object_cache import ObjectCache, inspect
 from vlp_bench.runs.progress import Pruning
-from vlp_bench.runs.prune_once import prune_once
+from vlp_bench.runs.prune_once import by_pruner, prune_once
 from vlp_bench.runs.rehearse import rehearse
 from vlp_bench.runs.spawn import GRACE
 from vlp_bench.runs.specification import Specification, register, specify
@@ -64,7 +64,7 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
     Args:
         fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
-    for group in _by_pruner(cells).values():
+    for group in by_pruner(cells).values():
         rehearse(group[0])
     prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each

@@ -34,7 +34,7 @@ def _todo(cells: Sequence[Cell]) -> list[Cell]:
 
 def _plan(cells: Sequence[Cell]) -> Plan:
     """What every job asks for: one array has tasks of one size."""
-    plans = {Plan.of(cell.specification.config) for cell in cells}
+    plans = {Plan.of(cell.specification) for cell in cells}
     if len(plans) > 1:
         raise UserError("the jobs of one array must ask for the same devices and nodes; start a sweep for each kind")
     return plans.pop()

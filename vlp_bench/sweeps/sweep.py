@@ -126,7 +126,7 @@ class Sweep:
             raise UserError(f"hydra.launcher.retries={self.retries}: must be 0 or more")
         self.cells = distinct(self.cells)
         self._looked = 0.0
-        self.slots = _slots([Plan.of(cell.specification.config) for cell in self.cells], self.n_parallel)
+        self.slots = _slots([Plan.of(cell.specification) for cell in self.cells], self.n_parallel)
 
     def perform(self) -> None:
         """Run what is not done; afterwards `failures` has the reason of each cell that failed, by name."""
