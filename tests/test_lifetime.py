@@ -11,9 +11,8 @@ import pytest
 
 STARTER = """
 import os, subprocess, sys, time
-from functools import partial
 from multiprocessing import get_context
-from vlp_bench.lifetime import begin_loader, die_with, interruptible
+from vlp_bench.lifetime import begin_loader, bound, interruptible
 
 DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 10, 12, 15)]; print(1, flush=True); time.sleep(60)"
 
@@ -23,7 +22,7 @@ def load(said):
     time.sleep(60)
 
 with interruptible():
-    command = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, preexec_fn=partial(die_with, os.getpid()))
+    command = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, preexec_fn=bound())
     command.stdout.readline()
     context = get_context("fork")
     said = context.Queue()

@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import parent_process
 from types import FrameType
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a child should not have to
 SIGNALS = (  # USR1: SLURM before the time is over; USR2: submitit
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
@@ -28,18 +30,23 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def die_with(parent: int) -> None:
-    """Called in a new process (`preexec_fn`): the system kills it when `parent`, which started it, ends.
+def _die_with(parent: int) -> None:
+    """Called in a new process: the system kills it when `parent`, which started it, ends, however that happens.
 
-    However that happens, and nothing can keep it: what a run writes is whole or not there, whenever it is killed.
+    Nothing can keep it: what a run writes is whole or not there, whenever it is killed.
     """
     _bind()
     if os.getppid() != parent:  # it ended before
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def bound() -> Callable[[], None]:
+    """`preexec_fn` of a command that is to end with this process."""
+    return partial(_die_with, os.getpid())
+
+
 def begin_worker() -> None:
-    """Called in a process of `multiprocessing`: as `die_with` the one that made it."""
+    """Called in a process of `multiprocessing`: it ends with the one that made it."""
     _bind()
     starter = parent_process()
     if starter is not None and not starter.is_alive():
@@ -57,8 +64,8 @@ def begin_loader(_: int) -> None:
 
 
 def _bind() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if _LIBC is not None:
+        _LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
 class Interruptions:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlp_bench.lifetime import die_with
+from vlp_bench.lifetime import bound
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ class Forked:
         self.returncode: int | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            starter = os.getpid()
+            die_with_this_one = bound()
             self.pid = os.fork()
         if not self.pid:
-            die_with(starter)
+            die_with_this_one()
             self._child(words, env, log)
 
     def _child(self, words: tuple[str, ...], env: dict[str, str], log: Path) -> None:

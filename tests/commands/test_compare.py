@@ -4,11 +4,12 @@ import pytest
 
 from vlp_bench.commands import compare
 from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.runs.object_cache import ObjectCache
-from vlp_bench.runs.prune_once import load_mask, mask_file
+from vlp_bench.runs.prune_once import load_mask, mask_file, scores_file
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps import cells, worker
-from vlp_bench.sweeps.cells import missing, prune, specifications
+from vlp_bench.sweeps.cells import compute, missing, prune, specifications
 from vlp_bench.sweeps.grid import Grid
 
 
@@ -88,6 +89,25 @@ def test_a_mask_made_together_equals_one_made_alone(grid, specified, tmp_path):
     together = next(c for c in found if c.choices["pruner"] == "multiflow" and c.config["sparsity"] == 0.9)
     first, second = load_mask(mask_file(together, data)), load_mask(mask_file(alone, data))
     assert all(bool((first.masks[name] == second.masks[name]).all()) for name in first.masks)
+
+
+def test_scores_are_stored_with_the_masks_and_no_run_prunes_again(grid, monkeypatch):
+    """Under force=true too: what the comparison has made is not made a second time by its runs."""
+    asked = []
+    prune_all = Pruner.prune
+    monkeypatch.setattr(Pruner, "prune", lambda self, *given: (asked.append(self.name), prune_all(self, *given))[1])
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", Inline)
+    small = Grid(("omp", "multiflow", "snip"), (0.5, 0.9), (0,), 1, (*grid.overrides, "scores=true"))
+    assert compute(specifications(small), 1) == {}
+    assert sorted(asked) == ["multiflow", "omp", "snip"]  # one call for both sparsities
+    data = ObjectCache().data(specifications(small)[0].config)
+    files = {c.choices["pruner"]: scores_file(mask_file(c, data)) for c in specifications(small)}
+    assert all(file.is_file() for file in files.values())
+    assert files["multiflow"].stat().st_size < files["snip"].stat().st_size / 4  # norms alone, not SNIP's gradients
+    asked.clear()
+    again = Grid(small.pruners, small.sparsities, small.seeds, 1, (*small.overrides, "force=true"))
+    assert compute(specifications(again), 1) == {}
+    assert sorted(asked) == ["multiflow", "omp", "snip"]
 
 
 class Inline:

@@ -7,7 +7,12 @@ from benchmarks.endurance.kill_anywhere import Moment, differences, endure, mome
 
 @pytest.fixture
 def words(tiny):
-    return [*(word for word in tiny if not word.startswith("paths.out")), "pruner=multiflow", "sparsity=0.5"]
+    return [
+        *(word for word in tiny if not word.startswith("paths.out")),
+        "pruner=multiflow",
+        "sparsity=0.5",
+        "data.num_workers=2",
+    ]
 
 
 def test_a_run_killed_while_it_writes_its_mask_and_its_checkpoint(words, tmp_path):

@@ -232,7 +232,7 @@ def test_a_sweep_of_36_cells_killed_three_times_computes_nothing_twice(tiny, see
     for module in SLOW:
         import_module(module)
     grid = ["pruner=lamp,multiflow,omp,snip", "sparsity=0.63,0.75,0.9", "seed=0,1,2"]
-    cells = cells_of([*tiny, "recipe.epochs=1", "data.source.train=8", *grid])
+    cells = cells_of([*tiny, "recipe.epochs=1", "data.num_workers=2", "data.source.train=8", *grid])
     assert len(cells) == 36
 
     def start():

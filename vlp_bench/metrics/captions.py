@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.data.records import CaptionedImage
+from vlp_bench.lifetime import bound
 from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.tokenisers import MISSING, TOKENISERS, java, no_java, package, ptb, regex
 
@@ -183,7 +184,9 @@ class Spice:
             asked = [{"image_id": n, "test": candidates[n][0], "refs": refs} for n, refs in references.items()]
             (folder / "in.json").write_text(json.dumps(asked), encoding="utf-8")
             command = [str(java()), "-jar", "-Xmx8G", "spice-1.0.jar", "in.json", "-out", "out.json", "-subset"]
-            done = subprocess.run([*command, "-silent"], cwd=folder, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, "-silent"], cwd=folder, capture_output=True, text=True, check=False, preexec_fn=bound()
+            )
             if done.returncode or not (folder / "out.json").is_file():
                 raise ValueError(f"SPICE failed: {done.stderr[-300:].strip()}")
             answered = json.loads((folder / "out.json").read_text(encoding="utf-8"))

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
+from vlp_bench.lifetime import bound
+
 TOKENISERS = ("ptb", "regex")
 MISSING = "pycocoevalcap is not installed; pip install 'vlp_bench[caption]'"
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
@@ -47,7 +49,8 @@ def ptb(texts: Sequence[str]) -> list[str]:
         raise ValueError(f"the PTB tokeniser cannot run: {MISSING if folder is None else no_java('it')}")
     command = [program, "-cp", str(folder / _JAR), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines"]
     lines = [" ".join(text.split()) for text in texts]  # one text, one line, whatever breaks lines in Java's eyes
-    done = subprocess.run([*command, "-lowerCase"], input="\n".join(lines).encode(), capture_output=True, check=False)
+    text = "\n".join(lines).encode()
+    done = subprocess.run([*command, "-lowerCase"], input=text, capture_output=True, check=False, preexec_fn=bound())
     cut = done.stdout.decode().split("\n")[: len(lines)]
     if done.returncode or len(cut) != len(lines):
         raise ValueError(f"the PTB tokeniser failed on {len(lines)} texts: {done.stderr.decode()[-300:]}")

@@ -10,10 +10,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import IO
 
-from vlp_bench.lifetime import die_with
+from vlp_bench.lifetime import bound
 from vlp_bench.runs.console import stderr
 
 GRACE = 10.0  # seconds the others have to say what is wrong with them, once one has failed
@@ -58,9 +57,7 @@ def _member(rank: int, count: int, port: int, arguments: Sequence[str], files: E
     said = files.enter_context(tempfile.TemporaryFile()) if rank else None  # noqa: SIM115
     command = [sys.executable, "-m", "vlp_bench", *arguments]
     quiet = [] if said is None else ["hydra.output_subdir=null"]
-    process = subprocess.Popen(
-        [*command, *quiet], env=env, stdout=said, stderr=said, preexec_fn=partial(die_with, os.getpid())
-    )
+    process = subprocess.Popen([*command, *quiet], env=env, stdout=said, stderr=said, preexec_fn=bound())
     return Member(process, said)
 
 

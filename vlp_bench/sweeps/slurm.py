@@ -4,16 +4,14 @@ With submitit it is submitit; in the array it is the script itself. Lightning's 
 A requeued run finds its folder, which follows from what it is, and goes on after its last checkpoint.
 """
 
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlp_bench.lifetime import die_with
+from vlp_bench.lifetime import bound
 from vlp_bench.runs.checkpointing import write_whole
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import FAILED, UserError
@@ -56,8 +54,7 @@ class Task:
 
     def __call__(self) -> int:
         """The exit code of the command."""
-        own = partial(die_with, os.getpid())
-        return subprocess.run(self.command, env=inherited(), check=False, preexec_fn=own).returncode
+        return subprocess.run(self.command, env=inherited(), check=False, preexec_fn=bound()).returncode
 
     def checkpoint(self) -> Any:
         """Called by submitit before the job's time is over."""

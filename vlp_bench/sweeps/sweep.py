@@ -12,14 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.lifetime import die_with
+from vlp_bench.lifetime import bound
 from vlp_bench.runs.checkpointing import write_whole
 from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import BUSY, DIVERGED, FAILED, MISTAKE, UserError
@@ -91,7 +90,7 @@ def fresh_process(cell: Cell, env: dict[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=partial(die_with, os.getpid()),
+            preexec_fn=bound(),
         )
 
 
