@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MINI = (
     "+exp=xvlm_itr", "trainer=cpu", "recipe.epochs=1", "data.num_workers=2", "data.source.train=96",
-    "data.source.val=8", "data.source.test=8", "data.source.general=16", "data.source.regions=16", "data.calibration.num_batches=2",
+    "data.source.val=8", "data.source.test=8", "data.source.general=16", "data.source.regions=16",
+    "data.calibration.num_batches=2",
     "data.calibration.batch_size=8", "task.k_test=4", "pruner=lamp,multiflow,omp,snip", "sparsity=0.63,0.75,0.9",
     "seed=0,1,2",
 )  # fmt: skip
