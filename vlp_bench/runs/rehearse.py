@@ -58,5 +58,5 @@ def _rehearse_trainer(specification: Specification, recipe: Recipe) -> None:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _stop(model: Any) -> None:
+def _stop(model: nn.Module) -> None:
     raise _Enough
