@@ -28,8 +28,8 @@ with interruptible():
     said = context.Queue()
     loader = context.Process(target=load, args=(said,), daemon=False)
     loader.start()
-    print(command.pid, said.get(), flush=True)
     try:
+        print(command.pid, said.get(), flush=True)
         time.sleep(60)
     finally:
         os._exit(3)  # without ending anybody
