@@ -110,7 +110,7 @@ def test_a_folder_is_held_once_and_looking_from_its_own_process_does_not_let_go(
             sys.executable,
             "-c",
             "import sys, pathlib; from vlp_bench.runs.lock import owner; print(owner(pathlib.Path(sys.argv[1])))",
-        ]  # noqa: E501
+        ]
         seen = subprocess.run([*again, str(tmp_path)], capture_output=True, text=True, check=True).stdout
         assert seen.strip() == str(os.getpid())
     assert owner(tmp_path) is None
