@@ -299,7 +299,9 @@ def machine() -> str:
 
 def say(row: dict[str, Any]) -> str:
     """A row of the table in words."""
-    times = ", ".join(f"{side} {spent:.2f} s ({row['peak_gib'][side]:.2f} GiB)" for side, spent in row["seconds"].items())
+    times = ", ".join(
+        f"{side} {spent:.2f} s ({row['peak_gib'][side]:.2f} GiB)" for side, spent in row["seconds"].items()
+    )
     against = f"{row['work']}: {row['ratio']:.2f} times as fast as {row['baseline']} (goal {row['goal']:g})"
     return f"  {against}; {times}; {row['masks_differ']} entries differ"
 

@@ -30,10 +30,15 @@ def share_of_rest(w: Tensor) -> Tensor:
 
     Of equal weights the earlier one counts as the smaller. Zero in a layer of zeros; sums in float64.
     """
-    squares, order = w.flatten().double().square().sort(stable=True)
+    sizes, order = w.flatten().abs().sort(stable=True)
+    return torch.empty_like(sizes).scatter_(0, order, ascending_shares_of_rest(sizes)).view_as(w)
+
+
+def ascending_shares_of_rest(sizes: Tensor) -> Tensor:
+    """LAMP's scores (n,) of one layer's weights in ascending order of |w|, which is the order of the scores."""
+    squares = sizes.double().square()
     rest = squares.flip(0).cumsum(0).flip(0)
-    scores = torch.empty_like(squares).scatter_(0, order, squares / rest.clamp_min(torch.finfo(squares.dtype).tiny))
-    return scores.to(w.dtype).view_as(w)
+    return (squares / rest.clamp_min(torch.finfo(squares.dtype).tiny)).to(sizes.dtype)
 
 
 def flow(w: Tensor, norm: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
+from vlp_bench.pruning.score_cache import evaluate, threshold_hint
 from vlp_bench.pruning.scores import Score
-from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -23,7 +22,7 @@ OTHERS = "others"  # the modalities that a mapping doesn't name
 
 @dataclass(frozen=True)
 class KeepTop:
-    """The weights with the largest scores survive, exactly as many as the budget says; of equals the lower index.
+    """The weights with the largest scores survive, exactly as many as the budget says.
 
     Args:
         score: larger survives.
@@ -32,15 +31,20 @@ class KeepTop:
             {"vision": "matrix", "others": "output"}.
         compat: "official" removes, within a layer, all that equals the largest removed score too; within a matrix, one
             weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up.
+        ties: of equals the lower index survives ("first"), or the higher one, in the official mode too ("last": the
+            order of LAMP, which counts the earlier of equal weights as the smaller).
     """
 
     score: Score
     within: Within | Mapping[str, Within] = "layer"
     compat: Compat = "corrected"
+    ties: Literal["first", "last"] = "first"
 
     def __post_init__(self) -> None:
         for within in [self.within] if isinstance(self.within, str) else self.within.values():
             check_choice("within", within, get_args(Within))
+        allowed = ("first", "last") if self.within in ("layer", "matrix") else ("first",)
+        check_choice("ties", self.ties, allowed)
         check_compat(self.compat)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
@@ -69,14 +73,12 @@ class KeepTop:
 
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
         official, within = self.compat == "official", self.within_of(layer)
-        ties = "none" if official else "first"
-        if within == "layer" and without_sort(self.score, layer, calibration):
-            return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration[Hints("lamp")])
         scores = evaluate(self.score, layer, calibration, self.compat)
         if within == "output":
             rows = len(scores)
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
         if within == "matrix" and official:
             kept = max(0, kept - 1)
-        known = threshold_hint(self.score, calibration).get((layer.name, kept))
-        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=known)
+        hint = threshold_hint(self.score, calibration).get((layer.name, kept))
+        ties = "none" if official and self.ties == "first" else self.ties
+        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=hint)
