@@ -19,12 +19,13 @@ from vlp_bench.batch import Place
 from vlp_bench.construct import check_names, locate
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.checks import check_sparsity
-from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StoredStatistics
 from vlp_bench.pruning.sweep import at_once
+from vlp_bench.pruning.weights_hash import hash_of
 
 CURE = "prune again with scores=true"
 HOME = "vlp_bench.pruning."  # a text that starts so names a function

@@ -74,7 +74,7 @@ class Solution:
     @property
     def kept(self) -> int:
         """Number of weights that survive."""
-        return sum(int(mask.sum()) for mask in self.masks.values())
+        return sum(count(mask) for mask in self.masks.values())
 
     @property
     def total(self) -> int:
@@ -173,7 +173,7 @@ def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str
     """Kept and total weights, modality and block of every layer."""
     return {
         name: {
-            "kept": int(mask.sum()),
+            "kept": count(mask),
             "total": mask.numel(),
             "modality": layers[name].place.modality,
             "block": layers[name].place.block,
