@@ -123,6 +123,11 @@ def keep_largest_per_row(scores: Tensor, kept: int) -> Tensor:
     return torch.cat(parts)
 
 
+def keep_largest_per_group(scores: Tensor, kept: int, group: int) -> Tensor:
+    """Mask (d_out, d_in) with the `kept` largest of every `group` consecutive scores of a row; d_in is a multiple."""
+    return _rows(scores.reshape(-1, group), min(kept, group)).view(scores.shape)
+
+
 def _rows(scores: Tensor, kept: int) -> Tensor:
     """Mask of the `kept` largest scores of every row; among equals the lower index wins."""
     if not kept or not len(scores):
