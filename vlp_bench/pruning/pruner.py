@@ -11,7 +11,7 @@ from typing import Any, Self, overload
 
 from torch import nn
 
-from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.layers import preserve_weights
@@ -160,6 +160,7 @@ class Pruner:
             "seconds": time.perf_counter() - started,
             "hashes": {"weights": weights_hash, "calibration": data_hash},
             "layers": layers,
+            "dense": [name for name in linear_parameters(calibration.model) if name not in layers],
         }
         return Solution(solved.masks, solved.weights, report)
 
