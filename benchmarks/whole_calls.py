@@ -53,11 +53,12 @@ class StandIn(nn.Module):
             xvlm = XVLM(SIZES["paper"])
         shapes = [tuple(xvlm.get_parameter(name).shape) for name in adapter_for(xvlm).prunable(xvlm)]
         generator = torch.Generator().manual_seed(0)
-        self.layers = nn.ModuleList()
+        layers = []
         for rows, columns in _until(shapes, weights):
             layer = nn.Linear(columns, rows, bias=False, device="meta")
             layer.weight = nn.Parameter(torch.randn(rows, columns, generator=generator) * 0.02)
-            self.layers.append(layer)
+            layers.append(layer)
+        self.layers: Any = nn.ModuleList(layers)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -80,7 +81,7 @@ def ours(model: StandIn, pruner: str, sparsities: list[float], gradients: list[T
     if gradients is not None:
         calibration = Calibration(model)
         calibration.load_state({"gradients": dict(zip(calibration.layers, gradients, strict=True))}, None)
-    found = vlp_bench.prune(model, pruner, sparsities, calibration)
+    found: Any = vlp_bench.prune(model, pruner, sparsities, calibration)
     return [list(found[sparsity].masks.values()) for sparsity in sparsities]
 
 
