@@ -38,6 +38,8 @@ import vlp_bench
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.adapter import adapter_for
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.gradients import MeanGradient
+from vlp_bench.pruning.statistics.on_disk import StoredStatistics
 
 SPARSITIES = [0.63, 0.75, 0.9]
 GIB = 2.0**30
@@ -79,8 +81,9 @@ def ours(model: StandIn, pruner: str, sparsities: list[float], gradients: list[T
     """One call, or with gradients that are known already."""
     calibration = None
     if gradients is not None:
-        calibration = Calibration(model)
-        calibration.load_state({"gradients": dict(zip(calibration.layers, gradients, strict=True))}, None)
+        names = [name for name, _ in model.named_parameters()]
+        known = StoredStatistics({MeanGradient().name: dict(zip(names, gradients, strict=True))}, None)
+        calibration = Calibration(model, stored=known)
     found: Any = vlp_bench.prune(model, pruner, sparsities, calibration)
     return [list(found[sparsity].masks.values()) for sparsity in sparsities]
 

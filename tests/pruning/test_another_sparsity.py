@@ -107,3 +107,11 @@ def test_a_description_gives_the_pruner_back(name):
 def test_a_file_can_name_nothing_but_parts_of_pruners(path):
     with pytest.raises(ValueError, match=f"{path}: only what conf/ names may be constructed"):
         rebuilt({"_target_": path})
+
+
+def test_what_stayed_dense_is_still_known(tmp_path):
+    model, options = sequential(), {"modality": "vision"}
+    solution, scores, _ = pruned(tmp_path, "multiflow", model, adapter=TwoModalities(), options=options)
+    derived = another_sparsity(solution, 0.8, scores, model.state_dict())
+    assert derived.report["dense"] == ["2.weight", "4.weight"]
+    derived.install(sequential())

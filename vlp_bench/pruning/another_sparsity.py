@@ -65,9 +65,12 @@ def another_sparsity(
     if stored.weights != solution.report["hashes"]["weights"]:
         raise ValueError(f"{scores} is of another model than the mask: give the file that was stored beside it")
     try:
-        return pruner.prune(skeleton, sparsity, calibration)
+        found = pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:
         raise ValueError(f"{scores} lacks what {solution.report['method']} asks of the data: {CURE}") from reason
+    report = {key: value for key, value in found.report.items() if key != "dense"}  # the skeleton doesn't know
+    kept_dense = {"dense": solution.report["dense"]} if "dense" in solution.report else {}
+    return Solution(found.masks, found.weights, report | kept_dense)
 
 
 class _Places(PlainAdapter):

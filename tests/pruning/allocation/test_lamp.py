@@ -83,10 +83,11 @@ def test_ascending_scores_are_those_of_the_weights():
 
 
 def test_what_an_earlier_step_removed_comes_last():
-    asked = calibration("normal")
-    for name, layer in asked.layers.items():
-        asked.alive[name] = torch.rand(layer.matrix.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    dense, alive = calibration("normal"), {}
+    for name, layer in dense.layers.items():
+        alive[name] = torch.rand(layer.matrix.shape, generator=torch.Generator().manual_seed(1)) < 0.6
         with torch.no_grad():
-            layer.weight.mul_(asked.alive[name])
+            layer.weight.mul_(alive[name])
+    asked = Calibration(dense.model, alive=alive)
     for sparsity in (0.3, 0.5, 0.9):
         assert Lamp()(asked, sparsity) == GlobalThreshold(lamp)(asked, sparsity)
