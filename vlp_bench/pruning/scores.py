@@ -36,9 +36,15 @@ def share_of_rest(w: Tensor) -> Tensor:
 
 def ascending_shares_of_rest(sizes: Tensor) -> Tensor:
     """LAMP's scores (n,) of one layer's weights in ascending order of |w|, which is the order of the scores."""
-    squares = sizes.double().square()
-    rest = squares.flip(0).cumsum(0).flip(0)
-    return (squares / rest.clamp_min(torch.finfo(squares.dtype).tiny)).to(sizes.dtype)
+    scores, above = torch.empty_like(sizes), 0.0
+    pieces = (tensor.split(1 << 15 if sizes.device.type == "cpu" else 1 << 25) for tensor in (sizes, scores))
+    for part, piece in reversed(list(zip(*pieces, strict=True))):  # the largest first; what a cache holds at a time
+        squares = part.double().square_()
+        rest = squares.flip(0)
+        rest[:1] += above
+        above = rest.cumsum_(0)[-1:].clone()
+        piece.copy_(squares.div_(rest.flip(0).clamp_min_(torch.finfo(squares.dtype).tiny)))
+    return scores
 
 
 def flow(w: Tensor, norm: Tensor) -> Tensor:

@@ -82,6 +82,14 @@ def test_ascending_scores_are_those_of_the_weights():
     assert ascending_shares_of_rest(w.abs().flatten().sort().values).equal(share_of_rest(w).flatten().sort().values)
 
 
+def test_sums_go_on_from_one_piece_of_a_layer_to_the_next():
+    sizes = torch.rand(100_001, generator=torch.Generator().manual_seed(0)).sort().values
+    squares = sizes.double().square()
+    expected = (squares / squares.flip(0).cumsum(0).flip(0)).float()
+    assert ascending_shares_of_rest(sizes).equal(expected)
+    assert ascending_shares_of_rest(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
 def test_what_an_earlier_step_removed_comes_last():
     dense, alive = calibration("normal"), {}
     for name, layer in dense.layers.items():
