@@ -1,11 +1,10 @@
-"""Thresholds over many layers without laying them side by side, against concatenate and `torch.kthvalue`; LAMP's too.
+"""Thresholds over many layers without laying them side by side, against concatenate and `torch.kthvalue`.
 
-    python benchmarks/thresholds.py [--weights 184] [--rounds 3] [--part all|thresholds|lamp]
+    python benchmarks/thresholds.py [--weights 184] [--rounds 3]
 
 Goals: for 184 million weights 10 times faster, for one sparsity and for three, over the whole model, by modality and by
-layer; the same masks; at most 100 MiB extra. LAMP, budgets and masks: 15 times faster than sort, cumulative sum,
-scatter and `kthvalue`; the masks of the sorted float64 definition. `kthvalue` is a quick select, whose time depends on
-the numbers and on the rank.
+layer; the same masks; at most 100 MiB extra. `kthvalue` is a quick select, whose time depends on the numbers and on
+the rank. A kernel's figures: those of whole calls are in `whole_calls.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from support.measure import interleaved, ratio
 from support.models import DEVICE
 from torch import Tensor
 
-from vlp_bench.pruning.scores import share_of_rest
-from vlp_bench.pruning.selection import lamp_order as rest
 from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 
 SPARSITIES = [0.63, 0.75, 0.9]
@@ -68,17 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=float, default=184, help="millions")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", choices=["all", "thresholds", "lamp"], default="all")
     args = parser.parse_args()
     torch.manual_seed(0)
     shapes = BLOCK * max(1, round(args.weights * 1e6 / 7077888))
     scores = {str(i): torch.randn(shape, device=DEVICE).abs_() for i, shape in enumerate(shapes)}
     total = sum(score.numel() for score in scores.values())
     print(f"{total / 1e6:.1f} M scores in {len(scores)} layers, {torch.get_num_threads()} thread(s)")
-    if args.part != "lamp":
-        compete(scores, args.rounds)
-    if args.part != "thresholds":
-        lamp(scores, round((1 - SPARSITIES[-1]) * total), args.rounds)
+    compete(scores, args.rounds)
 
 
 def compete(scores: Scores, rounds: int) -> None:
@@ -104,35 +97,6 @@ def compete(scores: Scores, rounds: int) -> None:
             differ = {n: keep_largest(score, kept[n]) != (score > threshold) for n, score in part.items()}
             same += all(bool((part[name][where] == threshold).all()) for name, where in differ.items())
     print(f"  groups with the same masks, but for ties at the threshold: {same} of {sum(map(len, parts.values()))}")
-
-
-def lamp(weights: dict[str, Tensor], kept: int, rounds: int) -> None:
-    """Prints how much faster LAMP is than with a sort, and whether a layer's mask is that of the definition."""
-    total = sum(w.numel() for w in weights.values())
-
-    def binned() -> dict[str, Tensor]:
-        memory = {}
-        budgets = rest.kept_per_layer({n: lambda n=n: weights[n] for n in weights}, kept, memory=memory)
-        return {name: rest.keep_largest(w, budgets[name], name=name, memory=memory) for name, w in weights.items()}
-
-    def by_sorting() -> list[Tensor]:
-        scores = []
-        for w in weights.values():
-            squares, order = w.flatten().square().sort()
-            shares = squares / (squares.sum() - squares.cumsum(0) + squares)
-            scores.append(torch.empty_like(squares).scatter_(0, order, shares))
-        threshold = torch.cat(scores).kthvalue(total - kept).values
-        return [score > threshold for score in scores]
-
-    found = interleaved({"LAMP, bins": binned, "LAMP, sorted": by_sorting}, rounds, warm_up=0)
-    for name, spent in found.items():
-        print(f"  {name:27s} {median(spent):7.3f} s")
-    print(f"  {ratio(found['LAMP, sorted'], found['LAMP, bins']):.1f} times faster (goal 15)")
-    masks = binned()
-    differ = 0
-    for name, w in weights.items():
-        differ += int((keep_largest(share_of_rest(w), int(masks[name].sum())) != masks[name]).sum())
-    print(f"  kept {sum(int(m.sum()) for m in masks.values())} of {kept}; entries unlike the definition's: {differ}")
 
 
 if __name__ == "__main__":

@@ -107,3 +107,16 @@ def test_a_description_gives_the_pruner_back(name):
 def test_a_file_can_name_nothing_but_parts_of_pruners(path):
     with pytest.raises(ValueError, match=f"{path}: only what conf/ names may be constructed"):
         rebuilt({"_target_": path})
+
+
+class WithoutHead(TwoModalities):
+    def prunable(self, model):
+        return [name for name in super().prunable(model) if name != "4.weight"]
+
+
+def test_what_stayed_dense_is_still_known(tmp_path):
+    model = sequential()
+    solution, scores, _ = pruned(tmp_path, "multiflow", model, adapter=WithoutHead())
+    derived = another_sparsity(solution, 0.8, scores, model.state_dict())
+    assert derived.report["dense"] == solution.report["dense"] == ["4.weight"]
+    derived.install(sequential())

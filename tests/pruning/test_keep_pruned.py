@@ -204,6 +204,27 @@ def test_without_lightning():
     keeper.verify()
 
 
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_an_infinite_gradient_of_a_removed_weight_does_no_harm(number, optimizer):
+    model = nn.Linear(2, 1, bias=False)
+    model.weight = nn.Parameter(torch.tensor([[3.0, 0.0]]))
+    keeper = KeepPruned({"weight": torch.tensor([[True, False]])}).attach(model)
+    steps = optimizer(model.parameters(), lr=0.5, **({"momentum": 0.9} if optimizer is torch.optim.SGD else {}))
+    for gradient in (number, 0.0):
+        model.weight.grad = torch.tensor([[0.0, gradient]])
+        keeper.mask_gradients()
+        assert model.weight.grad.tolist() == [[0.0, 0.0]]
+        steps.step()
+        keeper.verify()
+    assert model.weight.tolist() == [[3.0, 0.0]]
+    assert all(torch.isfinite(value).all() for value in steps.state[model.weight].values() if value is not None)
+    with torch.no_grad():
+        model.weight[0, 1] = number
+    keeper.zero()
+    assert model.weight.tolist() == [[3.0, 0.0]]
+
+
 def test_frozen_weights_have_no_gradient_to_mask():
     model = sequential()
     keeper = KeepPruned({"0.weight": torch.zeros(10, 6)}).attach(model)

@@ -10,7 +10,7 @@ from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Uniform
-from vlp_bench.pruning.pruner import Pruner, describe, hash_of
+from vlp_bench.pruning.pruner import Pruner, describe
 from vlp_bench.pruning.schedule import exponential, linear
 from vlp_bench.pruning.scores import magnitude, snip
 from vlp_bench.pruning.solvers.keep_top import KeepTop
@@ -301,12 +301,18 @@ def test_report_names_weights_and_data():
     assert vlp_bench.prune(model, "omp", 0.5).report["hashes"]["weights"] != reports[0]["hashes"]["weights"]
 
 
-def test_hash_sees_names_types_and_values():
-    hashes = {
-        hash_of(t)
-        for t in ({"a": torch.ones(2)}, {"b": torch.ones(2)}, {"a": torch.ones(2).half()}, {"a": torch.zeros(2)})
-    }
-    assert len(hashes) == 4
+def test_budgets_of_all_sparsities_come_from_one_search(monkeypatch):
+    asked, pruner = [], catalogue.load("omp")
+    search = GlobalThreshold.for_all
+    monkeypatch.setattr(GlobalThreshold, "for_all", lambda *given: asked.append(list(given[2])) or search(*given))
+    found = pruner.prune(sequential(), [0.5, 0.75, 0.9])
+    assert asked == [[0.5, 0.75, 0.9]]
+    for sparsity, solution in found.items():
+        alone = pruner.prune(sequential(), sparsity)
+        assert all(solution.masks[name].equal(mask) for name, mask in alone.masks.items())
+    asked.clear()
+    catalogue.load("itersnip", {"steps": 2}).prune(sequential(), [0.5, 0.75], labelled())
+    assert [len(sparsities) for sparsities in asked] == [1, 1, 1, 1]  # every step at the weights of the step before
 
 
 def test_description_is_the_constructor_call():

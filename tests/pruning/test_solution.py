@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import vlp_bench
-from tests.pruning.toys import TwoModalities, sequential
+from tests.pruning.toys import TwoModalities, labelled, sequential
+from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.masks import safetensors_files as files
 from vlp_bench.pruning.solution import Solution
 
@@ -79,6 +81,74 @@ def test_masks_of_another_model_change_nothing(solution):
     with pytest.raises(ValueError, match=r"mask of '0.weight' has shape \(10, 6\), the model's weight \(10, 7\)"):
         solution.install(torch.nn.Sequential(torch.nn.Linear(7, 10)))
     assert model[0].weight.equal(before)
+
+
+def test_masks_of_a_model_with_fewer_layers_are_refused():
+    two, three = (nn.Sequential(*[nn.Linear(6, 6) for _ in range(count)]) for count in (2, 3))
+    solution = vlp_bench.prune(two, "omp", 0.5)
+    before = three[0].weight.clone()
+    with pytest.raises(
+        ValueError, match=r"these masks say nothing of '2.weight': the model they were found for had no"
+    ):
+        solution.install(three)
+    assert three[0].weight.equal(before)
+    solution.install(nn.Sequential(*[nn.Linear(6, 6) for _ in range(2)]))  # other weights of the same model
+
+
+def test_masks_of_some_layers_say_which_others_stayed_dense(tmp_path):
+    solution = vlp_bench.prune(sequential(), "multiflow", 0.5, labelled(), TwoModalities(), {"modality": "vision"})
+    assert solution.report["dense"] == ["2.weight", "4.weight"]
+    model = sequential()
+    Solution.load(solution.save(tmp_path / "m")).install(model)
+    assert int((model[0].weight == 0).sum()) == 30
+    assert model[2].weight.equal(sequential()[2].weight)
+
+
+def test_a_mask_that_the_report_tells_of_and_that_is_not_there():
+    solution = vlp_bench.prune(sequential(), "omp", 0.5)
+    fewer = {name: mask for name, mask in solution.masks.items() if name != "2.weight"}
+    with pytest.raises(ValueError, match=r"these masks say nothing of '2.weight'"):
+        Solution(fewer, {}, solution.report).install(sequential())
+    report = {key: value for key, value in solution.report.items() if key != "dense"}  # of an earlier version
+    with pytest.raises(ValueError, match=r"the mask of '2.weight' is missing: the report tells of 1 more"):
+        Solution(fewer, {}, report).install(sequential())
+
+
+class Wrapper(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [compiled, Wrapper, lambda model: Wrapper(compiled(model))])
+def test_wrapped_models_are_the_models_inside(wrap):
+    plain = vlp_bench.prune(sequential(), "omp", 0.5)
+    wrapped = vlp_bench.prune(wrap(sequential()), "omp", 0.5)
+    assert list(wrapped.masks) != list(plain.masks)
+    inner, outer = sequential(), wrap(sequential())
+    wrapped.install(inner)
+    plain.install(outer)
+    for (name, mask), weight in zip(plain.masks.items(), [p for p in outer.parameters() if p.ndim == 2], strict=True):
+        assert (inner.get_parameter(name) != 0).equal(mask)
+        assert (weight != 0).equal(mask)
+    assert KeepPruned(plain.masks).attach(outer).revived() == KeepPruned(wrapped.masks).attach(inner).revived() == {}
+    KeepPruned(wrapped.masks).attach(nn.ModuleDict({"model": inner})).verify()
+
+
+def test_a_name_that_fits_twice_is_refused():
+    twice = nn.ModuleDict({"module": nn.Linear(2, 2), "_orig_mod": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"'weight' fits several parameters of the model: module\.weight, _orig_mod\."):
+        Solution({"weight": torch.ones(2, 2).bool()}).install(twice)
+
+
+def test_a_solution_is_described_in_one_line():
+    solution = vlp_bench.prune(sequential(), "omp", 0.63)
+    assert repr(solution) == "<Solution of omp: 56 of 151 weights kept in 3 layers>"
+    assert repr(Solution({})) == "<Solution of unknown: 0 of 0 weights kept in 0 layers>"
 
 
 @pytest.mark.parametrize("form", ["plain", "compact"])

@@ -164,6 +164,12 @@ def linear_weights(module: nn.Module) -> list[nn.Parameter]:
     return [] if linear is None or not isinstance(linear.weight, nn.Parameter) else [linear.weight]
 
 
+def linear_parameters(model: nn.Module) -> list[str]:
+    """Names of the weights of all linear layers."""
+    linear = {id(weight) for module in model.modules() for weight in linear_weights(module)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in linear]
+
+
 def stacked_weights(model: nn.Module) -> list[str]:
     """Names of parameters that look like a stack of matrices: three true dimensions, and no convolution's."""
     convolution = nn.modules.conv._ConvNd

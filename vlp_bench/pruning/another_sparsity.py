@@ -19,12 +19,13 @@ from vlp_bench.batch import Place
 from vlp_bench.construct import check_names, locate
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.checks import check_sparsity
-from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StoredStatistics
 from vlp_bench.pruning.sweep import at_once
+from vlp_bench.pruning.weights_hash import hash_of
 
 CURE = "prune again with scores=true"
 HOME = "vlp_bench.pruning."  # a text that starts so names a function
@@ -64,9 +65,12 @@ def another_sparsity(
     if stored.weights != solution.report["hashes"]["weights"]:
         raise ValueError(f"{scores} is of another model than the mask: give the file that was stored beside it")
     try:
-        return pruner.prune(skeleton, sparsity, calibration)
+        found = pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:
         raise ValueError(f"{scores} lacks what {solution.report['method']} asks of the data: {CURE}") from reason
+    report = {key: value for key, value in found.report.items() if key != "dense"}  # the skeleton doesn't know
+    kept_dense = {"dense": solution.report["dense"]} if "dense" in solution.report else {}
+    return Solution(found.masks, found.weights, report | kept_dense)
 
 
 class _Places(PlainAdapter):

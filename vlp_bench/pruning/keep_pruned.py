@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from vlp_bench.pruning.layers import parameters_by_name
 from vlp_bench.pruning.masks.file_format import pack, unpack
-from vlp_bench.pruning.solution import check_fit
+from vlp_bench.pruning.masks.parameter_names import unwrapped
+from vlp_bench.pruning.solution import check_fit, zero_removed
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +55,22 @@ class KeepPruned(pl.Callback):
         parameters, masks = parameters_by_name(module), self.masks
         prefix = _find_prefix(list(masks), list(parameters)) if self.prefix is None else self.prefix
         named = {f"{prefix}{name}": mask for name, mask in masks.items()}
-        check_fit(named, parameters)
-        self._kept = {name: (parameters[name], mask.to(parameters[name].device)) for name, mask in named.items()}
+        own = check_fit(named, parameters)
+        matching = {own[name]: mask for name, mask in named.items()}
+        self._kept = {name: (parameters[name], mask.to(parameters[name].device)) for name, mask in matching.items()}
         return self
 
     def mask_gradients(self) -> None:
-        """Zeroes the gradients of removed weights, in place."""
-        pairs = [(p.grad, mask) for p, mask in self._kept.values() if p.grad is not None]
-        if pairs:
-            torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])  # pyright: ignore
+        """Zeroes the gradients of removed weights, in place, infinite ones too."""
+        for parameter, mask in self._kept.values():
+            if parameter.grad is not None:
+                zero_removed(parameter.grad, mask)
 
     def zero(self) -> None:
         """Zeroes the removed weights, in place."""
         with torch.no_grad():
             for parameter, mask in self._kept.values():
-                parameter.mul_(mask)
+                zero_removed(parameter, mask)
 
     def revived(self) -> dict[str, int]:
         """Parameters with removed weights that aren't zero, and how many."""
@@ -159,6 +161,7 @@ def _as_bool(name: str, mask: Tensor) -> Tensor:
 
 def _find_prefix(names: list[str], parameters: list[str]) -> str:
     """What stands before every one of `names` among `parameters`."""
+    names, parameters = [unwrapped(name) for name in names], [unwrapped(name) for name in parameters]
     known = set(parameters)
     candidates = [p.removesuffix(names[0]) for p in parameters if p == names[0] or p.endswith(f".{names[0]}")]
     fitting = [prefix for prefix in candidates if all(f"{prefix}{name}" in known for name in names)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
@@ -10,11 +9,10 @@ from functools import partial
 from inspect import signature
 from typing import Any, Self, overload
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vlp_bench.pruning.adapter import Adapter
-from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets
+from vlp_bench.pruning.adapter import Adapter, linear_parameters
+from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.schedule import Schedule, one_shot
@@ -22,6 +20,7 @@ from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_rep
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
+from vlp_bench.pruning.weights_hash import hash_of_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +104,10 @@ class Pruner:
         if not targets:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
         asked = self.focus(self._calibration(model, calibration, adapter))
-        weights = hash_of({name: layer.weight for name, layer in asked.layers.items()})
-        solutions = {target: self._at(asked, target, weights) for target in targets}
+        weights = hash_of_weights(model, {name: layer.weight for name, layer in asked.layers.items()})
+        once = self.batches_per_step is None and all(len(self.schedule(target)) == 1 for target in targets)
+        allocate = together(self.allocate, targets) if once else self.allocate
+        solutions = {target: self._at(asked, target, allocate, weights) for target in targets}
         return solutions if several else solutions[targets[0]]
 
     def focus(self, calibration: Calibration) -> Calibration:
@@ -137,17 +138,18 @@ class Pruner:
             )
         return given
 
-    def _at(self, calibration: Calibration, sparsity: float, weights_hash: str) -> Solution:
+    def _at(self, calibration: Calibration, sparsity: float, allocate: Allocate, weights_hash: str) -> Solution:
         started = time.perf_counter()
         asks = self.compat != "official" and calibration.batches is not None
         side_states = Snapshot(
             calibration.side_states() if asks else []
         )  # official: drift from one sparsity to the next
         try:
-            solved, data_hash = self._follow(self.schedule(sparsity), calibration)
+            solved, data_hash = self._follow(self.schedule(sparsity), calibration, allocate)
         finally:
             side_states.restore()
-        kept = sum(int(mask.sum()) for mask in solved.masks.values())
+        layers = layer_report(calibration.layers, solved.masks)
+        kept = sum(layer["kept"] for layer in layers.values())
         report = {
             "method": self.name,
             "compat": self.compat,
@@ -157,17 +159,18 @@ class Pruner:
             "total": calibration.total,
             "seconds": time.perf_counter() - started,
             "hashes": {"weights": weights_hash, "calibration": data_hash},
-            "layers": layer_report(calibration.layers, solved.masks),
+            "layers": layers,
+            "dense": [name for name in linear_parameters(calibration.model) if name not in layers],
         }
         return Solution(solved.masks, solved.weights, report)
 
-    def _follow(self, path: list[float], calibration: Calibration) -> tuple[Solved, str | None]:
+    def _follow(self, path: list[float], calibration: Calibration, allocate: Allocate) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
         stage, solved = calibration, Solved({}, {})
         with preserve_weights(calibration.layers if len(path) > 1 else {}):
             for step, target in enumerate(path):
                 stage = self._stage(calibration, solved, step, len(path))
-                budgets = self.allocate(stage, target)
+                budgets = allocate(stage, target)
                 check_budgets(self.allocate, budgets, stage, target)
                 solved = self.sweep(self.solve, stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
@@ -219,13 +222,3 @@ def _left_out(value: Any, field: Field[Any]) -> bool:
 
 def _path(thing: Any) -> str:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
-
-
-def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{data.dtype}{tuple(data.shape)}".encode())
-        digest.update(data.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

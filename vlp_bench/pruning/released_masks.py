@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from vlp_bench.models.blip.model import BLIPAdapter
 from vlp_bench.models.dino import DINOAdapter
 from vlp_bench.models.xvlm.model import XVLMAdapter
 from vlp_bench.pruning.layers import find_layers
-from vlp_bench.pruning.masks.safetensors_files import write_whole
+from vlp_bench.pruning.masks.safetensors_files import BROKEN, first_line, write_whole
+from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solution
 
 SUFFIX = "_pruning_mask"
@@ -144,15 +146,37 @@ def _is_own(family: Family, masks: Mapping[str, Tensor]) -> bool:
 
 
 def _state(data: bytes) -> dict[str, Tensor]:
+    _check_archive(data)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"truncated, or no file of plain tensors ({(str(error) or 'empty').splitlines()[0]})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except (UnpicklingError, EOFError, *BROKEN) as error:
+        raise ValueError(f"truncated, or no file of plain tensors ({first_line(error)})") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise ValueError("no dictionary of tensors")
+    for key, tensor in state.items():
+        _check_tensor(key, tensor, len(data))
     return state
+
+
+def _check_archive(data: bytes) -> None:
+    """torch never compresses; what does may claim gigabytes."""
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except zipfile.BadZipFile:
+        return  # the form of before 2020, or nothing that torch reads
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its parts are compressed, which torch's never are")
+    if sum(member.file_size for member in members) > len(data):
+        raise ValueError("its parts claim to be longer than the file")
+
+
+def _check_tensor(key: str, tensor: Tensor, most: int) -> None:
+    """A tensor may claim more entries than it has: strides of zero, or another layout."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not dense or tensor.numel() * tensor.element_size() > most:
+        raise ValueError(f"its {key!r} is no plain tensor")
 
 
 def _family(state: Mapping[str, Tensor]) -> Family:
@@ -196,7 +220,7 @@ def _solution(masks: dict[str, Tensor], family: Family, hash_: str) -> Solution:
             own = place(name)
         except (AssertionError, IndexError, ValueError):
             raise ValueError(f"its layer {name!r} is none of {family.name}'s") from None
-        counts = {"kept": int(mask.sum()), "total": mask.numel()}
+        counts = {"kept": count(mask), "total": mask.numel()}
         layers[name] = counts | {"modality": own.modality, "block": own.block}
     kept, total = (sum(layer[what] for layer in layers.values()) for what in ("kept", "total"))
     report = {

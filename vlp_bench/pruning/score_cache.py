@@ -13,7 +13,7 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_checks import score_of
-from vlp_bench.pruning.scores import Score, lamp
+from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, count
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -70,9 +70,3 @@ def words_of(score: Score) -> Any:
 def threshold_hint(score: Score, calibration: Calibration) -> ThresholdHints:
     """Scores near which this one's competitions with this calibration ended."""
     return calibration[Hints(words_of(score))]
-
-
-def without_sort(score: Score, layer: Layer, calibration: Calibration) -> bool:
-    """Whether the score is LAMP's and `selection.lamp_order` can rank it: same masks, a fraction of the time."""
-    dense = layer.name not in calibration.alive
-    return getattr(score, "func", score) is lamp and dense and layer.matrix.dtype is torch.float32

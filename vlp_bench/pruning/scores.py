@@ -30,10 +30,21 @@ def share_of_rest(w: Tensor) -> Tensor:
 
     Of equal weights the earlier one counts as the smaller. Zero in a layer of zeros; sums in float64.
     """
-    squares, order = w.flatten().double().square().sort(stable=True)
-    rest = squares.flip(0).cumsum(0).flip(0)
-    scores = torch.empty_like(squares).scatter_(0, order, squares / rest.clamp_min(torch.finfo(squares.dtype).tiny))
-    return scores.to(w.dtype).view_as(w)
+    sizes, order = w.flatten().abs().sort(stable=True)
+    return torch.empty_like(sizes).scatter_(0, order, ascending_shares_of_rest(sizes)).view_as(w)
+
+
+def ascending_shares_of_rest(sizes: Tensor) -> Tensor:
+    """LAMP's scores (n,) of one layer's weights in ascending order of |w|, which is the order of the scores."""
+    scores, above = torch.empty_like(sizes), 0.0
+    pieces = (tensor.split(1 << 15 if sizes.device.type == "cpu" else 1 << 25) for tensor in (sizes, scores))
+    for part, piece in reversed(list(zip(*pieces, strict=True))):  # the largest first; what a cache holds at a time
+        squares = part.double().square_()
+        rest = squares.flip(0)
+        rest[:1] += above
+        above = rest.cumsum_(0)[-1:].clone()
+        piece.copy_(squares.div_(rest.flip(0).clamp_min_(torch.finfo(squares.dtype).tiny)))
+    return scores
 
 
 def flow(w: Tensor, norm: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlp_bench.pruning.adapter import linear_parameters
 from vlp_bench.pruning.checks import name_of
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
+from vlp_bench.pruning.masks.parameter_names import matched, unwrapped
 from vlp_bench.pruning.selection.thresholds import count
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
@@ -32,11 +34,14 @@ class Solved:
             for name, mask in self.masks.items():
                 if name in self.weights:
                     parameters[name].copy_(self.weights[name])
-                _zero(parameters[name], mask.to(parameters[name].device))
+                zero_removed(parameters[name], mask.to(parameters[name].device))
 
 
-def _zero(weight: Tensor, mask: Tensor) -> None:
-    """Sets to +0.0 what the mask (same shape) leaves out: all bits go. `masked_fill_` takes four times as long."""
+def zero_removed(weight: Tensor, mask: Tensor) -> None:
+    """Sets to +0.0 what the mask (same shape) leaves out, infinity and NaN too: all bits go, in place.
+
+    `masked_fill_` takes four times as long, and a product makes NaN of infinity.
+    """
     bits = weight.view(BITS[weight.element_size()])
     bits.bitwise_and_(mask.view(torch.int8).neg())
 
@@ -56,7 +61,7 @@ class TableRow:
         return 1 - self.kept / self.total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """One sparse model, as data.
 
@@ -64,17 +69,22 @@ class Solution:
         masks: by deduplicated parameter name, bool, in the parameter's shape; True = kept.
         weights: new values of the survivors in the same form; empty unless the solver changes weights.
         report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
-            `seconds`, `hashes`, and `layers` with `kept`, `total`, `modality` and `block` of each.
+            `seconds`, `hashes`, `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
+            layers that stayed as they are.
     """
 
     masks: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        method = self.report.get("method", "unknown")
+        return f"<Solution of {method}: {self.kept} of {self.total} weights kept in {len(self.masks)} layers>"
+
     @property
     def kept(self) -> int:
         """Number of weights that survive."""
-        return sum(int(mask.sum()) for mask in self.masks.values())
+        return sum(count(mask) for mask in self.masks.values())
 
     @property
     def total(self) -> int:
@@ -89,11 +99,29 @@ class Solution:
     def install(self, model: nn.Module) -> None:
         """Gives the model the new weights, if any, and sets every removed weight to exactly zero, in place.
 
-        Raises ValueError, before anything is changed, if a layer is missing or of another shape.
+        Compiled and wrapped models are the models inside.
+
+        Raises:
+            ValueError: before anything is changed, if a layer is missing or of another shape, or the model has linear
+                layers that the pruned one had not.
         """
         parameters = parameters_by_name(model)
-        check_fit(self.masks, parameters)
-        Solved(self.masks, self.weights).install(parameters)
+        own = check_fit(self.masks, parameters)
+        self._check_whole(model)
+        Solved(self.masks, self.weights).install({name: parameters[own[name]] for name in self.masks})
+
+    def _check_whole(self, model: nn.Module) -> None:
+        """Every linear layer has a mask, or stayed dense when this was found; stored before 0.2: no word about it."""
+        known = {unwrapped(name) for name in (*self.masks, *self.report.get("dense", []))}
+        missing = [name for name in linear_parameters(model) if unwrapped(name) not in known]
+        if "dense" in self.report and missing:
+            raise ValueError(
+                f"these masks say nothing of {', '.join(map(repr, missing[:3]))}{' and others' * (len(missing) > 3)}: "
+                "the model they were found for had no such layers; prune this one"
+            )
+        lost = [name for name in self.report.get("layers", {}) if name not in self.masks]
+        if lost:
+            raise ValueError(f"the mask of {lost[0]!r} is missing: the report tells of {len(lost)} more than there are")
 
     def save(self, path: str | Path, form: Form = "plain") -> Path:
         """Writes a mask file (see `masks.file_format`), whole or not at all; `form` "compact" is smaller."""
@@ -134,14 +162,18 @@ def _row(modality: str, block: str, layers: list[dict[str, Any]]) -> TableRow:
     return TableRow(modality, block, sum(layer["kept"] for layer in layers), sum(layer["total"] for layer in layers))
 
 
-def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises ValueError unless every mask belongs to a parameter of its shape."""
+def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """The parameters' names by the masks'. Raises ValueError unless every mask belongs to a parameter of its shape."""
+    own = matched(masks, parameters)
+    missing = [name for name in masks if name not in own]
     for name, mask in masks.items():
-        if name not in parameters:
-            raise ValueError(f"the model has no parameter {name!r}: these masks are of another model")
-        if parameters[name].shape != mask.shape:
-            shape = tuple(parameters[name].shape)
+        if name in missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise ValueError(f"the model has no parameter {name!r}{more}: these masks are of another model")
+        shape = tuple(parameters[own[name]].shape)
+        if shape != tuple(mask.shape):
             raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight {shape}")
+    return own
 
 
 def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], layers: Mapping[str, Layer]) -> None:
@@ -173,7 +205,7 @@ def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str
     """Kept and total weights, modality and block of every layer."""
     return {
         name: {
-            "kept": int(mask.sum()),
+            "kept": count(mask),
             "total": mask.numel(),
             "modality": layers[name].place.modality,
             "block": layers[name].place.block,

@@ -64,7 +64,7 @@ def test_equals_one_stable_sort(kind):
 def test_ties_are_counted_not_collected():
     scores = torch.cat([torch.zeros(4000), torch.full((500,), 2.0), torch.tensor([1.0, 3.0])])
     for rank, key, above, equal in ((501, 2.0, 1, 500), (502, 1.0, 501, 1), (503, 0.0, 502, 4000)):
-        place = locate(thunks(scores), [rank], Sample(torch.tensor([0.0, 2.0]).view(torch.int32), 4502))[rank]
+        place = locate(thunks(scores), [rank], Sample(torch.tensor([0.0, 2.0]).view(torch.int32), [4502]))[rank]
         assert (float(place.score), place.above, place.equal) == (key, [above], [equal])
     counter = Counter(0, int(torch.tensor(2.0).view(torch.int32)))
     counter.add(scores.view(torch.int32))
@@ -74,7 +74,7 @@ def test_ties_are_counted_not_collected():
 def test_a_misleading_sample_costs_a_pass_not_the_answer():
     scores, asked = torch.arange(1000.0), []
     given = {"a": lambda: asked.append(1) or scores}
-    sample = Sample(torch.full((400,), 7.5).view(torch.int32), 1000)
+    sample = Sample(torch.full((400,), 7.5).view(torch.int32), [1000])
     assert float(locate(given, [500], sample)[500].score) == 500
     assert len(asked) > 1
 
@@ -112,9 +112,11 @@ def test_keep_largest_is_exact_and_stable(kept):
     mask = keep_largest(scores, kept)
     expected = torch.sort(scores.flatten(), descending=True, stable=True).indices[:kept]
     assert mask.flatten().nonzero().flatten().tolist() == sorted(expected.tolist())
+    last = torch.sort(scores.flatten(), stable=True).indices[600 - kept :]
+    assert keep_largest(scores, kept, ties="last").flatten().nonzero().flatten().tolist() == sorted(last.tolist())
 
 
-@pytest.mark.parametrize("ties", ["first", "none"])
+@pytest.mark.parametrize("ties", ["first", "last", "none"])
 def test_where_the_search_starts_changes_nothing(ties):
     scores = (torch.randn(20, 30, generator=torch.Generator().manual_seed(1)) * 2).round()
     for kept in (0, 1, 17, 300, 599):

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import vlp_bench
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.scores import magnitude
@@ -39,6 +40,46 @@ def test_masks_are_in_the_orientation_of_the_parameter():
     mask = KeepTop(magnitude, within="output")(Calibration(model), {"weight": 2}).masks["weight"]
     assert mask.tolist() == [[False, True], [False, False], [True, False]]
     assert mask.is_contiguous()
+
+
+def test_two_of_four_by_hand():
+    rows = [[5.0, 1.0, -6.0, 2.0, 0.0, 0.0, 0.0, 0.0], [1.0, 1.0, -1.0, 1.0, 3.0, 1.0, 2.0, 2.0]]
+    masks = KeepTop(magnitude, within="2:4")(linear(rows), {"weight": 8}).masks
+    assert masks["weight"].int().tolist() == [[1, 0, 1, 0, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0, 1, 0]]
+    masks = KeepTop(magnitude, within="1:2")(linear(rows), {"weight": 8}).masks
+    assert masks["weight"].int().tolist() == [[1, 0, 1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 0]]
+    masks = KeepTop(magnitude, within="4:8")(linear(rows), {"weight": 8}).masks
+    assert masks["weight"].int().tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 1, 1]]
+
+
+def test_groups_run_along_the_inputs_however_a_weight_is_stored():
+    model = Conv1D(2, 4)  # stored as (d_in, d_out) = (4, 2)
+    model.weight = nn.Parameter(torch.tensor([[1.0, 8.0], [2.0, 7.0], [3.0, 6.0], [4.0, 5.0]]))
+    mask = KeepTop(magnitude, within="2:4")(Calibration(model), {"weight": 4}).masks["weight"]
+    assert mask.int().tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+
+
+def test_two_of_four_by_name():
+    generator = torch.Generator().manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 4)), torch.randn(5, 8, generator=generator)
+    solution = vlp_bench.prune(model, "wanda", 0.5, [(x, None)], options={"solve": "wanda_2_4"})
+    norms = [x.norm(dim=0), (x @ (model[0].weight * solution.masks["0.weight"]).t() + model[0].bias).norm(dim=0)]
+    for layer, norm, mask in zip(model, norms, solution.masks.values(), strict=True):
+        groups = (layer.weight.detach().abs() * norm).view(-1, 4)
+        expected = torch.zeros_like(groups).scatter_(1, groups.topk(2, 1).indices, 1.0).bool()
+        assert mask.view(-1, 4).equal(expected)
+    with pytest.raises(ValueError, match=r"'0.weight' should keep 38 of 96: ask for sparsity 0.5 with uniform budgets"):
+        vlp_bench.prune(model, "wanda", 0.6, [(x, None)], options={"solve": "wanda_2_4"})
+
+
+def test_groups_that_do_not_fit_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"'weight' has 6 inputs, which 2:4 can't group by 4: leave it out"):
+        KeepTop(magnitude, within="2:4")(linear([[1.0] * 6]), {"weight": 3})
+    with pytest.raises(ValueError, match=r"3:4 keeps 3 of every 4 .* keep 2 of 4: ask for sparsity 0.25 with uniform"):
+        KeepTop(magnitude, within="3:4")(linear([[1.0] * 4]), {"weight": 2})
+    for wrong in ("2:", "0:4", "2:4:8", "-1:4", "5:4"):
+        with pytest.raises(ValueError, match=r"unknown within .*: use one of layer, matrix, output, n:m \(as 2:4\)"):
+            KeepTop(magnitude, within=wrong)
 
 
 def test_only_layers_with_a_budget_are_solved():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
+from vlp_bench.pruning.score_cache import evaluate, threshold_hint
 from vlp_bench.pruning.scores import Score
-from vlp_bench.pruning.selection import lamp_order as rest
+from vlp_bench.pruning.selection.many_layers import Sample
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -41,12 +44,17 @@ class GlobalThreshold:
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""
-        kept: dict[str, int] = {}
+        return self.for_all(calibration, [sparsity])[0]
+
+    def for_all(self, calibration: Calibration, sparsities: Sequence[float]) -> list[dict[str, int]]:
+        """Kept weights per layer at each of several sparsities, from one search."""
+        kept: list[dict[str, int]] = [{} for _ in sparsities]
         for group in grouped(calibration.layers.values(), self.group_by):
-            kept |= self._compete(group, calibration, sparsity)
+            for whole, part in zip(kept, self._compete(group, calibration, sparsities), strict=True):
+                whole |= part
         ratios = self.hand_over == "ratios" and self.compat == "official"
         sizes = {name: layer.size for name, layer in calibration.layers.items()}
-        return {name: by_ratio(kept[name], size) if ratios else kept[name] for name, size in sizes.items()}
+        return [{name: by_ratio(own[name], n) if ratios else own[name] for name, n in sizes.items()} for own in kept]
 
     def may_give(self, calibration: Calibration, sparsity: float) -> range:
         """The sum of the groups' budgets. Official: less by what ties with it, more by one a layer of ratios."""
@@ -56,15 +64,22 @@ class GlobalThreshold:
             return exactly(budget)
         return range(budget + 1 + (len(calibration.layers) if self.hand_over == "ratios" else 0))
 
-    def _compete(self, group: list[Layer], calibration: Calibration, sparsity: float) -> dict[str, int]:
-        budget = kept_of(sum(layer.size for layer in group), sparsity, self.compat)
-        ties = "none" if self.compat == "official" else "first"
-        if all(without_sort(self.score, layer, calibration) for layer in group):
-            return rest.kept_per_layer(
-                {x.name: lambda x=x: x.matrix for x in group}, budget, ties=ties, memory=calibration[Hints("lamp")]
-            )
-        scores = {
-            layer.name: lambda layer=layer: evaluate(self.score, layer, calibration, self.compat) for layer in group
-        }
-        (kept,) = kept_per_layer(scores, [budget], ties=ties, threshold_hint=threshold_hint(self.score, calibration))
-        return kept
+    def _compete(
+        self, group: list[Layer], calibration: Calibration, sparsities: Sequence[float]
+    ) -> list[dict[str, int]]:
+        total = sum(layer.size for layer in group)
+        return kept_per_layer(
+            {layer.name: lambda layer=layer: self._scores(layer, calibration) for layer in group},
+            [kept_of(total, sparsity, self.compat) for sparsity in sparsities],
+            ties="none" if self.compat == "official" else "first",
+            threshold_hint=threshold_hint(self.score, calibration),
+            sample=self._sample(group),
+        )
+
+    def _scores(self, layer: Layer, calibration: Calibration) -> Tensor:
+        """All scores of a layer, in any order."""
+        return evaluate(self.score, layer, calibration, self.compat)
+
+    def _sample(self, group: list[Layer]) -> Sample | None:
+        """Scores near those of the group that cost less; None: some of the scores themselves."""
+        return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlp_bench.pruning.checks import check_choice
-from vlp_bench.pruning.masks.range_coder import ONE, decode, encode
+from vlp_bench.pruning.masks.range_coder import ONE, check_length, decode, encode
 
 Form = Literal["plain", "compact"]
 FORMS = ("plain", "compact")
@@ -86,6 +86,7 @@ def fetch(tensors: dict[str, Tensor], shapes: Sequence[Shape], form: Form) -> li
     masks: dict[int, Tensor] = {}
     groups = list(_groups(shapes))
     for members, code in zip(groups, _split(codes, lengths.tolist()), strict=True):
+        check_length(len(code), sum(math.prod(shapes[i]) for i in members))
         chances = [_chances(shapes[i], int(flags[i]), own[i]) for i in members]
         bits = torch.from_numpy(decode(code.numpy(), np.concatenate(chances)))
         parts = bits.split([len(chance) for chance in chances])

@@ -9,6 +9,7 @@ the same JSON deflated.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.masks.bit_packing import Form, fetch, pack, store, unpack
-from vlp_bench.pruning.masks.safetensors_files import read_tensors, write_tensors
+from vlp_bench.pruning.masks.safetensors_files import read_tensors, refusing, told, told_shape, write_tensors
+from vlp_bench.pruning.selection.thresholds import count
 
 __all__ = ["pack", "read", "unpack", "write"]
 
 FORMAT = "vlp_bench masks 2"
 CURE = "prune again, or copy it again"
+LONGEST = 1 << 24  # bytes of the JSON `about`: some hundred thousand layers
+VALUES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NOWHERE = {"modality": "", "block": ""}
 Contents = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]  # masks, weights, report
 
@@ -44,6 +48,8 @@ def write(
         report: JSON.
         form: "plain": one bit a weight; "compact": about the masks' entropy, at some seconds per 100 M weights.
     """
+    for name, weight in weights.items():
+        _check_values(name, weight)
     known = report.get("layers", {})
     short = report | {"layers": None} if known else report
     about = json.dumps({"report": short, "layers": _table(masks, known)}, separators=(",", ":"))
@@ -63,7 +69,7 @@ def _table(masks: Mapping[str, Tensor], known: Mapping[str, Any]) -> list[list[A
         key = [place["modality"], place["block"]]
         if not table or table[-1][:2] != key:
             table.append([*key, {}])
-        table[-1][2][_within(name, place["block"])] = [int(mask.sum()), *mask.shape]
+        table[-1][2][_within(name, place["block"])] = [count(mask), *mask.shape]
     return table
 
 
@@ -72,13 +78,14 @@ def _within(name: str, block: str) -> str:
     return name.removeprefix(f"{block}.") if block and name.startswith(f"{block}.") else f"/{name}"
 
 
-def _rows(table: list[list[Any]]) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+def _rows(table: Any) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
     """Name, report and shape of every layer of a table."""
-    for modality, block, own in table:
-        for part, (kept, *shape) in own.items():
+    for modality, block, own in told(table, list, "the table of layers"):
+        place = {"modality": told(modality, str, "a modality"), "block": told(block, str, "a block")}
+        for part, (kept, *sizes) in told(own, dict, "a block's layers").items():
             name = part[1:] if part.startswith("/") else f"{block}.{part}"
-            total = torch.Size(shape).numel()
-            yield name, {"kept": kept, "total": total, "modality": modality, "block": block}, tuple(shape)
+            shape = told_shape(sizes, name)
+            yield name, {"kept": told(kept, int, f"what {name} keeps"), "total": math.prod(shape)} | place, shape
 
 
 def read(path: str | Path) -> Contents:
@@ -89,29 +96,43 @@ def read(path: str | Path) -> Contents:
         ValueError: the file is truncated or damaged, or something else; the message names it and the reason.
     """
     tensors, header = read_tensors(path, FORMAT, "mask file", CURE)
-    try:
+    with refusing(path, "mask file", CURE):
         return _contents(tensors, header)
-    except (KeyError, TypeError, ValueError, zlib.error) as reason:
-        raise ValueError(f"{path} is a damaged mask file ({reason}): {CURE}") from reason
+    raise AssertionError("the contents are returned or refused")
 
 
 def _contents(tensors: dict[str, Tensor], header: dict[str, Any]) -> Contents:
-    about = header["about"] if header["form"] == "plain" else zlib.decompress(tensors.pop("about").numpy().tobytes())
-    known = json.loads(about)
-    report, rows = known["report"], list(_rows(known["layers"]))
+    about = header["about"] if header["form"] == "plain" else _inflated(tensors.pop("about").numpy().tobytes())
+    known = told(json.loads(about), dict, "what it tells about itself")
+    report, rows = told(known["report"], dict, "its report"), list(_rows(known["layers"]))
     found = fetch(tensors, [shape for _, _, shape in rows], header["form"])
     masks = {name: mask for (name, _, _), mask in zip(rows, found, strict=True)}
     for name, layer, _ in rows:
-        if int(masks[name].sum()) != layer["kept"]:
-            raise ValueError(f"{name} should keep {layer['kept']} weights and keeps {int(masks[name].sum())}")
+        if (kept := count(masks[name])) != layer["kept"]:
+            raise ValueError(f"{name} should keep {layer['kept']} weights and keeps {kept}")
     weights = {key.removesuffix("/weight"): values for key, values in tensors.items()}
     if "layers" in report:
         report["layers"] = {name: layer for name, layer, _ in rows}
     return masks, {name: _spread(name, values, masks[name]) for name, values in weights.items()}, report
 
 
+def _inflated(data: bytes) -> str:
+    """The text of deflated bytes; a few of them can claim gigabytes, which are not made."""
+    inflate = zlib.decompressobj()
+    text = inflate.decompress(data, LONGEST)
+    if not inflate.eof:
+        raise ValueError(f"what it tells about itself is incomplete, or longer than {LONGEST >> 20} MiB")
+    return text.decode()
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    if values.dtype not in VALUES:
+        raise ValueError(f"the new weights of {name!r} are {values.dtype}: floating-point numbers are needed")
+
+
 def _spread(name: str, values: Tensor, mask: Tensor) -> Tensor:
     """The survivors' values at their places, zero elsewhere."""
-    if values.numel() != int(mask.sum()) or not torch.isfinite(values).all():
+    _check_values(name, values)
+    if values.numel() != count(mask) or not torch.isfinite(values).all():
         raise ValueError(f"the weights of {name} don't fit its mask or hold NaN")
     return torch.zeros(mask.shape, dtype=values.dtype).masked_scatter_(mask, values)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.masks.bit_packing import Form, fetch, store
-from vlp_bench.pruning.masks.safetensors_files import read_tensors, write_tensors
+from vlp_bench.pruning.masks.safetensors_files import read_tensors, refusing, told, told_shape, write_tensors
+from vlp_bench.pruning.selection.thresholds import count
 
 FORMAT = "vlp_bench packed 1"
 CURE = "export it again, or copy it again"
@@ -71,7 +72,7 @@ def _stored(tensor: Tensor) -> Tensor | None:
     if not tensor.is_floating_point() or not tensor.numel() or not tensor.ndim:
         return None
     mask = tensor.detach().cpu().contiguous().view(_INTEGERS[tensor.element_size()]) != 0
-    return mask if int(mask.sum()) <= (1 - WORTH_IT) * mask.numel() else None
+    return mask if count(mask) <= (1 - WORTH_IT) * mask.numel() else None
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,24 +83,26 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: the file is truncated, damaged or something else; the message names it and the reason.
     """
     tensors, header = read_tensors(path, FORMAT, "packed checkpoint", CURE)
-    try:
-        return _state(tensors, header), json.loads(header["about"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as reason:
-        raise ValueError(f"{path} is a damaged packed checkpoint ({reason}): {CURE}") from reason
+    with refusing(path, "packed checkpoint", CURE):
+        return _state(tensors, header), told(json.loads(header["about"]), dict, "what was said about it")
+    raise AssertionError("the contents are returned or refused")
 
 
 def _state(tensors: dict[str, Tensor], header: dict[str, Any]) -> dict[str, Tensor]:
-    index = json.loads(header["index"])
-    sparse: dict[str, list[Any]] = index["sparse"]
-    masks = fetch(tensors, [tuple(shape) for _, *shape in sparse.values()], header["form"])
+    index = told(json.loads(header["index"]), dict, "its index")
+    sparse: dict[str, list[Any]] = told(index["sparse"], dict, "its list of packed tensors")
+    masks = fetch(tensors, [told_shape(shape, name) for name, (_, *shape) in sparse.items()], header["form"])
+    aliases, order = told(index["aliases"], dict, "its aliases"), index["order"] or list(sparse)
     own = {name.removeprefix("dense/"): tensor for name, tensor in tensors.items() if name.startswith("dense/")}
     taken = dict.fromkeys((dtype for dtype, *_ in sparse.values()), 0)
     for (name, (dtype, *_)), mask in zip(sparse.items(), masks, strict=True):
-        first, last = taken[dtype], taken[dtype] + int(mask.sum())
+        first, last = taken[dtype], taken[dtype] + count(mask)
         values = tensors[f"values/{dtype}"]
+        if values.ndim != 1 or last > len(values) or _dtype(values) != dtype:
+            raise ValueError(f"{name} should have {last - first} values of {dtype}")
         own[name] = torch.zeros(mask.shape, dtype=values.dtype)
         own[name][mask] = values[first:last]
         taken[dtype] = last
     if any(len(tensors[f"values/{dtype}"]) != count for dtype, count in taken.items()):
         raise ValueError("there are more values than places")
-    return {name: own[index["aliases"].get(name, name)] for name in index["order"] or sparse}
+    return {name: own[aliases.get(name, name)] for name in told(order, list, "its order")}

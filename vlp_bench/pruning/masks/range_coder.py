@@ -7,6 +7,8 @@ lanes are independent but for the one stream they write to, so numpy takes a ste
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,8 +49,7 @@ def decode(code: Shorts, chances: Shorts) -> Bools:
         ValueError: the code is not one of bits with these chances: too short, too long, or damaged.
     """
     count, lanes = len(chances), lanes_of(len(chances))
-    if len(code) < 2 * lanes:
-        raise ValueError(f"a code of {len(code)} words can't hold {count} bits")
+    check_length(len(code), count)
     state, words, position = code[: 2 * lanes].copy().view(np.uint32), code[2 * lanes :].astype(np.uint32), 0
     likely = _in_lanes(chances, lanes, 1)
     found = np.empty(likely.shape, np.bool_)
@@ -66,6 +67,13 @@ def decode(code: Shorts, chances: Shorts) -> Bools:
     if position != len(words) or np.any(state != LOW):
         raise ValueError("the code is damaged")
     return found.T.reshape(-1)[:count]
+
+
+def check_length(words: int, bits: int) -> None:
+    """Raises ValueError where so few words of 16 bits can't hold so many, though each were as likely as can be."""
+    least = bits * -math.log2((ONE - 1) / ONE) / 16
+    if words < max(2 * lanes_of(bits), least / 2):  # a half: states are whole numbers, which saves a little
+        raise ValueError(f"a code of {words} words can't hold {bits} bits")
 
 
 def _in_lanes(values: np.ndarray, lanes: int, filler: int) -> np.ndarray:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import Tensor
+
+T = TypeVar("T")
+MOST = 1 << 34  # entries of one tensor
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, RecursionError, zlib.error)
+"""What reading a file that says what it likes can raise; memory is bounded beforehand, not by running out of it."""
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> Path:
@@ -74,8 +83,8 @@ def read_tensors(path: str | Path, format_: str, what: str, cure: str) -> tuple[
     data = path.read_bytes()
     try:
         tensors, header = parse(data), _header(data)
-    except (SafetensorError, ValueError) as reason:
-        raise ValueError(f"{path} is truncated or no {what} ({reason}): {cure}") from reason
+    except (SafetensorError, *BROKEN) as reason:
+        raise ValueError(f"{path} is truncated or no {what} ({first_line(reason)}): {cure}") from reason
     if header.get("format") != format_:
         raise ValueError(f"{path} is no {what}: its format is {header.get('format')!r}, {format_!r} is needed; {cure}")
     if header.get("sha256", "") not in ("", _digest(tensors, header)):
@@ -86,4 +95,36 @@ def read_tensors(path: str | Path, format_: str, what: str, cure: str) -> tuple[
 def _header(data: bytes) -> dict[str, str]:
     """The metadata at the front of a safetensors file: 8 bytes of length, then JSON."""
     length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+
+
+@contextmanager
+def refusing(path: str | Path, what: str, cure: str) -> Iterator[None]:
+    """Whatever the contents of a file make Python raise becomes a ValueError of one line that names file and reason."""
+    try:
+        yield
+    except BROKEN as reason:
+        raise ValueError(f"{path} is a damaged {what} ({first_line(reason)}): {cure}") from reason
+
+
+def first_line(reason: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(reason).splitlines() or [type(reason).__name__])[0]
+
+
+# What a file says of itself, before anything is made of it
+
+
+def told(value: Any, kind: type[T], what: str) -> T:
+    """The value, if it is of that kind."""
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{what} should be {kind.__name__} and is {type(value).__name__}")
+    return value
+
+
+def told_shape(sizes: Any, what: str) -> tuple[int, ...]:
+    """Sizes of a tensor, none negative, of at most `MOST` entries."""
+    shape = tuple(told(size, int, f"a size of {what}") for size in told(sizes, list, f"the shape of {what}"))
+    if min(shape, default=0) < 0 or math.prod(shape) > MOST:
+        raise ValueError(f"{what} can't have shape {shape}")
+    return shape

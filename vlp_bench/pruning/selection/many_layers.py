@@ -55,12 +55,29 @@ def _in_order(bits: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sorted keys of one score in 41, and how many scores there are."""
+    """Sorted keys of one score in 41, and how many scores each layer has.
+
+    Attributes:
+        deviations: of a rank in the sample, to both sides of it: what lies between is looked at.
+    """
 
     keys: Tensor
-    total: int
+    sizes: list[int]
+    deviations: float = DEVIATIONS
 
-    def limits(self, rank: int, deviations: float = DEVIATIONS) -> tuple[int, int]:
+    @classmethod
+    def of(cls, picked: Sequence[Tensor], sizes: list[int], deviations: float = DEVIATIONS) -> Sample:
+        """From the float32 numbers picked out of each layer."""
+        bits = torch.cat(list(picked)).view(torch.int32)
+        negative = len(bits) and int(bits.min()) < 0
+        return cls(in_ascending_order(_in_order(bits) if negative else bits), sizes, deviations)
+
+    @property
+    def total(self) -> int:
+        """How many scores there are."""
+        return sum(self.sizes)
+
+    def limits(self, rank: int, deviations: float) -> tuple[int, int]:
         """Two keys between which the `rank`-th largest score (1 = the largest) most likely lies."""
         share = (rank - 0.5) / self.total
         size = len(self.keys)
@@ -69,15 +86,14 @@ class Sample:
         return int(self.keys[low]) if low >= 0 else LOWEST, int(self.keys[high]) if high < size else HIGHEST
 
 
-def sample_of(scores: Mapping[str, Thunk]) -> tuple[Sample, list[int]]:
-    """The sample, and the number of scores of each layer."""
+def sample_of(scores: Mapping[str, Thunk]) -> Sample:
+    """Every layer's scores are computed for it, one after the other."""
     picked, sizes = [], []
     for score in scores.values():
-        found = score()
-        sizes.append(found.numel())
-        picked.append(pick(found))
-    bits = torch.cat(picked).view(torch.int32)
-    return Sample(in_ascending_order(_in_order(bits) if len(bits) and int(bits.min()) < 0 else bits), sum(sizes)), sizes
+        layer_scores = score()
+        sizes.append(layer_scores.numel())
+        picked.append(pick(layer_scores))
+    return Sample.of(picked, sizes)
 
 
 def pick(numbers: Tensor) -> Tensor:
@@ -166,8 +182,8 @@ def split(keys: Tensor, low: Any, high: Any) -> tuple[int, Tensor]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a wanted rank lies: the key of its score, and per layer how many scores exceed and equal it."""
+class OrderStatistic:
+    """The score of a wanted rank: its key, and per layer how many scores exceed and equal it."""
 
     key: int
     above: list[int]
@@ -190,22 +206,22 @@ class Place:
         return budgets
 
 
-def locate(scores: Mapping[str, Thunk], ranks: Sequence[int], sample: Sample) -> dict[int, Place]:
+def locate(scores: Mapping[str, Thunk], ranks: Sequence[int], sample: Sample) -> dict[int, OrderStatistic]:
     """The `rank`-th largest score of all layers (1 = the largest) for every rank, from one pass."""
-    wanted = {rank: sample.limits(rank) for rank in ranks}
-    places: dict[int, Place] = {}
-    deviations = DEVIATIONS
+    deviations = sample.deviations
+    wanted = {rank: sample.limits(rank, deviations) for rank in ranks}
+    located: dict[int, OrderStatistic] = {}
     while wanted:
         layers = [_count(name, score(), list(wanted.values())) for name, score in scores.items()]
         for rank, *counted in zip(list(wanted), *layers, strict=True):
-            if (place := _place(counted, rank)) is not None:
-                places[rank] = place
+            if (statistic := _ranked(counted, rank)) is not None:
+                located[rank] = statistic
         deviations *= 8
-        wanted = {rank: sample.limits(rank, deviations) for rank in wanted if rank not in places}
-    return places
+        wanted = {rank: sample.limits(rank, deviations) for rank in wanted if rank not in located}
+    return located
 
 
-def _place(layers: list[Counted], rank: int) -> Place | None:
+def _ranked(layers: list[Counted], rank: int) -> OrderStatistic | None:
     """None: the rank doesn't lie between the limits."""
     (low, high), (lowest, highest) = layers[0].limits, np.sum([layer.ends for layer in layers], axis=0).tolist()
     keys = layers[0].keys
@@ -217,4 +233,4 @@ def _place(layers: list[Counted], rank: int) -> Place | None:
         return None
     left -= highest
     key = high if left <= 0 else int(keys[-left]) if left <= len(keys) else low
-    return Place(key, [layer.exceed(key) for layer in layers], [layer.equal(key) for layer in layers])
+    return OrderStatistic(key, [layer.exceed(key) for layer in layers], [layer.equal(key) for layer in layers])

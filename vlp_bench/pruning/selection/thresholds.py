@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.selection.many_layers import SMALL, Thunk, keys_of
-from vlp_bench.pruning.selection.order_statistics import place_of, search
+from vlp_bench.pruning.selection.many_layers import SMALL, Sample, Thunk, keys_of
+from vlp_bench.pruning.selection.order_statistics import order_statistic, search
 
-Ties = Literal["first", "none"]
-ThresholdHints = dict[
-    tuple[str, int], float
-]  # by layer and number of weights kept: a score that is likely the last kept
+Ties = Literal["first", "last", "none"]
+ThresholdHints = dict[tuple[str, int], float]
+"""By layer and number of weights kept: a score that is likely the last kept."""
 
 
 def kept_per_layer(
     scores: Mapping[str, Thunk],
     kept: Sequence[int],
     *,
-    ties: Ties = "first",
+    ties: Literal["first", "none"] = "first",
     threshold_hint: ThresholdHints | None = None,
+    sample: Sample | None = None,
 ) -> list[dict[str, int]]:
     """How many weights each layer keeps when the layers compete for `kept` places, for several totals at once.
 
@@ -35,26 +35,27 @@ def kept_per_layer(
         ties: "first": exactly `kept` survive, equal scores in order of layer, then of index. "none": the released
             MULTIFLOW code's rule, where only what exceeds the largest *removed* score survives: all ties go.
         threshold_hint: takes what spares `keep_largest` its search.
+        sample: of these scores, or of such as lie near them: spares a call of every function.
 
     Raises:
         ValueError: a layer's scores hold NaN.
     """
-    sizes, places_of = search(scores)
+    sizes, statistics_of = search(scores, sample)
     assert all(0 <= total <= sum(sizes) for total in kept), (kept, sizes)
     extra = ties == "none"
     ranks = {total: total + extra for total in kept if total + extra > 0 and total < sum(sizes)}
-    places = places_of(list(ranks.values()))
-    found = []
+    statistics = statistics_of(list(ranks.values()))
+    per_total = []
     for total in kept:
         if total not in ranks:
             budgets = sizes if total else [0] * len(sizes)
         else:
-            place = places[ranks[total]]
-            budgets = place.above if extra else place.budgets(total)
+            statistic = statistics[ranks[total]]
+            budgets = statistic.above if extra else statistic.budgets(total)
             if threshold_hint is not None:
-                threshold_hint |= dict.fromkeys(zip(scores, budgets, strict=True), place.score)
-        found.append(dict(zip(scores, budgets, strict=True)))
-    return found
+                threshold_hint |= dict.fromkeys(zip(scores, budgets, strict=True), statistic.score)
+        per_total.append(dict(zip(scores, budgets, strict=True)))
+    return per_total
 
 
 def keep_largest(
@@ -62,8 +63,9 @@ def keep_largest(
 ) -> Tensor:
     """Mask (same shape, True = kept) of the `kept` largest scores; among equals the lower index wins.
 
-    With `ties="none"` fewer may survive: every weight that equals the largest removed one goes too. `near` is a score
-    to try before the right one is searched for; what is counted decides.
+    With `ties="last"` the higher index wins; with "none" fewer may survive: every weight that equals the largest
+    removed one goes too. `threshold_hint` is a score to try before the right one is searched for; what is counted
+    decides.
     """
     scores = scores.detach().float().contiguous()
     if kept >= scores.numel():
@@ -72,9 +74,9 @@ def keep_largest(
         mask, surplus = _from(scores, kept, threshold_hint, ties)
         if not surplus:
             return mask
-    rank = max(kept, 1) if ties == "first" else kept + 1
+    rank = kept + 1 if ties == "none" else max(kept, 1)
     mask, surplus = _from(scores, kept, largest_value(scores, rank, name), ties)
-    assert surplus == 0 if ties == "first" else surplus <= 0, (kept, surplus)
+    assert surplus <= 0 if ties == "none" else surplus == 0, (kept, surplus)
     return mask
 
 
@@ -86,9 +88,10 @@ def _from(scores: Tensor, kept: int, threshold: float, ties: Ties) -> tuple[Tens
     mask = compared(ge, scores, threshold)
     surplus = count(mask) - kept
     if surplus > 0:
-        equal = torch.nonzero(compared(eq, scores, threshold).view(-1)).view(-1)[-surplus:]
-        mask.view(-1)[equal] = False
-        surplus -= len(equal)
+        equal = torch.nonzero(compared(eq, scores, threshold).view(-1)).view(-1)
+        removed = equal[-surplus:] if ties == "first" else equal[:surplus]
+        mask.view(-1)[removed] = False
+        surplus -= len(removed)
     return mask, surplus
 
 
@@ -109,7 +112,7 @@ def largest_value(scores: Tensor, rank: int, name: str = "scores") -> float:
     if scores.device.type != "cpu" and scores.numel() <= SMALL:
         keys_of(name, scores.reshape(-1).view(torch.int32))
         return float(scores.reshape(-1).kthvalue(scores.numel() + 1 - rank).values)
-    return place_of({name: lambda: scores}, rank).score
+    return order_statistic({name: lambda: scores}, rank).score
 
 
 def keep_largest_per_row(scores: Tensor, kept: int) -> Tensor:
@@ -118,6 +121,11 @@ def keep_largest_per_row(scores: Tensor, kept: int) -> Tensor:
     share, longer = divmod(kept, rows)
     parts = [_rows(scores[:longer], min(share + 1, columns)), _rows(scores[longer:], share)]
     return torch.cat(parts)
+
+
+def keep_largest_per_group(scores: Tensor, kept: int, group: int) -> Tensor:
+    """Mask (d_out, d_in) with the `kept` largest of every `group` consecutive scores of a row; d_in is a multiple."""
+    return _rows(scores.reshape(-1, group), min(kept, group)).view(scores.shape)
 
 
 def _rows(scores: Tensor, kept: int) -> Tensor:

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import Hints, evaluate, threshold_hint, without_sort
+from vlp_bench.pruning.score_cache import evaluate, threshold_hint
 from vlp_bench.pruning.scores import Score
-from vlp_bench.pruning.selection import lamp_order as rest
-from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row
+from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group, keep_largest_per_row
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-Within = Literal["layer", "matrix", "output"]
+Within = Literal["layer", "matrix", "output"] | str  # or "n:m"
 OTHERS = "others"  # the modalities that a mapping doesn't name
 
 
 @dataclass(frozen=True)
 class KeepTop:
-    """The weights with the largest scores survive, exactly as many as the budget says; of equals the lower index.
+    """The weights with the largest scores survive, exactly as many as the budget says.
 
     Args:
         score: larger survives.
         within: "layer": the best of the whole matrix. "matrix": the same, but for the official mode. "output": as many
-            in every row (d_out), the first rows taking the remainder (Wanda). Or one of these for each modality, as
-            {"vision": "matrix", "others": "output"}.
+            in every row (d_out), the first rows taking the remainder (Wanda). "n:m", such as "2:4": n of every m
+            consecutive inputs of every row, which only a budget of n/m of a layer allows. Or one of these for each
+            modality, as {"vision": "matrix", "others": "output"}.
         compat: "official" removes, within a layer, all that equals the largest removed score too; within a matrix, one
             weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up.
+        ties: of equals the lower index survives ("first"), or the higher one, in the official mode too ("last": the
+            order of LAMP, which counts the earlier of equal weights as the smaller).
     """
 
     score: Score
     within: Within | Mapping[str, Within] = "layer"
     compat: Compat = "corrected"
+    ties: Literal["first", "last"] = "first"
 
     def __post_init__(self) -> None:
         for within in [self.within] if isinstance(self.within, str) else self.within.values():
-            check_choice("within", within, get_args(Within))
+            n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", within)
+            if n_of_m is None or int(n_of_m[1]) > int(n_of_m[2]):
+                check_choice("within", within, ("layer", "matrix", "output", "n:m (as 2:4)"))
+        check_choice("ties", self.ties, ("first", "last") if self.within in ("layer", "matrix") else ("first",))
         check_compat(self.compat)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
@@ -69,14 +76,29 @@ class KeepTop:
 
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
         official, within = self.compat == "official", self.within_of(layer)
-        ties = "none" if official else "first"
-        if within == "layer" and without_sort(self.score, layer, calibration):
-            return rest.keep_largest(layer.matrix, kept, name=layer.name, ties=ties, memory=calibration[Hints("lamp")])
         scores = evaluate(self.score, layer, calibration, self.compat)
+        if ":" in within:
+            kept_of_group, group = _pattern(within, layer, kept)
+            return keep_largest_per_group(scores, kept_of_group, group)
         if within == "output":
             rows = len(scores)
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
         if within == "matrix" and official:
             kept = max(0, kept - 1)
-        known = threshold_hint(self.score, calibration).get((layer.name, kept))
-        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=known)
+        hint = threshold_hint(self.score, calibration).get((layer.name, kept))
+        ties = "none" if official and self.ties == "first" else self.ties
+        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=hint)
+
+
+def _pattern(within: str, layer: Layer, kept: int) -> tuple[int, int]:
+    """n and m; raises ValueError where the layer's inputs or its budget don't allow them."""
+    n, m = map(int, within.split(":"))
+    d_in = layer.matrix.shape[1]
+    if d_in % m:
+        raise ValueError(f"{layer.name!r} has {d_in} inputs, which {within} can't group by {m}: leave it out")
+    if kept * m != layer.size * n:
+        raise ValueError(
+            f"{within} keeps {n} of every {m} weights and {layer.name!r} should keep {kept} of {layer.size}: "
+            f"ask for sparsity {1 - n / m:g} with uniform budgets"
+        )
+    return n, m

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from vlp_bench.pruning.allocation.lamp import Lamp
 from vlp_bench.pruning.another_sparsity import read, rebuilt
-from vlp_bench.pruning.pruner import Pruner, hash_of
+from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import at_once
+from vlp_bench.pruning.weights_hash import hash_of
 from vlp_bench.results.report.material import Mask
 
 LEVELS = (5, 25, 50, 75, 95)
@@ -43,7 +45,7 @@ def own(solution: Solution, file: Path, model: nn.Module) -> dict[str, np.ndarra
     pruner = rebuilt(settings) if "_target_" in settings else None
     if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
         return None
-    score = pruner.solve.score
+    score = pruner.allocate.score if isinstance(pruner.allocate, Lamp) else pruner.solve.score  # the same order
     if getattr(score, "func", score) is magnitude or len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
         return None
     stored = read(file)

@@ -1,0 +1,30 @@
+"""Parameters by name, whatever wraps a model: what `torch.compile` and DDP put into names makes no other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+WRAPPERS = frozenset({"_orig_mod", "module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+
+
+def unwrapped(name: str) -> str:
+    """A parameter's name without the parts that wrappers add."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def matched(names: Iterable[str], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """The names of a model's parameters by the names that masks have for them; those it hasn't are left out.
+
+    Raises:
+        ValueError: a mask fits several parameters, which differ only in what wraps them.
+    """
+    by_plain_name: dict[str, list[str]] = {}
+    for own in parameters:
+        by_plain_name.setdefault(unwrapped(own), []).append(own)
+    fitting = {name: [name] if name in parameters else by_plain_name.get(unwrapped(name), []) for name in names}
+    for name, several in fitting.items():
+        if len(several) > 1:
+            raise ValueError(f"the mask of {name!r} fits several parameters of the model: {', '.join(several)}")
+    return {name: own[0] for name, own in fitting.items() if own}
