@@ -55,6 +55,7 @@ class Benchmark:
     name: str
     says: str
     budget: Mapping[str, Any]
+    vocab: str | None = None  # the words of its models; None: BERT's, wherever they are
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Configuration:
     logger: Mapping[str, Any]
     allow: list[str]
     pruning_seed: int = 0
+    rehearse: bool = False
     dataset: str | None = None  # of clip_coop
     coop_sets: Mapping[str, Any] | None = None
 

@@ -28,8 +28,8 @@ from vlp_bench.runs.rehearsal import rehearse
 DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
     "": {
-        "paths", "pruning_seed", "force", "scores", "debug", "rehearse", "logger", "metrics", "precision", "compile", "recompute",
-        "allow", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
+        "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
+        "rehearse", "allow", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
     },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
     "data": {"calibration_cache", "max_unknown"},
