@@ -5,6 +5,7 @@ import pytest
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands.status import UNFINISHED, runs_of, show
 from vlp_bench.results.store import Store
+from vlp_bench.runs.console import console
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.lock import exclusive, owner
 from vlp_bench.sweeps.expand import cells_of
@@ -21,7 +22,8 @@ def finish(cell, **changes):
     Store(cell.specification.out / "runs").append(cell.name, [row(run=run, provenance=ORIGIN, **changes)])
 
 
-def test_every_state_is_shown_with_its_exit_code(words, capsys):
+def test_every_state_is_shown_with_its_exit_code(words, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_width", 160)  # the reasons on one line
     done, running, interrupted, failed, missing = cells_of(words)
     finish(done)
     for cell in (running, interrupted, failed):
@@ -39,6 +41,13 @@ def test_every_state_is_shown_with_its_exit_code(words, capsys):
     assert "5 runs: 1 done, 1 running, 1 interrupted, 2 missing" in " ".join(seen.split())
     assert "1 failed" in seen
     assert "no space left" in " ".join(seen.split())
+
+
+def test_names_of_runs_are_whole_on_a_narrow_terminal(words, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_width", 40)
+    assert show(runs_of(words)) == UNFINISHED
+    seen = capsys.readouterr().out
+    assert all(cell.name in seen for cell in cells_of(words))
 
 
 def test_all_done_is_zero_and_unreadable_lines_are_told(words, capsys):

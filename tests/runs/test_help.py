@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,22 +11,16 @@ from vlp_bench.runs.help import help_text, no_experiment
 HEAVY = {"torch", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 
 
-def test_help_answers_in_three_seconds_and_imports_nothing_heavy():
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["+exp=xvlm_itr", "-h"], ["--version"]], ids=" ".join)
+def test_help_imports_nothing_heavy(words):
     code = (
-        "import sys; sys.argv = ['vlp_bench', '--help']; from vlp_bench.__main__ import main; main(); "
+        f"import sys; sys.argv = ['vlp-bench', *{words!r}]; from vlp_bench.__main__ import main; main(); "
         f"sys.exit(', '.join({HEAVY!r} & set(sys.modules)))"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert time.monotonic() - began < 3
     assert done.stderr.strip() == ""
-    assert "usage: python -m vlp_bench +exp=" in done.stdout
-
-
-@pytest.mark.parametrize("module", ["vlp_bench", "vlp_bench.commands.compare"])
-def test_both_commands_have_help(module):
-    done = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, text=True, check=True)
-    assert "+exp=xvlm_itr" in done.stdout
+    assert "vlp_bench" in done.stdout
+    assert ("usage: vlp-bench" in done.stdout) == (words != ["--version"])
 
 
 @pytest.mark.parametrize("group", ["exp", "pruner", "benchmark"])

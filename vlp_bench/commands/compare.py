@@ -1,6 +1,8 @@
-"""Every pruner at every sparsity over several seeds: one calibration pass, a table with mean ± std, a plot.
+"""Pruners at several sparsities over seeds: a table and a plot.
 
-    python -m vlp_bench.commands.compare +exp=xvlm_itr pruner=dense,omp,multiflow sparsity=0.63,0.9 seed=0,1,2 workers=2
+Masks come from one calibration pass; the table has mean ± std.
+
+    vlp-bench compare +exp=xvlm_itr pruner=dense,omp,multiflow sparsity=0.63,0.9 seed=0,1,2 workers=2
 
 The cells are the runs of `python -m vlp_bench` themselves: what is stored is not computed again, here or there.
 """
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console, warn
+from vlp_bench.runs.console import console, print_help, warn
 from vlp_bench.runs.errors import MISTAKE, one_line, wants_traceback
 from vlp_bench.sweeps.grid import Grid
 
@@ -22,7 +24,7 @@ def main() -> None:
     """Compute the cells that are missing, then show the table and draw the plot."""
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
+        print_help(__doc__)
         return
     with one_line(words, traceback=wants_traceback(words)):
         compare(Grid.parse(words))

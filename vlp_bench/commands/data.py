@@ -1,9 +1,9 @@
-"""Look at data before anything is trained on it, or write a small data set in every format.
+"""Check data before training; write a small set in every format.
 
-    python -m vlp_bench.commands.data check +exp=xvlm_itr benchmark=paper paths.data=DIR     what an experiment reads
-    python -m vlp_bench.commands.data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
-    python -m vlp_bench.commands.data check FOLDER                                           shards, or a folder a class
-    python -m vlp_bench.commands.data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
+    vlp-bench data check +exp=xvlm_itr benchmark=paper paths.data=DIR     what an experiment reads
+    vlp-bench data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
+    vlp-bench data check FOLDER                                           shards, or a folder a class
+    vlp-bench data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
 
 check reads all annotations and opens 200 images of each split (--all: every one, --sample=N: N); it prints counts,
 every bad record, missing and broken images, transparent, 16-bit and turned ones, words that the vocabulary (vocab=FILE)
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import console, print_help
 from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main() -> None:
     """Perform one of the two."""
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False, soft_wrap=True)
+        print_help(__doc__)
         return
     with one_line(words, traceback=wants_traceback(words)):
         command, *rest = words
@@ -51,7 +51,7 @@ def _mini_copy(words: Sequence[str]) -> None:
 
     options, folders = _options(words, {"images": "20", "side": "48"})
     if len(folders) != 1:
-        raise UserError("mini-copy takes one folder: python -m vlp_bench.commands.data mini-copy DIR")
+        raise UserError("mini-copy takes one folder: vlp-bench data mini-copy DIR")
     copy = write(folders[0], *(_whole(key, options[key]) for key in ("images", "side")))
     files = sorted({what.partition("#")[0] for what in copy.told})
     console.print(

@@ -1,9 +1,11 @@
-"""Everything a published table needs: its runs, its dense baselines, the ridge of CHITA, and a report beside the paper.
+"""Everything a published table needs, beside the paper's numbers.
 
-    python -m vlp_bench.commands.experiment                                  # what there is
-    python -m vlp_bench.commands.experiment table08_edges_nodes dry=true     # how many runs, how long
-    python -m vlp_bench.commands.experiment table08_edges_nodes              # the embedded world, two processes
-    python -m vlp_bench.commands.experiment table08_edges_nodes benchmark=paper paths.data=DIR paths.weights=DIR
+Its runs, its dense baselines, the ridge of CHITA, and a report.
+
+    vlp-bench experiment                                  # what there is
+    vlp-bench experiment table08_edges_nodes dry=true     # how many runs, how long
+    vlp-bench experiment table08_edges_nodes              # the embedded world, two processes
+    vlp-bench experiment table08_edges_nodes benchmark=paper paths.data=DIR paths.weights=DIR
 
 seed=0 and sparsity=0.9 leave the others out; further words go to every run. Stored runs are not computed again.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import columns, console, print_help
 from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
 from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import parsed
@@ -67,9 +69,9 @@ def main() -> None:
     """Perform the experiment of the command line, or list what there is."""
     words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
     if not words or {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
-        for name in plans.names():
-            console.print(f"  {name:<22} {_first_line(name)}", markup=False)
+        print_help(__doc__)
+        lines = columns([(name, _first_line(name)) for name in plans.names()], console.width)
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
         return
     with one_line(words, traceback=wants_traceback(sys.argv[1:])):
         perform(Request.parse(words))

@@ -1,7 +1,7 @@
-"""A pruned model for others, and whether it is smaller and faster.
+"""A pruned model for others; whether it is smaller and faster.
 
-    python -m vlp_bench.commands.export write SOURCE OUT --as dense|packed|huggingface [--weights FILE]
-    python -m vlp_bench.commands.export report SOURCE [--weights FILE] [--tokens 1,30,197] [--device cpu]
+    vlp-bench export write SOURCE OUT --as dense|packed|huggingface [--weights FILE]
+    vlp-bench export report SOURCE [--weights FILE] [--tokens 1,30,197] [--device cpu]
 
 SOURCE is a mask file, applied to --weights (the checkpoint that was pruned), or the folder of a finished run, whose
 fine-tuned weights, metrics and provenance are taken. `dense` writes every zero, `packed` stores about what the mask and
@@ -28,7 +28,7 @@ FORMS = ("dense", "packed", "huggingface")
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.export", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench export", description=__doc__, formatter_class=form)
     verbs = p.add_subparsers(dest="verb", required=True, metavar="write|report")
     write = verbs.add_parser("write", help="a checkpoint or a folder")
     report = verbs.add_parser("report", help="bytes and milliseconds, dense and sparse")

@@ -1,6 +1,6 @@
-"""What the shipped model has learnt: the acceptance gate of the embedded world's checkpoint.
+"""What the shipped model has learnt, against its controls.
 
-    python -m vlp_bench.commands.gate [xvlm | blip | FILE]
+    vlp-bench gate [xvlm | blip | FILE]
 
 Masked-word accuracy of each attribute on the test gallery's captions, against the same captions with shuffled images;
 recall of the dense model after the demo's fine-tuning, on a 500-image gallery with hard negatives in every attribute.
@@ -32,7 +32,7 @@ Line = tuple[str, str, str, bool]
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.gate", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench gate", description=__doc__, formatter_class=form)
     p.add_argument(
         "file",
         nargs="?",

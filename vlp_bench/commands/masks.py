@@ -1,8 +1,8 @@
-"""What a mask file keeps, what two have in common, and another file of it.
+"""Show, compare and convert mask files.
 
-    python -m vlp_bench.commands.masks show FILE [--by layer|block|modality]
-    python -m vlp_bench.commands.masks diff FIRST SECOND [--by layer|block|modality]
-    python -m vlp_bench.commands.masks convert FILE OUT [--sparsity S --weights FILE] [--form compact] [--inverted]
+    vlp-bench masks show FILE [--by layer|block|modality]
+    vlp-bench masks diff FIRST SECOND [--by layer|block|modality]
+    vlp-bench masks convert FILE OUT [--sparsity S --weights FILE] [--form compact] [--inverted]
 
 A file is ours (.safetensors) or one that MULTIFLOW's authors released (.pth, .pt), and so is what convert writes. With
 --sparsity the mask of another sparsity is derived from the scores that the run stored beside its mask (scores=true), by
@@ -28,7 +28,7 @@ BY = ("layer", "block", "modality")
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.masks", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench masks", description=__doc__, formatter_class=form)
     verbs = p.add_subparsers(dest="verb", required=True, metavar="show|diff|convert")
     show = verbs.add_parser("show", help="how the mask came about, and its sparsity")
     show.add_argument("file", type=Path)

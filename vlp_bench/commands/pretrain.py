@@ -1,6 +1,8 @@
-"""Train the embedded world's small XVLM or BLIP, from nothing or on from a checkpoint.
+"""Train the embedded world's small XVLM or BLIP.
 
-    python -m vlp_bench.commands.pretrain [--model blip] [--out DIR] [--steps N] [--init FILE] [--accelerator gpu] ...
+From nothing, or on from a checkpoint.
+
+    vlp-bench pretrain [--model blip] [--out DIR] [--steps N] [--init FILE] [--accelerator gpu] ...
 
 Writes xvlm_shapes.safetensors (blip_shapes.safetensors) and, beside it, its curves (curves/) and what was run
 (pretraining.json). A run that is killed goes on from its last saved step, with the batches and negatives it would have
@@ -28,7 +30,7 @@ QUEUE = 512
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.pretrain", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench pretrain", description=__doc__, formatter_class=form)
     p.add_argument("--model", default="xvlm", choices=MODELS)
     p.add_argument("--out", type=Path, help="directory of the run (default: outputs/pretrain/MODEL_shapes)")
     p.add_argument(

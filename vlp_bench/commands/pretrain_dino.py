@@ -1,6 +1,8 @@
-"""Train the embedded world's small ViT, which `+exp=dino_cls` prunes, on which attributes appear in a scene.
+"""Train the small ViT that +exp=dino_cls prunes.
 
-    python -m vlp_bench.commands.pretrain_dino [--out DIR] [--steps N] [--accelerator gpu] ...
+It learns which attributes appear in a scene of the embedded world.
+
+    vlp-bench pretrain-dino [--out DIR] [--steps N] [--accelerator gpu] ...
 
 It has DINO's architecture, but is trained with labels, not by self-distillation. Writes dino_shapes.safetensors and,
 beside it, its curves (curves/) and what was run (pretraining.json). A killed run goes on from its last saved step.
@@ -18,7 +20,7 @@ NAME = "dino_shapes.safetensors"
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.pretrain_dino", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench pretrain-dino", description=__doc__, formatter_class=form)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/dino_shapes"), help="directory of the run")
     p.add_argument("--steps", type=int, default=2500)
     p.add_argument("--batch-size", type=int, default=64, help="scenes a step")

@@ -1,7 +1,7 @@
-"""A page, and tables in Markdown, LaTeX and CSV, from every stored result.
+"""One page, and Markdown, LaTeX and CSV, of all stored results.
 
-    python -m vlp_bench.commands.report                       # outputs/ -> outputs/report/index.html
-    python -m vlp_bench.commands.report out=FOLDER exp=xvlm_itr benchmark=mini baseline=omp to=FOLDER
+    vlp-bench report                       # outputs/ -> outputs/report/index.html
+    vlp-bench report out=FOLDER exp=xvlm_itr benchmark=mini baseline=omp to=FOLDER
 
 The page is one file: it opens without a server or network, in dark and light, on a phone and in print.
 Options: out, to, exp and benchmark (filters), baseline (omp), examples (pictures per gallery, 0 for none), weights

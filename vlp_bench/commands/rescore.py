@@ -1,7 +1,9 @@
-"""METEOR, SPICE and words cut as the papers', for captions of finished runs that were scored without them.
+"""METEOR and SPICE for the captions of finished runs.
 
-    python -m vlp_bench.commands.rescore                      # every captioning run in outputs
-    python -m vlp_bench.commands.rescore out=FOLDER exp=xvlm_ic benchmark=mini corenlp_dir=FOLDER
+And words cut as the papers' are, for runs that were scored without Java.
+
+    vlp-bench rescore                      # every captioning run in outputs
+    vlp-bench rescore out=FOLDER exp=xvlm_ic benchmark=mini corenlp_dir=FOLDER
 
 Nothing is trained or generated: a run's captions.json is compared with the references again, and its rows are stored
 anew with the metrics beside them. It needs Java and the extra `caption`. Options: out, exp and benchmark (filters),

@@ -1,7 +1,9 @@
-"""Choose the ridge of CHITA and CHITA++ as the paper did: nine values, 63 %, one epoch of retrieval, best average R@1.
+"""Choose the ridge of CHITA and CHITA++ as the paper did.
 
-    python -m vlp_bench.commands.ridge +exp=xvlm_itr pruner=chita            # nine short runs, resumable
-    python -m vlp_bench.commands.ridge +exp=xvlm_itr pruner=chita benchmark=paper paths.data=DIR paths.weights=DIR
+Nine values, 63 %, one epoch of retrieval, best average R@1.
+
+    vlp-bench ridge +exp=xvlm_itr pruner=chita            # nine short runs, resumable
+    vlp-bench ridge +exp=xvlm_itr pruner=chita benchmark=paper paths.data=DIR paths.weights=DIR
 
 The choice is stored in outputs/ridge and used by `commands.experiment` for every task of the model (MULTIFLOW,
 supplement, Table 10). A single run takes the value of its yaml, 0.1, or pruner.ridge=VALUE.
@@ -14,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import console, print_help
 from vlp_bench.runs.errors import UserError, one_line, wants_traceback
 from vlp_bench.sweeps.grid import Grid
 from vlp_bench.sweeps.plans import RIDGE_PRUNERS
@@ -41,7 +43,7 @@ def main() -> None:
     """Choose, or show what was chosen."""
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
+        print_help(__doc__)
         return
     with one_line(words, traceback=wants_traceback(words)):
         given = {word.partition("=")[0]: word.partition("=")[2] for word in words}

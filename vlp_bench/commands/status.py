@@ -1,7 +1,7 @@
-"""The cells of a sweep: done, running, interrupted, missing, failed.
+"""Runs of a sweep: done, running, interrupted, missing, failed.
 
-    python -m vlp_bench.commands.status +exp=xvlm_itr pruner=lamp,multiflow sparsity=0.63,0.9 seed=0,1,2
-    python -m vlp_bench.commands.status paths.out=outputs
+    vlp-bench status +exp=xvlm_itr pruner=lamp,multiflow sparsity=0.63,0.9 seed=0,1,2
+    vlp-bench status paths.out=outputs
 
 The words are those of the multirun, without -m. Without an experiment it shows every run that has a folder. Exit code:
 0 all are done, 1 some have failed, 4 none has failed but some are not done yet, 2 the words are wrong.
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import console, print_help, print_table
 from vlp_bench.runs.errors import FAILED, UserError, one_line, wants_traceback
 from vlp_bench.sweeps.states import STYLES, State, counted, more_of, state_of
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Show the states and leave with the exit code that sums them up."""
     words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
     if {"-h", "--help"} & set(words):
-        console.print(__doc__, markup=False)
+        print_help(__doc__)
         return
     with one_line(words, traceback=wants_traceback(words)):
         code = show(runs_of(words))
@@ -55,11 +55,11 @@ def show(runs: Sequence[Run]) -> int:
     states = {folder: state_of(folder, run) for folder, run in runs}
     table = Table(title=f"{len(states)} runs: {counted(states.values())}")
     for name in ("run", "state", "how far, or why not"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=name == "run")
     for folder, run in runs:
         state = states[folder]
         table.add_row(folder.name, f"[{STYLES[state]}]{state}[/]", escape(more_of(folder, run, state)))
-    console.print(table)
+    print_table(table)
     for problem in _problems([folder for folder, _ in runs]):
         console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
     if State.FAILED in states.values():

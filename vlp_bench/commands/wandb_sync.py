@@ -1,7 +1,9 @@
-"""Fill a Weights & Biases project from stored results: the same numbers, tables and figures as the report.
+"""Send stored results to Weights & Biases, or write them offline.
 
-    python -m vlp_bench.commands.wandb_sync                    # offline files under outputs/wandb_sync; no account
-    python -m vlp_bench.commands.wandb_sync online=true project=vlp_bench entity=TEAM
+The same numbers, tables and figures as the report.
+
+    vlp-bench sync                    # offline files under outputs/wandb_sync; no account
+    vlp-bench sync online=true project=vlp_bench entity=TEAM
 
 One W&B run per stored run (grouped over seeds, with its curves, test metrics and configuration), and one per study with
 its tables, the report page as a panel, and masks, report files and the definition of a dashboard as artifacts. Ids are

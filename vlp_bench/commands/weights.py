@@ -1,6 +1,6 @@
-"""Say which model a weight file is of, what is missing or unexpected in it, and its hash.
+"""Which model a weight file is of, what is missing, its hash.
 
-    python -m vlp_bench.commands.weights check FILE
+    vlp-bench weights check FILE
 
 FILE is a path, pkg://package/file, or hf:owner/name (a repository of the hub). Nothing in it is executed.
 Exit code 0 if it can be loaded as it is, 1 if not, 2 if it cannot be read.
@@ -23,7 +23,7 @@ MOST = 20
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported to answer --help."""
     form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser("python -m vlp_bench.commands.weights", description=__doc__, formatter_class=form)
+    p = argparse.ArgumentParser("vlp-bench weights", description=__doc__, formatter_class=form)
     p.add_argument("verb", choices=["check"])
     p.add_argument("file", help="the weight file")
     return p

@@ -49,7 +49,7 @@ def _body(name: str, solution: Solution, metrics: Mapping[str, float], provenanc
     yield (
         f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights are exactly zero, removed by "
         f"**{method}** with vlp_bench. Zeros don't make dense matrix products faster; "
-        "`python -m vlp_bench.commands.export report` measures what they save on your machine."
+        "`vlp-bench export report` measures what they save on your machine."
     )
     yield from ("", "## Sparsity", "", "| modality | weights | kept | sparsity |", "|---|---:|---:|---:|")
     rows = [row for row in solution.table() if not row.block] if report.get("layers") else []

@@ -1,6 +1,7 @@
 """Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
 
 import difflib
+import re
 
 from vlp_bench.construct import PACKAGE as PACKAGE
 from vlp_bench.construct import conf_folder as conf_folder
@@ -41,12 +42,15 @@ def choices(group: str) -> list[str]:
 
 
 def blurb(group: str, choice: str) -> str:
-    """The first comment of a yaml: what the choice is."""
+    """The first sentence of a yaml's first comment: what the choice is."""
+    words: list[str] = []
     for line in (conf_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()
-        if line.startswith("#") and text and not text.startswith("@package"):
-            return text
-    return ""
+        if not line.startswith("#") or not text:
+            break
+        if not text.startswith("@package"):
+            words.append(text)
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(words))[0]
 
 
 def closest(given: str, allowed: list[str]) -> str:

@@ -1,14 +1,63 @@
-"""The two places a command writes to. The library writes to neither."""
+"""The two places a command writes to, and how long texts and tables reach them. The library writes to neither."""
 
+import re
+import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 console = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_GLUE = "\N{NO-BREAK SPACE}"
+_ANY_WIDTH = 10_000
+_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def warn(lines: Iterable[str]) -> None:
     """What was left out or could not be read, a line each."""
     for line in lines:
         stderr.print(line, style="yellow", markup=False)
+
+
+def print_help(text: str | None) -> None:
+    """Print a help text: lines that are indented (commands, lists) as they are, the others as wide as the terminal.
+
+    Nothing is broken but between two words, and no command in backticks at all.
+    """
+    for block in re.split(r"\n{2,}", (text or "").strip("\n")):
+        for line in _wrapped(block.splitlines(), console.width):
+            console.print(line, markup=False, soft_wrap=True)
+        console.print()
+
+
+def columns(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Lines of names, and beside each what it is, folded between words; names are never broken."""
+    rows = list(rows)
+    margin = max(len(name) for name, _ in rows) + 4
+    folds = ((name, textwrap.wrap(text, max(width - margin, 30), **_WHOLE) or [""]) for name, text in rows)
+    return [
+        f"  {name if number == 0 else '':<{margin - 2}}{line}".rstrip()
+        for name, fold in folds
+        for number, line in enumerate(fold)
+    ]
+
+
+def _wrapped(lines: list[str], width: int) -> list[str]:
+    if any(line.startswith((" ", "usage:")) for line in lines):
+        return lines  # commands, or a list
+    prose = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", _GLUE), " ".join(lines))
+    folded = textwrap.wrap(prose, width, **_WHOLE)
+    return [line.replace(_GLUE, " ") for line in folded]
+
+
+def print_table(table: Table) -> None:
+    """Print a table whose columns with no_wrap=True are as wide as their cells, however narrow the terminal is."""
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).minimum
+    table.width = needed if needed > console.width else None
+    console.print(table, soft_wrap=True)

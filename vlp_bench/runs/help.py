@@ -1,13 +1,14 @@
-"""What `python -m vlp_bench --help` says; made from the files of conf/, so it is never out of date."""
+"""What `vlp-bench run --help` says; made from the files of conf/, so it is never out of date."""
 
 from vlp_bench.runs.conf import blurb, choices
+from vlp_bench.runs.console import columns, console
 
 EXPERIMENT = "no experiment given: write +exp=NAME, where NAME is one of"
 
 _HEAD = """\
 vlp_bench: prune a pre-trained vision-language model once, fine-tune the sparse model on a task, see what it cost.
 
-usage: python -m vlp_bench +exp=EXPERIMENT [pruner=PRUNER] [sparsity=S] [seed=N] [benchmark=BENCHMARK] [key=value ...]
+usage: vlp-bench run +exp=EXPERIMENT [pruner=PRUNER] [sparsity=S] [seed=N] [benchmark=NAME] [key=value ...]
 
 A run loads the model, prunes it (0 <= sparsity < 1 of the weights), fine-tunes what is left, tests once and stores
 one row per number. Its folder follows from what was asked: the same command again shows the stored result, or goes on
@@ -16,12 +17,12 @@ where it was interrupted.
 
 _TAIL = """\
 examples:
-  python -m vlp_bench +exp=xvlm_itr pruner=multiflow sparsity=0.9   the demo: minutes on two cores, no download
-  python -m vlp_bench +exp=xvlm_itr pruner=dense sparsity=0         what it is compared with
-  python -m vlp_bench +exp=xvlm_itr pruner=omp recipe.epochs=1      any value of the configuration can be changed
-  python -m vlp_bench -m +exp=xvlm_itr pruner=omp,lamp seed=0,1,2   all combinations, each in a fresh process
-  python -m vlp_bench.commands.compare +exp=xvlm_itr                six pruners, three sparsities, three seeds
-  python -m vlp_bench +exp=xvlm_itr benchmark=paper paths.data=DIR paths.weights=DIR
+  vlp-bench run +exp=xvlm_itr pruner=multiflow sparsity=0.9         the demo: minutes on two cores, no download
+  vlp-bench run +exp=xvlm_itr pruner=dense sparsity=0               what it is compared with
+  vlp-bench run +exp=xvlm_itr pruner=omp recipe.epochs=1            any value of the configuration can be changed
+  vlp-bench run -m +exp=xvlm_itr pruner=omp,lamp seed=0,1,2         all combinations, each in a fresh process
+  vlp-bench compare +exp=xvlm_itr                                   six pruners, three sparsities, three seeds
+  vlp-bench run +exp=xvlm_itr benchmark=paper paths.data=DIR paths.weights=DIR
 
 common values:
   sparsity=0.9        share of the prunable weights that is removed, 0 <= sparsity < 1
@@ -48,15 +49,10 @@ def help_text() -> str:
 
 
 def _section(title: str, group: str) -> str:
-    width = max(map(len, choices(group)))
-    lines = [f"  {choice:<{width}}  {_short(blurb(group, choice))}" for choice in choices(group)]
+    lines = columns([(choice, blurb(group, choice)) for choice in choices(group)], console.width)
     return "\n".join([f"{title}:", *lines, ""])
-
-
-def _short(text: str, width: int = 105) -> str:
-    return text if len(text) <= width else text[: width - 3].rstrip() + "..."
 
 
 def no_experiment() -> str:
     """The line for a command without an experiment."""
-    return f"{EXPERIMENT} {', '.join(choices('exp'))} (python -m vlp_bench --help tells more)"
+    return f"{EXPERIMENT} {', '.join(choices('exp'))} (vlp-bench run --help tells more)"

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from vlp_bench.runs.conf import closest
-from vlp_bench.runs.console import console
+from vlp_bench.runs.console import print_help
 from vlp_bench.runs.errors import UserError, one_line, wants_traceback
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ def perform(cls: type[T], act: Callable[[T], object], about: str | None) -> None
     """Do what this process's command line asks: `act` on its request, or print `about` for --help."""
     words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
     if {"-h", "--help"} & set(words):
-        console.print(about, markup=False)
+        print_help(about)
         return
     with one_line(words, traceback=wants_traceback(sys.argv[1:])):
         act(parse(cls, words))

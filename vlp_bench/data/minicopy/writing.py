@@ -11,7 +11,7 @@ from vlp_bench.data.shapes.world import World
 
 ABOUT = """\
 The embedded world of vlp_bench in the formats its readers know, written by
-`python -m vlp_bench.commands.data mini-copy`. Everything is drawn by code; nothing comes from the data sets whose
+`vlp-bench data mini-copy`. Everything is drawn by code; nothing comes from the data sets whose
 formats these are.
 
 bert-base-uncased/  vocab.txt, one word a line
@@ -30,7 +30,7 @@ imagenet/ oxford_pets/ fgvc_aircraft/ flowers102/ cifar-10-batches-bin/ cifar-10
 c4/                 text, one page a line
 images/             coco, cc3m, vg, gqa, nocaps, nlvr2
 
-python -m vlp_bench.commands.data check +exp=xvlm_itr benchmark=paper paths.data=. \\
+vlp-bench data check +exp=xvlm_itr benchmark=paper paths.data=. \\
     paths.vocab=bert-base-uncased/vocab.txt
 """
 

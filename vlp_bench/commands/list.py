@@ -1,0 +1,118 @@
+"""What there is: pruners, experiments, models, tasks, data.
+
+    vlp-bench list pruners       name, what its scores are made of, passes over the calibration batches, source
+    vlp-bench list experiments   name, model, task and data, the files it needs
+    vlp-bench list models        name, the files it needs, what it is; so for tasks and data
+    vlp-bench list verbs         the verbs themselves, one a line (for shell completion)
+
+What a pruner needs is seen by running it on a network of three layers: two seconds for all.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.table import Table
+
+from vlp_bench.runs.conf import blurb, choices, closest, conf_folder
+from vlp_bench.runs.console import console, print_help, print_table
+from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+
+Rows = Iterator[tuple[str, ...]]
+PATHS = re.compile(r"\$\{paths\.(\w+)\}")
+SHIPPED = "nothing"
+TEXT = 32  # columns of the terminal that the description takes at least
+OPTIONAL = {"paths.vocab"}  # is looked for in other places as well
+
+
+def main() -> None:
+    """Print one of the lists."""
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print_help(__doc__)
+        return
+    with one_line(words, traceback=wants_traceback(words)):
+        if words[0] not in KINDS or len(words) > 1:
+            raise UserError(f"{' '.join(words)}: list takes one of {', '.join(KINDS)}{closest(words[0], list(KINDS))}")
+        columns, rows = KINDS[words[0]]
+        _print(columns, rows())
+
+
+def _print(columns: tuple[str, ...], rows: Rows) -> None:
+    if not columns:
+        console.print("\n".join(name for (name,) in rows))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in columns[:-1]:
+        table.add_column(name, no_wrap=True)
+    table.add_column(columns[-1], min_width=TEXT)
+    for row in rows:
+        table.add_row(*row)
+    print_table(table)
+
+
+def verbs() -> Rows:
+    """Their names."""
+    from vlp_bench.__main__ import verbs as listed
+
+    return ((verb,) for verb in listed())
+
+
+def pruners() -> Rows:
+    """Name, what it reads, how often, and the first line of its yaml, which names the paper."""
+    from vlp_bench.pruning.catalogue import load
+    from vlp_bench.pruning.needs import needs_of
+
+    logging.getLogger("vlp_bench").setLevel(logging.ERROR)  # a network of three layers has few batches: it is known
+    for name in choices("pruner"):
+        needs = needs_of(load(name))
+        yield name, needs.reads, needs.cost, blurb("pruner", name)
+
+
+def experiments() -> Rows:
+    """Name, parts, needed files, and the first line of its yaml."""
+    for name in choices("exp"):
+        config = _composed("config", [f"+exp={name}"])
+        chosen = config.hydra.runtime.choices
+        parts = " ".join(str(chosen[part]) for part in ("model", "task", "data"))
+        yield name, parts, _files(config.model, config.data), blurb("exp", name)
+
+
+def _of_group(group: str) -> Callable[[], Rows]:
+    def rows() -> Rows:
+        for name in choices(group):
+            yield name, _files(_composed(f"{group}/{name}", [])), blurb(group, name)
+
+    return rows
+
+
+def _composed(name: str, words: list[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose(name, words, return_hydra_config=name == "config")
+
+
+def _files(*parts: Any) -> str:
+    """The folders that values of a configuration are looked for in, as the keys that name them."""
+    from omegaconf import OmegaConf
+
+    text = "".join(OmegaConf.to_yaml(part) for part in parts)
+    found = {f"paths.{root}" for root in PATHS.findall(text)} - OPTIONAL
+    return ", ".join(sorted(found)) or SHIPPED
+
+
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "pruners": (("pruner", "needs", "cost", "what it does, and its source"), pruners),
+    "experiments": (("+exp=", "model, task, data", "needs", "what it does"), experiments),
+    "models": (("model", "needs", "what it is"), _of_group("model")),
+    "tasks": (("task", "needs", "what it does"), _of_group("task")),
+    "data": (("data", "needs", "what they are"), _of_group("data")),
+    "verbs": ((), verbs),
+}
+
+
+if __name__ == "__main__":
+    main()
