@@ -5,7 +5,7 @@ import torch
 
 from vlp_bench.pruning.another_sparsity import another_sparsity
 from vlp_bench.runs.object_cache import ObjectCache
-from vlp_bench.runs.prune_once import PruneOnce, scores_file
+from vlp_bench.runs.prune_once import PruneOnce, mask_file, scores_file, statistics_folder
 
 CPU = torch.device("cpu")
 WORKSHOP = ObjectCache()
@@ -46,3 +46,34 @@ def test_few_batches_and_one_modality(pruned):
     assert {layer["modality"] for layer in vision.solution.report["layers"].values()} == {"vision"}
     derived = another_sparsity(vision.solution, 0.5, scores_file(vision.file), dense)
     assert derived.sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_masks_identity_is_all_that_decides_it(specified):
+    """Each word that changes what is pruned, how, or on which data changes the file; the others do not."""
+
+    def file(*words):
+        specification = specified(*words)
+        return mask_file(specification, WORKSHOP.data(specification.config))
+
+    own = file()
+    for word in ("pruner=omp", "sparsity=0.8", "model.attention=eager", "pruning_seed=1", "data.calibration.mask=0.5"):
+        assert file(word).stem.rpartition("-")[2] != own.stem.rpartition("-")[2], word
+    for word in ("seed=3", "task.lr=1e-5", "recipe.epochs=0", "data.source.train=32", "scores=true"):
+        assert file(word) == own, word
+
+
+def test_a_masks_identity_holds_the_fingerprint_of_the_calibration(specified):
+    """Nothing else differs between the two: only the data know that their batches are others."""
+
+    class Data:
+        def __init__(self, fingerprint):
+            self.fingerprint = fingerprint
+
+        def calibration_fingerprint(self):
+            return self.fingerprint
+
+    first, same, other = (mask_file(specified(), Data(print_)) for print_ in ("one", "one", "another"))
+    assert first == same
+    assert first != other
+    one, another = (statistics_folder(specified(), Data(print_)).folder for print_ in ("one", "another"))
+    assert one != another

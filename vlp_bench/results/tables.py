@@ -54,18 +54,23 @@ def _short(block: str) -> str:
 # Metrics of one run beside its references
 
 
-def metrics_table(frame: pd.DataFrame, row: Mapping[str, Any]) -> Table:
+def metrics_table(frame: pd.DataFrame, row: Mapping[str, Any], recorded: pd.DataFrame | None = None) -> Table:
     """Test metrics of the run described by `row`, with the change against dense and OMP where those rows exist.
 
     Args:
         frame: `Store.query()`.
         row: the columns pruner, sparsity, seed, run and setting of the run (`Specification.identity()`).
+        recorded: shipped rows of the same setting, whatever its hash, for references that `frame` lacks; marked so.
     """
     own = test_values(frame, run=row["run"])
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
     table.add_column(f"{row['pruner']} {row['sparsity']:g}", justify="right")
     references = {name: values for name in REFERENCES if (values := reference_values(frame, row, name))}
+    if recorded is not None and not recorded.empty:
+        marked = recorded.assign(setting=row["setting"])
+        for name in missing_references(frame, row):
+            references |= {f"{name} (recorded)": values} if (values := reference_values(marked, row, name)) else {}
     for name in references:
         table.add_column(name, justify="right")
         table.add_column("change", justify="right")

@@ -3,11 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from vlp_bench.results.store import Store
-from vlp_bench.results.tables import metrics_table, missing_references, sparsity_table
+from vlp_bench.results import recorded
+from vlp_bench.results.plot import plot_sparsity
+from vlp_bench.results.store import Store, matching
+from vlp_bench.results.tables import (
+    LABELS,
+    metrics_table,
+    missing_references,
+    reference_values,
+    sparsity_table,
+    spread,
+    test_values,
+)
 from vlp_bench.runs.conf import blurb, choices
 from vlp_bench.runs.object_cache import task_class
 from vlp_bench.runs.process_plan import Plan
@@ -74,21 +85,53 @@ def already_done(console: Console, specification: Specification, store: Store) -
 
 
 def result(console: Console, specification: Specification, store: Store) -> None:
-    """Test metrics with the change against dense and OMP, the commands for missing rows, and what was unreadable."""
+    """Test metrics beside dense and OMP, what the first means, a picture, and what was unreadable."""
     if console.quiet:
         return
-    row, frame = specification.identity(), store.query()
+    row, frame, shipped = specification.identity(), store.query(), _recorded(specification)
     legend = task_class(specification.config).LEGEND
     console.print(f"[bold]test, {escape(legend)}[/] (change: points, same seed)", soft_wrap=True)
-    console.print(metrics_table(frame, row))
+    console.print(metrics_table(frame, row, shipped))
     for name, note in _notes(store, specification).items():
         console.print(f"{escape(name)}: {escape(note)}", soft_wrap=True)
+    if not shipped.empty:
+        _compared(console, specification, frame, shipped)
     for name in missing_references(frame, row):
         command = specification.command(pruner=name, **({"sparsity": 0} if name == "dense" else {}))
-        console.print(f"no row of {name} to compare with yet; make it with: {escape(command)}", soft_wrap=True)
+        console.print(f"no row of {name} of your own yet; make it with: {escape(command)}", soft_wrap=True)
     console.print(f"rows in {escape(str(store.file(specification.name)))}", soft_wrap=True)
     for problem in store.problems:
         console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
+
+
+def _recorded(specification: Specification) -> pd.DataFrame:
+    """The shipped rows that this run may stand beside: it is the experiment as it is shipped, but for its pruner."""
+    if specification.config["benchmark"]["name"] != "mini" or not specification.as_shipped:
+        return pd.DataFrame()
+    return recorded.recorded(specification.config["experiment"], specification.weights)
+
+
+def _compared(console: Console, specification: Specification, frame: pd.DataFrame, shipped: pd.DataFrame) -> None:
+    """What the first number means beside the dense model's, where recorded rows come from, and the picture."""
+    row = specification.identity()
+    own = test_values(frame, run=row["run"])
+    metrics = [m for m in task_class(specification.config).HEADLINES if m in own and m in set(shipped["metric"])]
+    if not metrics:  # a failed run
+        return
+    dense = reference_values(frame, row, "dense") or test_values(matching(shipped, seed=row["seed"]), pruner="dense")
+    first, label = metrics[0], LABELS.get(metrics[0], metrics[0])
+    if row["pruner"] != "dense" and first in dense:
+        verdict = recorded.verdict(own[first], dense[first])
+        console.print(f"{label} {own[first]:.2f}, dense {dense[first]:.2f}: {verdict}", soft_wrap=True)
+    if levels := recorded.levels(shipped, row["pruner"], first):
+        console.print(f"recorded for {escape(row['pruner'])}, mean over seeds: {levels}", soft_wrap=True)
+    console.print(f"recorded rows are shipped, not of this machine: {recorded.told(shipped)}", soft_wrap=True)
+    picture = specification.folder / "sparsity.png"
+    beside = recorded.replaced(shipped, matching(frame, setting=row["setting"], split="test"))
+    pruners = list(dict.fromkeys([*recorded.SHOWN, row["pruner"]]))
+    title = f"{row['exp']}, the embedded world: test; recorded runs (mean ± std over seeds) and your own"
+    plot_sparsity(spread(matching(beside, pruner=pruners), metrics), pruners, metrics, title, [picture])
+    console.print(f"metric against sparsity in {escape(str(picture))}", soft_wrap=True)
 
 
 def _notes(store: Store, specification: Specification) -> dict[str, str]:

@@ -24,12 +24,14 @@ from vlp_bench.pruning.options import constructor_call, typed_keys
 from vlp_bench.runs import schema
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.help import no_experiment
+from vlp_bench.runs.rehearsal import rehearse
 
 DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
     "": {
         "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
-        "allow", "checkpoint_minutes", "dataset", "coop_sets",  # the experiment's name and its data say which set it is
+        "allow", "checkpoint_minutes", "rehearse",
+        "dataset", "coop_sets",  # the experiment's name and its data say which set it is
     },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
     "data": {"calibration_cache", "max_unknown"},
@@ -72,6 +74,13 @@ class Specification:
     def folder(self) -> Path:
         return self.out / "runs" / self.name
 
+    @property
+    def as_shipped(self) -> bool:
+        """Whether the command line has changed nothing that decides numbers but pruner, sparsity and seed."""
+        changed = {re.split(r"[=./]", word.lstrip("+~"))[0] for word in self.overrides}
+        free = INCIDENTAL[""] | {"exp", "benchmark", "pruner", "sparsity", "seed", "trainer", "hydra"}
+        return changed <= free and not self.config["rehearse"]
+
     def identity(self) -> dict[str, Any]:
         """The columns of a result row that come from the specification."""
         c = self.config
@@ -101,7 +110,7 @@ def register() -> None:
     def run_dir(form: str = "whole", *, _root_: DictConfig) -> str:
         specification = specify(_root_, _root_.hydra)
         folder = specification.folder
-        return str(folder.relative_to(specification.out) if form == "relative" else folder)
+        return str(folder.relative_to(_root_.paths.out) if form == "relative" else folder)
 
     def classes_in(root: str, form: str, task: str) -> int | None:
         from vlp_bench.data.datasets.own import number_of_classes
@@ -121,6 +130,8 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     if config.get("experiment") is None:
         raise UserError(no_experiment())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if own.rehearse:
+        rehearse(own)
     overrides = tuple(hydra.overrides.task)
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
     check_dataset(own)

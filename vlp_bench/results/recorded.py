@@ -1,0 +1,51 @@
+"""Results that were recorded once and are shipped, so that a first run has something to be compared with."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from vlp_bench.results.store import matching
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PLACES = (PACKAGE / "assets" / "recorded.csv", PACKAGE.parent / "docs" / "results.csv")  # installed; in a checkout
+SHOWN = ("dense", "omp", "lamp")  # beside a run's own pruner in its picture
+COLLAPSED, KEPT = 0.1, 0.9  # shares of the dense model's number
+
+
+def recorded(exp: str, weights: str | None) -> pd.DataFrame:
+    """Shipped rows of an experiment that began from the weights with this hash; maybe none."""
+    file = next((place for place in PLACES if place.is_file()), None)
+    if file is None:
+        return pd.DataFrame()
+    frame = pd.read_csv(file, dtype={"weights": str})
+    return matching(frame, exp=exp, weights=weights, split="test")
+
+
+def told(frame: pd.DataFrame) -> str:
+    """Where recorded rows come from, in a few words."""
+    times, commits = frame["time"].str[:10], frame["commit"].str[:8].unique()
+    days = times.min() if times.min() == times.max() else f"{times.min()} to {times.max()}"
+    return f"{days} with {len(commits)} version{'s' * (len(commits) > 1)} of this code ({', '.join(commits[:3])} ...)"
+
+
+def verdict(own: float, dense: float) -> str:
+    """What a number says beside the dense model's, honestly."""
+    share = own / dense if dense else 1.0
+    if share < COLLAPSED:
+        return "the model has collapsed: too few weights are left for so small a model and so short a fine-tuning"
+    kept = f"{100 * share:.0f} % of the dense model's number is kept"
+    return kept if share < KEPT else f"{kept}: little is lost"
+
+
+def levels(frame: pd.DataFrame, pruner: str, metric: str) -> str:
+    """'85.40 at 63 %, 41.87 at 75 %': recorded means of a pruner; empty without rows."""
+    rows = matching(frame, pruner=pruner, metric=metric, status="ok")
+    means = rows.groupby("sparsity")["value"].mean()
+    return ", ".join(f"{value:.2f} at {100 * float(str(level)):g} %" for level, value in means.items())
+
+
+def replaced(frame: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Recorded rows and a user's own, which take the place of recorded ones of the same pruner and sparsity."""
+    mine = set(zip(own["pruner"], own["sparsity"], strict=True))
+    beside = [spot not in mine for spot in zip(frame["pruner"], frame["sparsity"], strict=True)]
+    return pd.concat([part for part in (frame.loc[beside, :], own) if len(part)])
