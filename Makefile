@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-compare test test-slow lint docs gate pretrain bench clean
+.PHONY: help env demo demo-compare test test-slow coverage lint docs wheel gate pretrain bench clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--index-url ...']"
@@ -22,16 +22,19 @@ $(READY): pyproject.toml constraints.txt
 env: $(READY)  ## create the environment in .venv (done by every other target when it is missing or out of date)
 
 demo: $(READY)  ## prune the shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (minutes, no GPU)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m vlp_bench +exp=xvlm_itr pruner=multiflow sparsity=0.9
+	PATH="$(CURDIR)/$(BIN):$$PATH" vlp-bench run +exp=xvlm_itr pruner=multiflow sparsity=0.9
 
 demo-compare: $(READY)  ## compare six pruners at three sparsities over three seeds: a table and a plot (resumable)
-	$(BIN)/python -m vlp_bench.commands.compare +exp=xvlm_itr
+	$(BIN)/vlp-bench compare +exp=xvlm_itr
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)  ## run the tests that take minutes as well
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+coverage: $(READY)  ## run the tests and say which lines they reach; build/coverage.xml for other tools
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=xml:build/coverage.xml
 
 lint: $(READY)  ## check style, types and the import rules
 	$(BIN)/ruff check .
@@ -43,20 +46,23 @@ docs: $(READY)  ## build the documentation into build/site; a broken link is an 
 	$(BIN)/python docs/keys.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+wheel: $(READY)  ## build dist/, install the wheel into an empty environment and rehearse the demo from an empty folder
+	.ci/wheel
+
 gate: $(READY)  ## print the acceptance gate of the shipped checkpoint: what the model has learnt, against its controls
-	$(BIN)/python -m vlp_bench.commands.gate
+	$(BIN)/vlp-bench gate
 
 FIRST := outputs/pretrain/first
 XVLM := outputs/pretrain/xvlm_shapes/xvlm_shapes.safetensors
 
 pretrain: $(READY)  ## train the shipped XVLM and BLIP again from their seeds (three hours on two cores, minutes on a GPU)
-	$(BIN)/python -m vlp_bench.commands.pretrain --out $(FIRST)
-	$(BIN)/python -m vlp_bench.commands.pretrain --init $(FIRST)/xvlm_shapes.safetensors --steps 10000 --seed 1
-	$(BIN)/python -m vlp_bench.commands.pretrain --model blip --init $(XVLM) --steps 3000 --lr 5e-4 --seed 2
+	$(BIN)/vlp-bench pretrain --out $(FIRST)
+	$(BIN)/vlp-bench pretrain --init $(FIRST)/xvlm_shapes.safetensors --steps 10000 --seed 1
+	$(BIN)/vlp-bench pretrain --model blip --init $(XVLM) --steps 3000 --lr 5e-4 --seed 2
 
 bench: $(READY)  ## measure what pruning statistics and keeping zeros cost
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove the environment and every cache; results under outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

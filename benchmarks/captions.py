@@ -60,7 +60,7 @@ def driver(references: dict[int, tuple[str, ...]], captions: dict[int, str]) -> 
 
 def main() -> None:
     """Time both and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
     n = parser.parse_args().images
     if package() is None or java() is None:

@@ -119,6 +119,7 @@ def model_of(millions: float) -> nn.Sequential:
     torch.manual_seed(0)
     layers = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(max(1, round(millions * 1e6 / WIDTH**2)))))
     for layer in layers:
+        assert isinstance(layer, nn.Linear)
         nn.init.normal_(layer.weight, std=0.02)
     return layers
 
@@ -138,7 +139,7 @@ def resident() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--weights", type=float, default=2, help="millions")
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--ridge", type=float, default=1e-3)
@@ -170,7 +171,7 @@ def main() -> None:
 
     logging.disable()
     ready = Drawn(model_of(args.weights), args.batches, kept=True)
-    answers: dict[str, Solved | tuple[np.ndarray, np.ndarray]] = {}
+    answers: dict[str, Any] = {}
 
     def ours() -> None:
         answers["ours"] = Chita(ridge=args.ridge, memory_gb=1e3, rows=args.rows)(ready, {"all": kept})

@@ -14,8 +14,11 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +33,7 @@ from vlp_bench.data.transforms import augment
 from vlp_bench.data.transforms.decoding import Folder
 from vlp_bench.data.transforms.images import MEAN, STD, Augment, crop_box
 
-try:
-    import cv2
-except ImportError:
-    cv2 = None
+cv2: Any = import_module("cv2") if find_spec("cv2") else None
 
 GOAL, CACHE_GOAL = 1.5, 20.0
 SIZES = {"COCO's, 640 x 480": (640, 480), "large, 1600 x 1200": (1600, 1200)}
@@ -159,7 +159,7 @@ def _cache(records: list[CaptionedImage], folder: Path, n: int, rounds: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

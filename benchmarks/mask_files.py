@@ -73,18 +73,19 @@ def show(name: str, solution: Solution, dense: dict[str, Tensor], folder: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--size", choices=["shipped", "small", "paper"], default="shipped")
     parser.add_argument("--pruners", default="random,omp,multiflow")
     args = parser.parse_args()
     model, content = model_and_batch(args.size)
-    calibration, dense = Calibration(model, [content]), dict(model.named_parameters())
+    calibration, dense = Calibration(model, [content]), {n: p.detach() for n, p in model.named_parameters()}
     print(f"XVLM {args.size}, {calibration.total:,} prunable weights; goals {PLAIN}, {COMPACT} and (at 0.9) {PACKED}")
     print("                     plain   compact  entropy  ratio    packed, bytes/w    compact, s")
     print("pruner      spars.  bits/w    bits/w   bits/w           plain  compact   write   read")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name in args.pruners.split(","):
-            for solution in vlp_bench.prune(model, name, SPARSITIES, calibration).values():
+            solutions: Any = vlp_bench.prune(model, name, SPARSITIES, calibration)
+            for solution in solutions.values():
                 show(name, solution, dense, Path(folder))
 
 

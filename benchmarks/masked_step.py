@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from support.measure import interleaved, ratio
 from support.models import DEVICE, SIZES, batch, xvlm
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 import vlp_bench
 from vlp_bench import KeepPruned
@@ -57,7 +57,7 @@ class Loss(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, content: vlp_bench.Batch) -> Tensor:
         return self.model.adapter.loss(self.model, content)
@@ -92,7 +92,7 @@ def measure(size: str, rows: int, rounds: int, way: Way) -> Spent:
 
     contents = [batch(size, rows, seed) for seed in range(way.batches)]
     dense, sparse = xvlm(size).train(), xvlm(size)
-    solution = vlp_bench.prune(sparse, "omp", 0.9)
+    solution: Any = vlp_bench.prune(sparse, "omp", 0.9)
     solution.install(sparse)
     keeper = KeepPruned(solution.masks).attach(sparse.train())
     steps = {
@@ -117,7 +117,7 @@ def in_a_process(rank: int, folder: str, size: str, rows: int, rounds: int, way:
 def in_processes(size: str, rows: int, rounds: int, way: Way) -> Spent:
     """What the first of the DDP processes measures."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(in_a_process, (folder, size, rows, rounds, way), nprocs=way.processes)
+        multiprocessing.spawn(in_a_process, (folder, size, rows, rounds, way), nprocs=way.processes)
         return torch.load(os.path.join(folder, "found.pt"), weights_only=True)
 
 
@@ -128,7 +128,7 @@ def show(way: Way, found: Spent) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--rows", type=int, default=4, help="image-caption pairs in a batch")
     parser.add_argument("--rounds", type=int, default=7)

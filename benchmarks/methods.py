@@ -125,7 +125,7 @@ def run_pruner(name: str, calibration: Calibration, sparsity: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="pruners; none: all")
     parser.add_argument("--size", choices=list(SIZES), default="tiny")
     parser.add_argument("--rows", type=int, default=4, help="captions in each of the two parts of a batch")

@@ -69,7 +69,7 @@ def found(experiment: str, only: list[str]) -> dict[str, Any]:
         for compat in ("corrected", "official"):
             options = dict(FEW.get(name, {})) | ({"compat": compat} if compat == "official" else {})
             try:
-                answers = vlp_bench.prune(model, name, list(SPARSITIES), shared, options=options)
+                answers: Any = vlp_bench.prune(model, name, list(SPARSITIES), shared, options=options)
             except ValueError as reason:
                 results[f"{experiment} {name} {compat}"] = f"ValueError: {reason}"
                 print(experiment, name, compat, reason, flush=True)

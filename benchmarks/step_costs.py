@@ -60,7 +60,7 @@ METHODS: dict[str, Callable[[XVLM, argparse.Namespace], None]] = {"itersnip": it
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(METHODS))
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--rows", type=int, default=4, help="captions in each of the two parts of a batch")

@@ -62,7 +62,7 @@ def concatenated(parts: list[Scores], sparsities: list[float]) -> list[list[Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--weights", type=float, default=184, help="millions")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

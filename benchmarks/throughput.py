@@ -79,7 +79,8 @@ def peak(args: argparse.Namespace, name: str, pixels: int, who: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         take = kinds(args, name, pixels, who)["step"]
-        take(), take()
+        take()
+        take()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     flags = [f"--{flag}" for flag in ("bf16", "compile", "recompute") if getattr(args, flag)]
     words = ["--models", name, "--pixels", str(pixels), "--size", args.size, "--rows", str(args.rows), *flags]
@@ -115,7 +116,7 @@ def compare(args: argparse.Namespace, name: str, pixels: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=("xvlm", "blip"), default=["xvlm", "blip"])
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--pixels", nargs="+", type=int, default=[224, 384])
@@ -127,7 +128,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.peak_of:
         take = kinds(args, args.models[0], args.pixels[0], args.peak_of)["step"]
-        take(), take()
+        take()
+        take()
         print(resident())
         return
     options = [flag for flag in ("bf16", "compile", "recompute") if getattr(args, flag)]

@@ -1,8 +1,8 @@
-"""Writes what the stored rows say: the README's results, docs/results.md, and what came out of each experiment.
+"""Writes what the stored rows say: the tables of docs/results.md, and what came out of each experiment.
 
 python docs/results.py --collect outputs  # takes the rows of these runs into docs/results.csv and experiments/ first;
                                           # recorded runs that are not there stay; captions are scored with
-                                          # Java before that (python -m vlp_bench.commands.rescore out=outputs)
+                                          # Java before that (vlp-bench rescore out=outputs)
 python docs/results.py                    # writes the texts and docs/results-*.png
 python docs/results.py --check            # exit code 1 if a text is out of date
 """
@@ -23,7 +23,7 @@ from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdow
 from vlp_bench.sweeps import plans
 
 ROOT = Path(__file__).resolve().parents[1]
-README, PAGE, DATA = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "results.csv"
+PAGE, DATA = ROOT / "docs" / "results.md", ROOT / "docs" / "results.csv"
 BEGIN, END = "<!-- results: written by `python docs/results.py` -->\n", "<!-- end of results -->\n"
 COLUMNS = ["exp", "pruner", "sparsity", "seed", "metric", "value", "split", "status", "run", "setting"]
 ORIGIN = ["seconds", "commit", "weights", "data", "mask", "time"]
@@ -32,7 +32,7 @@ ORDER = (
     *("dense", "random", "omp", "l2", "lamp", "snip", "itersnip", "chita", "chita_pp", "tamt"),
     *("multiflow_edges", "multiflow_nodes", "multiflow_128", "multiflow"),
 )
-BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the README's; the others are of one table each
+BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the first table's; the others are of one table each
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
     "itr": ("txt_r1", "img_r1"),
@@ -112,14 +112,14 @@ def _write(frame: pd.DataFrame, file: Path) -> None:
 
 
 def section(frame: pd.DataFrame) -> str:
-    """The README's text between BEGIN and END: at each sparsity every pruner on every experiment, and who leads."""
+    """The first table of the page: at each sparsity every pruner on every experiment, and who leads."""
     frame = compared(frame)
     exps, levels = present(frame), sorted(set(frame["sparsity"]) - {0.0})
     runs = frame.drop_duplicates("run")
     parts = [
         f"{len(runs)} runs of the embedded world, {runs['seconds'].sum() / 3600:.1f} hours of one thread in all; "
         "mean ± std over the seeds, the best pruner in bold, – where nothing was run. All metrics, a plot for each "
-        "experiment: [docs/results.md](docs/results.md).\n"
+        "experiment: below.\n"
     ]
     heads = [f"{_model(exp)}, {LABELS[headline(frame, exp)]}" for exp in exps]
     seeds = ["seeds", *(str(matching(frame, exp=exp)["seed"].nunique()) for exp in exps)]
@@ -133,7 +133,7 @@ def section(frame: pd.DataFrame) -> str:
             rows.append([name, *(Markdown(f"**{v}**") if bold else v for v, bold in zip(values, best, strict=True))])
         parts.append(markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds]))
     parts.append(f"{leaders(frame, exps)}\n")
-    return "\n".join([*parts, "![every experiment: its first metric against sparsity](docs/results-all.png)\n"])
+    return "\n".join([*parts, "![every experiment: its first metric against sparsity](results-all.png)\n"])
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -163,12 +163,9 @@ def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
 
 
 def page(frame: pd.DataFrame) -> str:
-    """docs/results.md: every experiment with all its metrics."""
-    head = (
-        "# Results of the embedded world\n\nWritten by `python docs/results.py` from docs/results.csv. Numbers of "
-        "scenes drawn by code and of small models: none is comparable with a published one.\n"
-    )
-    return "\n".join([head, *(part for exp in present(frame) for part in experiment(frame, exp))])
+    """The text of docs/results.md between BEGIN and END: all experiments side by side, then each with all its metrics."""
+    parts = [part for exp in present(frame) for part in experiment(frame, exp)]
+    return "\n".join(["## All side by side\n", section(frame), *parts])
 
 
 def came_out(frame: pd.DataFrame, name: str) -> str:
@@ -329,7 +326,7 @@ def plots(frame: pd.DataFrame) -> None:
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:
     """Every file this program writes to, with the whole of its text."""
-    files = {PAGE: page(frame), README: _between(README, section(frame))}
+    files = {PAGE: _between(PAGE, page(frame))}
     for name in TABLES:
         file = ROOT / "experiments" / name / "README.md"
         files[file] = _between(file, came_out(frame, name))

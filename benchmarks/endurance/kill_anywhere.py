@@ -201,7 +201,7 @@ def endure(words: list[str], folder: Path, planned: list[Moment], say: Callable[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args, words = parser.parse_known_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def ours(name: str, size: str, pixels: int) -> tuple[nn.Module, Pass]:
     if name == "xvlm":
         xvlm = XVLM(replace(SIZES[size], image_size=pixels)).to(DEVICE)
 
-        def fused(b: Batch) -> Tensor:
+        def fused(b: Any) -> Tensor:
             return xvlm.fuse(xvlm.encode_text(b.text_ids, b.text_atts), b.text_atts, xvlm.encode_image(b.images))
 
         return xvlm, fused
@@ -43,7 +44,7 @@ def ours(name: str, size: str, pixels: int) -> tuple[nn.Module, Pass]:
     for name in COPIES:
         delattr(blip, name)
 
-    def both(b: Batch) -> Tensor:
+    def both(b: Any) -> Tensor:
         images = blip.encode_image(b.images)
         fused, words = blip.fuse(b.text_ids, b.text_atts, images), blip.predict_words(b.text_ids, b.text_atts, images)
         return torch.cat([fused.flatten(), words.flatten()])
@@ -85,12 +86,12 @@ def _plain_xvlm(c: XVLMConfig, pixels: int) -> tuple[nn.Module, Pass]:
 
 
 def _plain_blip(c: BLIPConfig) -> tuple[nn.Module, Pass]:
-    sizes = {"image_size": c.image_size, "patch_size": 16, "num_hidden_layers": c.vision_layers}
+    sizes: dict[str, Any] = {"image_size": c.image_size, "patch_size": 16, "num_hidden_layers": c.vision_layers}
     vision = BlipVisionConfig(**sizes, initializer_range=0.02)  # its own 1e-10 ends in numbers too small to be quick
-    common = {"num_hidden_layers": c.text_layers, "num_attention_heads": 12, "hidden_size": 768}
+    common: dict[str, Any] = {"num_hidden_layers": c.text_layers, "num_attention_heads": 12, "hidden_size": 768}
     common |= {"hidden_dropout_prob": c.dropout, "attention_probs_dropout_prob": c.dropout}
     text = BlipTextConfig(**common, encoder_hidden_size=768, is_decoder=True, use_cache=False)
-    net = nn.ModuleDict(
+    net: Any = nn.ModuleDict(
         {
             "vision": BlipVisionModel(vision),
             "encoder": BlipTextModel(text, add_pooling_layer=False),

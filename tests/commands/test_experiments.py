@@ -24,7 +24,7 @@ def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
     text = (plans.FOLDER / name / "README.md").read_text(encoding="utf-8")
     for heading in ("## Claim", "## Command", "## Cost", "## What came out"):
         assert heading in text, heading
-    assert f"python -m vlp_bench.commands.experiment {name}" in text
+    assert f"vlp-bench experiment {name}" in text
 
 
 @pytest.mark.parametrize(("name", "exp"), sorted({(n, e) for n in plans.names() for p in plans.load(n) for e in p.exp}))

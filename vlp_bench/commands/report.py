@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.conf import PACKAGE
+from vlp_bench.runs.conf import EXPERIMENTS
 from vlp_bench.runs.console import console, warn
 from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.key_value import perform
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Stored = dict[str, tuple[Solution, Path]]  # by hash
 
-EXPERIMENTS = PACKAGE.parent / "experiments"  # of a checkout: published numbers, one folder a table
 
 
 @dataclass(frozen=True)

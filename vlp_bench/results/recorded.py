@@ -40,8 +40,8 @@ def verdict(own: float, dense: float) -> str:
 def levels(frame: pd.DataFrame, pruner: str, metric: str) -> str:
     """'85.40 at 63 %, 41.87 at 75 %': recorded means of a pruner; empty without rows."""
     rows = matching(frame, pruner=pruner, metric=metric, status="ok")
-    means = rows.groupby("sparsity")["value"].mean()
-    return ", ".join(f"{value:.2f} at {100 * float(str(level)):g} %" for level, value in means.items())
+    means = rows.groupby("sparsity")["value"].agg(mean="mean").reset_index().to_dict("records")
+    return ", ".join(f"{row['mean']:.2f} at {100 * row['sparsity']:g} %" for row in means)
 
 
 def replaced(frame: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,12 @@ from vlp_bench.construct import PACKAGE as PACKAGE
 from vlp_bench.construct import conf_folder as conf_folder
 from vlp_bench.pruning.choices import names as part_names
 
+EXPERIMENTS = next(
+    (place for place in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if place.is_dir()),
+    PACKAGE / "experiments",
+)
+"""One folder for each published table: in a wheel inside the package, in a checkout beside it."""
+
 _COOP = (
     *("caltech101", "dtd", "eurosat", "food101", "oxford_flowers"),
     *("oxford_pets", "stanford_cars", "sun397", "ucf101"),

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from vlp_bench.runs.conf import PACKAGE, choices, closest, moved
+from vlp_bench.runs.conf import EXPERIMENTS, choices, closest, moved
 from vlp_bench.runs.errors import UserError
 from vlp_bench.sweeps.grid import Grid
 
-FOLDER = PACKAGE.parent / "experiments"  # of a checkout
+FOLDER = EXPERIMENTS
 RIDGE_PRUNERS = ("chita", "chita_pp")
 
 
