@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from support.measure import interleaved, ratio
 from support.models import DEVICE, SIZES, batch, xvlm
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 import vlp_bench
 from vlp_bench import KeepPruned
@@ -117,7 +118,7 @@ def in_a_process(rank: int, folder: str, size: str, rows: int, rounds: int, way:
 def in_processes(size: str, rows: int, rounds: int, way: Way) -> Spent:
     """What the first of the DDP processes measures."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(in_a_process, (folder, size, rows, rounds, way), nprocs=way.processes)
+        spawn(in_a_process, (folder, size, rows, rounds, way), nprocs=way.processes)
         return torch.load(os.path.join(folder, "found.pt"), weights_only=True)
 
 

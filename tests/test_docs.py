@@ -3,16 +3,25 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
-from vlp_bench.runs import conf
+from vlp_bench.__main__ import is_verb
+from vlp_bench.__main__ import verbs as program_verbs
+from vlp_bench.runs import conf, key_value
+from vlp_bench.runs.specification import register
+from vlp_bench.sweeps import plans
+from vlp_bench.sweeps.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -35,21 +44,178 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_commands_are_there(page):
-    for module in re.findall(r"python -m vlp_bench\.commands\.(\w+)", page.read_text(encoding="utf-8")):
-        assert importlib.util.find_spec(f"vlp_bench.commands.{module}"), module
-
-
-def test_choices_are_there(page):
+def commands(page):
+    """The command lines of a page: lines of its code blocks, and what stands in backticks, without remarks."""
     text = page.read_text(encoding="utf-8")
-    commands = re.findall(r"python -m vlp_bench[^`\n]*(?:\\\n[^`\n]*)*", text)
-    told = [word for command in commands for word in command.split()]
-    for word in told:
-        group, _, chosen = word.lstrip("+").partition("=")
-        known = set(conf.groups()) | {"pruner/allocate", "pruner/solve", "pruner/schedule", "pruner/sweep"}
-        if group in known and chosen.islower() and not re.search("outlier|mine", word):
-            for choice in chosen.split(","):
-                assert choice in conf.choices(group), word
+    fences = re.findall(r"^ *```(?:bash|sh|console)?\n(.*?)^ *```", text, flags=re.DOTALL | re.MULTILINE)
+    plain = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in fences for line in block.replace("\\\n", " ").splitlines()]
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", plain) if len(span.split()) > 1]
+    told = [re.sub(r"\s+#.*", "", line).strip() for line in [*lines, *spans]]
+    return [line for line in dict.fromkeys(told) if re.match(PROGRAMS, line)]
+
+
+PROGRAMS = r"(vlp-bench|make|python|pip|torchrun)\s"
+PLACEHOLDERS = {"FILE", "DIR", "FOLDER", "MASK", "SOURCE", "OUT", "NAME", "VERB"}
+UNTESTED = {  # commands that no test performs, and why
+    r"vlp-bench .*\b(pruner=outlier|model=mine_paper|pruner=mine)\b": "its file is what the page tells how to write",
+    r"vlp-bench run \+exp=NAME$": "NAME stands for any of those listed",
+    r"vlp-bench VERB": "VERB stands for any of those listed",
+    r"python -m vlp_bench( VERB.*)?$": "says that this is the same program",
+    r"torchrun ": "tests/runs/test_ddp.py starts it",
+    r"pip install pre-commit": "a tool of its own",
+}
+
+
+def test_every_command_is_one_that_would_be_performed(page):
+    """Each is parsed as its verb parses it, and composed if it is a run; a page may not show a command we refuse."""
+    for line in commands(page):
+        if not any(re.match(pattern, line) for pattern in UNTESTED):
+            program, *words = shlex.split(line)
+            try:
+                CHECKS[program](words)
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{page.name}: {line}: {error}") from error
+
+
+def test_commands_are_found(tmp_path):
+    text = "`make\nx` and `not one`\n\n```bash\nvlp-bench run a=1 \\\n  b=2   # remark\n```\n  ```yaml\npip x\n  ```\n"
+    (tmp_path / "page.md").write_text(text)
+    assert [line.split() for line in commands(tmp_path / "page.md")] == [
+        ["vlp-bench", "run", "a=1", "b=2"],
+        ["make", "x"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vlp-bench statsu",
+        "vlp-bench run +exp=xvlm_itr pruner=nosuch",
+        "vlp-bench run +exp=xvlm_itr recipe.epoch=1",
+        "vlp-bench compare +exp=xvlm_itr sparsity=much",
+        "vlp-bench experiment table99",
+        "vlp-bench report too=FOLDER",
+        "vlp-bench masks shwo FILE",
+        "vlp-bench list pruner",
+        "make tset",
+        "pip install 'vlp_bench[nosuch]'",
+        "python benchmarks/nosuch.py",
+        "python benchmarks/chita.py --nosuch 3",
+    ],
+)
+def test_a_wrong_command_would_be_noticed(line):
+    program, *words = shlex.split(line)
+    with pytest.raises((Exception, SystemExit)):
+        CHECKS[program](words)
+
+
+def composed(words):
+    """Compose every run of a command line, whatever files it names."""
+    from vlp_bench.sweeps.expand import expand
+
+    register()
+    given = [word for word in words if word not in ("-m", "--multirun", "--emit-sbatch", "--force", "--cfg", "job")]
+    if not any(word.startswith("+exp=") for word in given):
+        given.insert(0, "+exp=xvlm_itr")
+    with initialize_config_dir(str(conf.conf_folder()), version_base="1.3"):
+        for own in expand(given):
+            compose("config", own, return_hydra_config=True)
+
+
+def grid(words):
+    cells = Grid.parse(words)
+    assert cells.pruners
+    composed([*cells.overrides, *(f"pruner={pruner}" for pruner in cells.pruners[:1])])
+    assert set(cells.pruners) <= set(conf.choices("pruner"))
+
+
+def experiment(words):
+    from vlp_bench.commands.experiment import Request
+
+    request = Request.parse(words) if words else None
+    assert request is None or plans.load("ecoflap" if request.name in PLACEHOLDERS else request.name)
+
+
+def by_fields(module):
+    def check(words):
+        key_value.parse(import_module(f"vlp_bench.commands.{module}").Request, words)
+
+    return check
+
+
+def by_parser(module):
+    def check(words):
+        if words:
+            import_module(f"vlp_bench.commands.{module}").parser().parse_args(words)
+
+    return check
+
+
+def data(words):
+    assert words[0] in ("check", "mini-copy")
+    if any(word.startswith("+exp=") for word in words):
+        composed([word for word in words[1:] if not word.startswith("--")])
+
+
+def listing(words):
+    assert not words or words[0] in import_module("vlp_bench.commands.list").KINDS
+
+
+def a_run_or_nothing(words):
+    return composed(words) if {"--help", "-sc"}.isdisjoint(words) else None
+
+
+VERBS = {
+    "run": a_run_or_nothing,
+    "compare": grid,
+    "ridge": grid,
+    "status": lambda words: composed(words) if words else None,
+    "experiment": experiment,
+    "data": data,
+    "list": listing,
+    "report": by_fields("report"),
+    "rescore": by_fields("rescore"),
+    "sync": by_fields("wandb_sync"),
+    **{verb: by_parser(verb) for verb in ("masks", "export", "weights", "gate", "pretrain")},
+    "pretrain-dino": by_parser("pretrain_dino"),
+}
+
+
+def ours(words):
+    if not is_verb(words[0]):
+        return words[0] in ("-h", "--help", "--version") or a_run_or_nothing(words)
+    assert words[0] in program_verbs(), f"no verb {words[0]}"
+    return VERBS[words[0]](words[1:])
+
+
+def test_every_verb_can_be_checked():
+    assert set(VERBS) == set(program_verbs())
+
+
+def make(words):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {word for word in words if "=" not in word} <= set(targets)
+
+
+def python(words):
+    if words[0] == "-m":
+        assert words[1].split(".")[0] in ("vlp_bench", "pytest")
+        return ours(words[2:]) if words[1] == "vlp_bench" else None
+    file = ROOT / words[0]
+    text = file.read_text(encoding="utf-8")
+    assert not [word for word in words[1:] if word.startswith("--") and f'"{word}"' not in text]
+    return None
+
+
+def pip(words):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {extra for word in words for found in re.findall(r"\[(.*?)\]", word) for extra in found.split(",")}
+    assert words[0] == "install"
+    assert named <= set(extras)
+
+
+CHECKS = {"vlp-bench": ours, "make": make, "python": python, "pip": pip}
 
 
 def test_every_page_is_in_the_navigation():
@@ -91,6 +257,7 @@ def test_results_by_hand(results):
     ]
     frame = pd.DataFrame(rows)
     text = results.page(frame)
+    assert text.startswith("## All side by side")
     assert "seed 0 alone; 5 runs, 5 minutes" in text
     assert "At 90 %: l2 40.0, omp 30.0, lamp 20.0, tamt 10.0." in text
     # Table 4 of the supplement, text R@1 at 90 %: TAMT 21.6, LAMP 21.4, L2 14.8
