@@ -163,7 +163,7 @@ def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
 
 
 def page(frame: pd.DataFrame) -> str:
-    """The text of docs/results.md between BEGIN and END: all experiments side by side, then each with all its metrics."""
+    """The text of docs/results.md between BEGIN and END: all experiments side by side, then each with all metrics."""
     parts = [part for exp in present(frame) for part in experiment(frame, exp)]
     return "\n".join(["## All side by side\n", section(frame), *parts])
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+import vlp_bench
 from vlp_bench.__main__ import is_verb
 from vlp_bench.__main__ import verbs as program_verbs
 from vlp_bench.runs import conf, key_value
@@ -390,3 +391,58 @@ def test_the_site_is_built_without_a_broken_link(tmp_path):
     for page in PAGES:
         place = "index.html" if page.stem == "index" else f"{page.stem}/index.html"
         assert (tmp_path / "site" / place).is_file(), page.name
+
+
+def test_the_readme_is_one_page():
+    text = re.sub(r"```.*?```", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(text.split()) <= 900
+
+
+def test_the_readme_shows_the_rooms():
+    """The tree names every folder of the package that holds code, and none that is not there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("vlp_bench/\n") : text.index("experiments/     ")]
+    named = set(re.findall(r"(\w+)/ ", tree))
+    package = ROOT / "vlp_bench"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")} | {"assets"}
+    inner = {path.parent.name for path in (package / "pruning").glob("*/__init__.py")}
+    assert named == rooms | inner
+
+
+def test_what_projects_are_asked_for_is_there_and_well_formed():
+    for file in (
+        ".github/workflows/ci.yml",
+        ".pre-commit-config.yaml",
+        "CITATION.cff",
+        ".github/ISSUE_TEMPLATE/bug.yml",
+    ):
+        assert yaml.safe_load((ROOT / file).read_text(encoding="utf-8")), file
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    steps = [
+        step["run"].split("#")[0].split() for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+    for program, *words in steps:
+        assert (ROOT / program).is_file() if program.startswith(".ci/") else CHECKS[program](words) is None
+    version = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    assert version == vlp_bench.__version__
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_sdist_holds_what_the_tests_read():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    for pattern in settings["sdist"]["include"]:
+        assert list(ROOT.glob(pattern.lstrip("/"))), f"{pattern} of the sdist is not there"
+    shipped = {pattern.lstrip("/") for pattern in settings["sdist"]["include"]}
+    assert {
+        "vlp_bench",
+        "hydra_plugins",
+        "conf",
+        "tests",
+        "benchmarks",
+        "docs",
+        "experiments",
+        ".ci",
+        ".github",
+    } <= shipped
+    assert set(settings["wheel"]["force-include"]) <= {*shipped, "docs/results.csv"}
