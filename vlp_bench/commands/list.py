@@ -8,7 +8,6 @@
 What a pruner needs is seen by running it on a network of three layers: two seconds for all.
 """
 
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -65,7 +64,6 @@ def pruners() -> Rows:
     from vlp_bench.pruning.catalogue import load
     from vlp_bench.pruning.needs import needs_of
 
-    logging.getLogger("vlp_bench").setLevel(logging.ERROR)  # a network of three layers has few batches: it is known
     for name in choices("pruner"):
         needs = needs_of(load(name))
         yield name, needs.reads, needs.cost, blurb("pruner", name)
