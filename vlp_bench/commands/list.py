@@ -23,6 +23,7 @@ Rows = Iterator[tuple[str, ...]]
 PATHS = re.compile(r"\$\{paths\.(\w+)\}")
 SHIPPED = "nothing"
 TEXT = 32  # columns of the terminal that the description takes at least
+ANY = "+exp=xvlm_itr"  # an experiment, to see one of its parts exchanged in
 OPTIONAL = {"paths.vocab"}  # is looked for in other places as well
 
 
@@ -72,7 +73,7 @@ def pruners() -> Rows:
 def experiments() -> Rows:
     """Name, parts, needed files, and the first line of its yaml."""
     for name in choices("exp"):
-        config = _composed("config", [f"+exp={name}"])
+        config = _composed(f"+exp={name}")
         chosen = config.hydra.runtime.choices
         parts = " ".join(str(chosen[part]) for part in ("model", "task", "data"))
         yield name, parts, _files(config.model, config.data), blurb("exp", name)
@@ -81,25 +82,27 @@ def experiments() -> Rows:
 def _of_group(group: str) -> Callable[[], Rows]:
     def rows() -> Rows:
         for name in choices(group):
-            yield name, _files(_composed(f"{group}/{name}", [])), blurb(group, name)
+            part = _composed(ANY, f"{group}={name}")[group]
+            yield name, _files(part), blurb(group, name)
 
     return rows
 
 
-def _composed(name: str, words: list[str]) -> Any:
+def _composed(*words: str) -> Any:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose(name, words, return_hydra_config=name == "config")
+        return compose("config", list(words), return_hydra_config=True)
 
 
 def _files(*parts: Any) -> str:
-    """The folders that values of a configuration are looked for in, as the keys that name them."""
+    """The keys without which a configuration cannot be: folders its values are looked for in, and values it lacks."""
     from omegaconf import OmegaConf
 
     text = "".join(OmegaConf.to_yaml(part) for part in parts)
-    found = {f"paths.{root}" for root in PATHS.findall(text)} - OPTIONAL
-    return ", ".join(sorted(found)) or SHIPPED
+    folders = {f"paths.{root}" for root in PATHS.findall(text)} - OPTIONAL
+    lacking = {part._get_full_key(key) for part in parts for key in part if OmegaConf.is_missing(part, key)}
+    return ", ".join(sorted(folders | lacking)) or SHIPPED
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
