@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Stored = dict[str, tuple[Solution, Path]]  # by hash
 
 
-
 @dataclass(frozen=True)
 class Request:
     """What to report on, against what, and where to."""
