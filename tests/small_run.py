@@ -39,8 +39,8 @@ def specified(tiny):
     """Words to add -> the specification `python -m vlp_bench` would perform."""
     from hydra import compose, initialize_config_dir
 
-    from vlp_bench.runs.conf import conf_folder
     from vlp_bench.runs.specification import register, specify
+    from vlp_bench.runs.terminal.conf import conf_folder
 
     def specification(*words: str) -> Specification:
         register()

@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 import vlp_bench
 from vlp_bench.__main__ import is_verb
 from vlp_bench.__main__ import verbs as program_verbs
-from vlp_bench.runs import conf, key_value
 from vlp_bench.runs.specification import register
+from vlp_bench.runs.terminal import conf, key_value
 from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import Grid
 
@@ -201,7 +201,7 @@ def make(words):
 
 def python(words):
     if words[0] == "-m":
-        assert words[1].split(".")[0] in ("vlp_bench", "pytest")
+        assert words[1].split(".")[0] in ("vlp_bench", "pytest", "benchmarks")
         return ours(words[2:]) if words[1] == "vlp_bench" else None
     file = ROOT / words[0]
     text = file.read_text(encoding="utf-8")

@@ -14,8 +14,8 @@ from vlp_bench import __main__ as program
 from vlp_bench.commands import list as lists
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.needs import needs_of
-from vlp_bench.runs import conf
-from vlp_bench.runs.console import columns, console, print_help, print_table
+from vlp_bench.runs.terminal import conf
+from vlp_bench.runs.terminal.console import columns, console, print_help, print_table
 
 VERBS = {
     *("run", "compare", "experiment", "report", "status", "masks", "export", "data", "weights", "rescore", "ridge"),

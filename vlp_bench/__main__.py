@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vlp_bench import __version__
-from vlp_bench.runs.conf import PACKAGE, closest
-from vlp_bench.runs.console import columns, console, print_help, stderr
-from vlp_bench.runs.errors import MISTAKE
+from vlp_bench.runs.terminal.conf import PACKAGE, closest
+from vlp_bench.runs.terminal.console import columns, console, print_help, stderr
+from vlp_bench.runs.terminal.errors import MISTAKE
 
 FILES = {"sync": "wandb_sync"}  # verbs that are not called as their file
 FIRST = ("run", "compare", "experiment", "report", "status")  # what most people type; the others follow by name

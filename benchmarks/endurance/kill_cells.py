@@ -69,7 +69,7 @@ def by_fork(cells: Sequence[Cell]) -> int:
         return child
     code = 1
     try:
-        from vlp_bench.runs.errors import one_line
+        from vlp_bench.runs.terminal.errors import one_line
         from vlp_bench.sweeps.sweep import sweep
 
         silence = os.open(os.devnull, os.O_WRONLY)

@@ -25,10 +25,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from vlp_bench.construct import conf_folder, construct
-from vlp_bench.runs.conf import choices
-from vlp_bench.runs.errors import explain
-from vlp_bench.runs.rehearse import rehearse
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import choices
+from vlp_bench.runs.terminal.errors import explain
+from vlp_bench.runs.trial_construction import construct_all
 
 EXPERIMENTS = ("xvlm_itr", "blip_vqa", "dino_cls", "xvlm_ic", "blip_nlvr2", "clip_zeroshot")
 VALUES = (
@@ -126,7 +126,7 @@ def _attempt(words: Sequence[str]) -> None:
         config: DictConfig = compose("config", list(words), return_hydra_config=True)
         OmegaConf.select(config, "hydra.run.dir")
         specification = specify(config, config.hydra)
-    rehearse(specification)
+    construct_all(specification)
     construct(specification.config["data"], "data", specification.config["allow"])
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from vlp_bench.commands import experiment, ridge
 from vlp_bench.results import published
-from vlp_bench.runs.conf import choices
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.conf import choices
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.sweeps import plans
 
 PUBLISHED = [name for name in plans.names() if (plans.FOLDER / name / "published.csv").is_file()]

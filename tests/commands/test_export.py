@@ -16,8 +16,8 @@ from vlp_bench.models.checkpoints.read_write import load_model, save_model
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.masks import packed_checkpoint as packed
 from vlp_bench.results.store import Store
-from vlp_bench.runs.console import console, stderr
 from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.terminal.console import console, stderr
 
 HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

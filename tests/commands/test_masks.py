@@ -14,8 +14,8 @@ from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.runs.console import console, stderr
 from vlp_bench.runs.prune_once import scores_file
+from vlp_bench.runs.terminal.console import console, stderr
 
 HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

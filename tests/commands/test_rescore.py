@@ -14,9 +14,9 @@ from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.tokenisers import java, package
 from vlp_bench.results import examples
 from vlp_bench.results.store import Store
-from vlp_bench.runs.conf import conf_folder
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.terminal.errors import UserError
 
 
 class Lengths:

@@ -5,9 +5,9 @@ import pytest
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands.status import UNFINISHED, runs_of, show
 from vlp_bench.results.store import Store
-from vlp_bench.runs.console import console
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.lock import exclusive, owner
+from vlp_bench.runs.terminal.console import console
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.sweeps.expand import cells_of
 from vlp_bench.sweeps.states import FAILED_FILE, State, reason_of
 

@@ -12,8 +12,8 @@ from tests.results.test_report import MASKS, PUBLISHED, fill
 from vlp_bench.commands import wandb_sync
 from vlp_bench.results.report import material, page
 from vlp_bench.results.store import Store
-from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.key_value import parse
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.key_value import parse
 from vlp_bench.sweeps import wandb_workspace
 
 

@@ -102,9 +102,9 @@ def performed(exp: str, copy: Path, weights: Path, out: Path, *words: str) -> di
 
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
-    from vlp_bench.runs.conf import conf_folder
     from vlp_bench.runs.run import run
     from vlp_bench.runs.specification import register, specify
+    from vlp_bench.runs.terminal.conf import conf_folder
 
     epochs = () if exp.startswith("clip_") else ("recipe.epochs=1",)
     given = [

@@ -175,7 +175,7 @@ def test_bad_requests():
         vlp_bench.prune(model, "omp", 0.5, options={"ridge": 1})
     with pytest.raises(ValueError, match=r"'omp' has no option 'num_batches'"):
         vlp_bench.prune(model, "omp", 0.5, options={"num_batches": 1})
-    with pytest.raises(ValueError, match=r"unknown compat 'paper': use one of corrected, official"):
+    with pytest.raises(ValueError, match=r"compat=paper: expected one of corrected, official"):
         vlp_bench.prune(model, "multiflow", 0.5, options={"compat": "paper"})
     with pytest.raises(ValueError, match=r"unknown allocate 'ecoflop': use one of .*uniform"):
         vlp_bench.prune(model, "omp", 0.5, options={"allocate": "ecoflop"})

@@ -16,7 +16,7 @@ from vlp_bench.results import examples
 from vlp_bench.results.report import gallery, material
 from vlp_bench.results.report.answers import Answers, Examples, examples_of
 from vlp_bench.results.store import Store
-from vlp_bench.runs.conf import conf_folder
+from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.sweeps import galleries as command
 
 

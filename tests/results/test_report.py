@@ -301,7 +301,7 @@ def test_the_pruning_seed_is_that_of_the_calibration(tmp_path):
 
 def test_a_report_on_nothing_is_refused(tmp_path):
     from vlp_bench.commands.report import Request, report
-    from vlp_bench.runs.errors import UserError
+    from vlp_bench.runs.terminal.errors import UserError
 
     with pytest.raises(UserError, match="no stored run"):
         report(Request(out=str(tmp_path)))
@@ -312,8 +312,8 @@ def test_a_report_on_nothing_is_refused(tmp_path):
 )
 def test_a_mistyped_request_is_explained(word, said):
     from vlp_bench.commands.report import Request
-    from vlp_bench.runs.errors import UserError
-    from vlp_bench.runs.key_value import parse
+    from vlp_bench.runs.terminal.errors import UserError
+    from vlp_bench.runs.terminal.key_value import parse
 
     with pytest.raises(UserError, match=said):
         parse(Request, [word])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.results.store import Store
-from vlp_bench.runs.errors import explain
+from vlp_bench.runs.terminal.errors import explain
 
 
 def at(time):

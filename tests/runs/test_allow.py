@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from vlp_bench import construct as c
-from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.rehearse import rehearse
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.trial_construction import construct_all
 
 MINE = '''
 def score(layer, calibration, factor: float = 1.0):
@@ -29,7 +29,7 @@ def test_a_score_of_ones_own_is_allowed_by_name(specified, mine):
         specified(*SOLVE)
     assert "mine_of_the_tests" not in sys.modules
     found = specified(*SOLVE, "allow=[mine_of_the_tests.score]", "+pruner.solve.score.factor=2.0")
-    rehearse(found)
+    construct_all(found)
     pruner = c.construct(found.config["pruner"], "pruner", found.config["allow"])
     assert pruner.solve.score.func is sys.modules["mine_of_the_tests"].score
     assert pruner.solve.score.keywords == {"factor": 2.0}

@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import conf_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
@@ -126,7 +126,7 @@ def test_texts_without_images_count_in_calibration(performed, copy):
 def test_a_small_one_there_is_not():
     from hydra.errors import MissingConfigException
 
-    from vlp_bench.runs.errors import explain
+    from vlp_bench.runs.terminal.errors import explain
 
     with (
         initialize_config_dir(str(conf_folder()), version_base="1.3"),

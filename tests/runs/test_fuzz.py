@@ -15,7 +15,7 @@ from vlp_bench.pruning.masks import file_format as masks
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder, StoredStatistics
 from vlp_bench.results.store import Store
 from vlp_bench.runs.checkpointing import WholeFiles, read_checkpoint
-from vlp_bench.runs.errors import explain
+from vlp_bench.runs.terminal.errors import explain
 
 CASES = [60, pytest.param(500, marks=pytest.mark.slow)]
 FOREIGN = (

@@ -11,8 +11,8 @@ from hydra.errors import InstantiationException
 from tests.support import own_folder
 from vlp_bench.results.store import Store
 from vlp_bench.results.tables import test_values as values
-from vlp_bench.runs.errors import explain
 from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.terminal.errors import explain
 
 SMALL = ("recipe.epochs=1", "recipe.target_batch=16", "data.batch_size=16", "trainer=cpu",
          "data.calibration.batch_size=8", "data.calibration.num_batches=2")  # fmt: skip
@@ -28,8 +28,8 @@ def own(tiny_weights, tmp_path):
     """Words -> the specification of a run on one's own data with the tiny model."""
     from hydra import compose, initialize_config_dir
 
-    from vlp_bench.runs.conf import conf_folder
     from vlp_bench.runs.specification import register, specify
+    from vlp_bench.runs.terminal.conf import conf_folder
 
     def specification(exp: str, root: Path, form: str, *words: str):
         register()

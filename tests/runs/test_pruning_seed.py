@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError
 
 
 def test_a_pruning_seed_decides_the_calibration_and_nothing_else(specified):

@@ -3,10 +3,10 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from vlp_bench.runs.conf import choices, conf_folder
 from vlp_bench.runs.rehearsal import MOST
 from vlp_bench.runs.run import run
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import choices, conf_folder
 
 
 def specification(*words):

@@ -5,8 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import conf_folder
 
 SMALL = (
     "trainer=cpu", "pruner=omp", "sparsity=0.5", "recipe.epochs=1", "recipe.target_batch=4", "data.batch_size=4",

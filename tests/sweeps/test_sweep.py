@@ -17,10 +17,10 @@ from benchmarks.endurance.kill_anywhere import SLOW
 from benchmarks.endurance.kill_sweep import endure
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.results.store import Store
-from vlp_bench.runs.errors import BUSY, FAILED, UserError
 from vlp_bench.runs.launch import _in_hydras_words
 from vlp_bench.runs.lock import LEFT
 from vlp_bench.runs.process_plan import Plan
+from vlp_bench.runs.terminal.errors import BUSY, FAILED, UserError
 from vlp_bench.sweeps import slurm
 from vlp_bench.sweeps.expand import cells_of, expand
 from vlp_bench.sweeps.states import State

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console, print_help, warn
-from vlp_bench.runs.errors import MISTAKE, one_line, wants_traceback
+from vlp_bench.runs.terminal.console import console, print_help, warn
+from vlp_bench.runs.terminal.errors import MISTAKE, one_line, wants_traceback
 from vlp_bench.sweeps.grid import Grid
 
 if TYPE_CHECKING:

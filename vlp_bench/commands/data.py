@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.console import console, print_help
-from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.console import console, print_help
+from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_traceback
 
 if TYPE_CHECKING:
     from vlp_bench.data.checking import Advance, Report
@@ -138,8 +138,8 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
 
     from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
-    from vlp_bench.runs.conf import conf_folder
     from vlp_bench.runs.specification import missing_files, register
+    from vlp_bench.runs.terminal.conf import conf_folder
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import columns, console, print_help
-from vlp_bench.runs.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.console import columns, console, print_help
+from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_traceback
 from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import parsed
 
@@ -154,7 +154,7 @@ def _words(request: Request, part: plans.Part) -> list[str]:
 def _ridges(exp: str, part: plans.Part, words: Sequence[str], workers: int) -> dict[str, float]:
     """The chosen ridge of the part's CHITAs: retrieval stands for every task of a model, as in the paper."""
     from vlp_bench.commands.ridge import choose
-    from vlp_bench.runs.conf import choices
+    from vlp_bench.runs.terminal.conf import choices
 
     wanted = [name for name in part.pruner if name in plans.RIDGE_PRUNERS and part.ridge == "chosen"]
     proxy = f"{exp.partition('_')[0]}_itr"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.masks import SHIPPED
-from vlp_bench.runs.errors import UserError, one_line
+from vlp_bench.runs.terminal.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from vlp_bench.runs.pruned_model import Source
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
-    from vlp_bench.runs.console import console
     from vlp_bench.runs.pruned_model import source
+    from vlp_bench.runs.terminal.console import console
 
     found = source(args.source, args.weights)
     {"dense": _dense, "packed": _packed, "huggingface": _folder}[args.form](found, args.out)
@@ -119,8 +119,8 @@ def _report(args: argparse.Namespace) -> None:
 
     from vlp_bench.pruning.masks.safetensors_files import write_whole
     from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
-    from vlp_bench.runs.console import console
     from vlp_bench.runs.pruned_model import source
+    from vlp_bench.runs.terminal.console import console
 
     tokens, device = _tokens(args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.errors import one_line
+from vlp_bench.runs.terminal.errors import one_line
 
 if TYPE_CHECKING:
     from vlp_bench.data.shapes.probes import Case
@@ -116,7 +116,7 @@ def _retrieval(file: str, family: str) -> Iterator[Line]:
 def _show(lines: list[Line]) -> None:
     from rich.table import Table
 
-    from vlp_bench.runs.console import console
+    from vlp_bench.runs.terminal.console import console
 
     table = Table("asked", "found", "wanted", "", title="Acceptance gate of the embedded world's checkpoint")
     for asked, found, wanted, passed in lines:

@@ -15,9 +15,9 @@ from typing import Any
 
 from rich.table import Table
 
-from vlp_bench.runs.conf import blurb, choices, closest, conf_folder
-from vlp_bench.runs.console import console, print_help, print_table
-from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder
+from vlp_bench.runs.terminal.console import console, print_help, print_table
+from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 
 Rows = Iterator[tuple[str, ...]]
 PATHS = re.compile(r"\$\{paths\.(\w+)\}")

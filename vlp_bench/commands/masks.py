@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.errors import UserError, one_line
+from vlp_bench.runs.terminal.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from vlp_bench.pruning.solution import Solution
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
 def _show(args: argparse.Namespace) -> None:
     from rich.markup import escape
 
-    from vlp_bench.runs.console import console
     from vlp_bench.runs.pruned_model import load_solution
+    from vlp_bench.runs.terminal.console import console
 
     solution = load_solution(args.file)
     for name, text in about(solution, args.file):
@@ -158,8 +158,8 @@ def _sparsities(solution: "Solution") -> Callable[[list[str]], list[str]]:
 
 def _diff(args: argparse.Namespace) -> None:
     from vlp_bench.pruning.masks.overlap import Overlap, diff
-    from vlp_bench.runs.console import console
     from vlp_bench.runs.pruned_model import load_solution
+    from vlp_bench.runs.terminal.console import console
 
     first, second = load_solution(args.first), load_solution(args.second)
     found = diff(first.masks, second.masks)
@@ -179,7 +179,7 @@ def _diff(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from vlp_bench.runs.console import console
+    from vlp_bench.runs.terminal.console import console
 
     if args.out.suffix not in (".safetensors", *RELEASED):
         raise UserError(f"{args.out}: ends in .safetensors (ours), or in .pth or .pt (the released format)")

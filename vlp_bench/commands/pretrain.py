@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.errors import one_line
+from vlp_bench.runs.terminal.errors import one_line
 
 if TYPE_CHECKING:
     from vlp_bench.data.shapes.curriculum import Curriculum

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlp_bench.runs.errors import one_line
+from vlp_bench.runs.terminal.errors import one_line
 
 NAME = "dino_shapes.safetensors"
 

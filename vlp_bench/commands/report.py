@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.conf import EXPERIMENTS
-from vlp_bench.runs.console import console, warn
-from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.key_value import perform
+from vlp_bench.runs.terminal.conf import EXPERIMENTS
+from vlp_bench.runs.terminal.console import console, warn
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.key_value import perform
 from vlp_bench.sweeps.galleries import galleries
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlp_bench.runs.console import console, stderr, warn
-from vlp_bench.runs.errors import FAILED, UserError
-from vlp_bench.runs.key_value import perform
+from vlp_bench.runs.terminal.console import console, stderr, warn
+from vlp_bench.runs.terminal.errors import FAILED, UserError
+from vlp_bench.runs.terminal.key_value import perform
 
 if TYPE_CHECKING:
     from vlp_bench.metrics.caption_scores import Scores

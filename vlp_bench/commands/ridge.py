@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.console import console, print_help
-from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.console import console, print_help
+from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 from vlp_bench.sweeps.grid import Grid
 from vlp_bench.sweeps.plans import RIDGE_PRUNERS
 

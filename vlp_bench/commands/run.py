@@ -1,6 +1,6 @@
 """Prune once, fine-tune, test, store the numbers; -m for a sweep.
 
-The whole of what can be said is in `vlp_bench.runs.help`, which reads it from conf/.
+The whole of what can be said is in `vlp_bench.runs.terminal.help`, which reads it from conf/.
 """
 
 import sys
@@ -10,8 +10,8 @@ def main() -> None:
     """Read the command line and run it. Nothing heavy is imported before the arguments are known to be good."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        from vlp_bench.runs.console import print_help
-        from vlp_bench.runs.help import help_text
+        from vlp_bench.runs.terminal.console import print_help
+        from vlp_bench.runs.terminal.help import help_text
 
         print_help(help_text())
     else:

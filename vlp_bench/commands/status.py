@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.console import console, print_help, print_table
-from vlp_bench.runs.errors import FAILED, UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.console import console, print_help, print_table
+from vlp_bench.runs.terminal.errors import FAILED, UserError, one_line, wants_traceback
 from vlp_bench.sweeps.states import STYLES, State, counted, more_of, state_of
 
 UNFINISHED = 4

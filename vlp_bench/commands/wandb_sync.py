@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters, contents
-from vlp_bench.runs.console import console, stderr, warn
-from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.key_value import perform
+from vlp_bench.runs.terminal.console import console, stderr, warn
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.key_value import perform
 from vlp_bench.sweeps.wandb_workspace import definition, save
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlp_bench.runs.errors import one_line
+from vlp_bench.runs.terminal.errors import one_line
 
 if TYPE_CHECKING:
     from vlp_bench.models.checkpoints.identify import Finding
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _show(found: "Finding") -> None:
-    from vlp_bench.runs.console import console
+    from vlp_bench.runs.terminal.console import console
 
     def say(what: str, value: object) -> None:
         console.print(f"{what:<11} {value}", markup=False, highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vlp_bench import processes
 from vlp_bench.lifetime import Interrupted, interruptions
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vlp_bench.runs.conf import conf_folder
-from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 
 VERSION_BASE = "1.3"
 RAW = ("HYDRA_FULL_ERROR", "OC_CAUSE")  # their switches for exceptions as they are
@@ -55,9 +55,9 @@ def _job(arguments: Sequence[str], traceback: bool) -> Callable[[Any], None]:
         with one_line(arguments, traceback=traceback):
             specification = specify(config, HydraConfig.get())
             from vlp_bench.runs.process_group import perform
-            from vlp_bench.runs.rehearse import rehearse
+            from vlp_bench.runs.trial_construction import construct_all
 
-            rehearse(specification)
+            construct_all(specification)
             perform(specification, arguments)
 
     return job

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError
 
 LOCK = ".lock"
 PROGRESS = ".progress"  # how far the process at work is; it means nothing once that has ended

@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.spawn import RANKS, spawn
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.errors import UserError
 
 SRUN = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "NODE_RANK": "SLURM_NODEID"}
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.tasks.optimisation import accumulation
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"

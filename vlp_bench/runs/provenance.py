@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from vlp_bench.runs.conf import PACKAGE
+from vlp_bench.runs.terminal.conf import PACKAGE
 
 LIBRARIES = ("vlp_bench", "torch", "lightning", "transformers")
 

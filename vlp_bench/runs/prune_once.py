@@ -15,11 +15,11 @@ from vlp_bench.pruning import another_sparsity as stored_scores
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
-from vlp_bench.runs.console import stderr
 from vlp_bench.runs.lock import join
 from vlp_bench.runs.object_cache import TaskData
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.specification import Specification, digest, version
+from vlp_bench.runs.terminal.console import stderr
 
 Watch = Callable[[Iterable[Any], int | None], Iterable[Any]]
 """Calibration batches, and how many of them are used -> the same batches."""

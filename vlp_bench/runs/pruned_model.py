@@ -16,9 +16,9 @@ from vlp_bench.pruning import released_masks as released
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.store import Store, appended_last
 from vlp_bench.runs.checkpointing import read_checkpoint
-from vlp_bench.runs.console import warn
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.terminal.console import warn
+from vlp_bench.runs.terminal.errors import UserError
 
 RELEASED = (".pth", ".pt")  # mask files as MULTIFLOW's authors released them
 BEST, ROWS = "best.ckpt", "rows.jsonl"

@@ -12,8 +12,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment  # pyrig
 from vlp_bench.construct import locate, maker
 from vlp_bench.runs import tracking
 from vlp_bench.runs.checkpointing import WholeFiles
-from vlp_bench.runs.console import stderr
 from vlp_bench.runs.process_plan import Plan
+from vlp_bench.runs.terminal.console import stderr
 from vlp_bench.tasks.optimisation import accumulation
 from vlp_bench.tasks.whole_steps import WholeSteps
 

@@ -17,7 +17,6 @@ from vlp_bench.results import examples
 from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store
 from vlp_bench.runs import screen
-from vlp_bench.runs.console import console as terminal
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
 from vlp_bench.runs.object_cache import ObjectCache, inspect, monitored
@@ -26,6 +25,7 @@ from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.console import console as terminal
 from vlp_bench.runs.tracking import KeepArtifacts
 from vlp_bench.tasks.optimisation import Diverged
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from vlp_bench.annotations import TARGET, columns, fits, told, words
 from vlp_bench.construct import check_arguments, check_names, unknown
-from vlp_bench.runs.conf import moved
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.conf import moved
+from vlp_bench.runs.terminal.errors import UserError
 
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]

@@ -19,11 +19,11 @@ from vlp_bench.results.tables import (
     spread,
     test_values,
 )
-from vlp_bench.runs.conf import blurb, choices
 from vlp_bench.runs.object_cache import task_class
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.prune_once import Pruned
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.conf import blurb, choices
 
 
 def header(console: Console, specification: Specification) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from vlp_bench.lifetime import bound
-from vlp_bench.runs.console import stderr
+from vlp_bench.runs.terminal.console import stderr
 
 GRACE = 10.0  # seconds the others have to say what is wrong with them, once one has failed
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -22,9 +22,9 @@ from vlp_bench.annotations import told
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.pruning.options import constructor_call, typed_keys
 from vlp_bench.runs import schema
-from vlp_bench.runs.errors import UserError
-from vlp_bench.runs.help import no_experiment
 from vlp_bench.runs.rehearsal import rehearse
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.help import no_experiment
 
 DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
@@ -132,7 +132,8 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if own.rehearse:
         rehearse(own)
-    overrides = tuple(hydra.overrides.task)
+    typed: Any = OmegaConf.to_container(hydra.overrides.task)  # not resolved
+    overrides = tuple(map(str, typed))
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
     check_dataset(own)
     if OmegaConf.is_dict(own.get("pruner")) and "_target_" in own.pruner:

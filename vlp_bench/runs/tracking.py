@@ -12,8 +12,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from vlp_bench.runs.console import stderr
 from vlp_bench.runs.specification import digest
+from vlp_bench.runs.terminal.console import stderr
 
 APART = ("seed", "paths", "force", "debug", "logger")  # what runs of one group may differ in
 

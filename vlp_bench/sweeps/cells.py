@@ -23,16 +23,16 @@ from rich.progress import (
 )
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.conf import conf_folder
-from vlp_bench.runs.console import console
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import root_device
 from vlp_bench.runs.object_cache import ObjectCache, inspect
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.prune_once import by_pruner, prune_once
-from vlp_bench.runs.rehearse import rehearse
 from vlp_bench.runs.spawn import GRACE
 from vlp_bench.runs.specification import Specification, register, specify
+from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.terminal.console import console
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.trial_construction import construct_all
 from vlp_bench.sweeps import worker
 from vlp_bench.sweeps.grid import Grid
 
@@ -65,7 +65,7 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
         fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
     for group in by_pruner(cells).values():
-        rehearse(group[0])
+        construct_all(group[0])
     prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")

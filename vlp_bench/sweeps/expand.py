@@ -6,8 +6,8 @@ from itertools import product
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vlp_bench.runs.conf import conf_folder
 from vlp_bench.runs.specification import register, specify
+from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.sweeps.sweep import Cell, distinct
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError
 
 PRUNERS = ("dense", "random", "omp", "lamp", "snip", "multiflow")
 SPARSITIES = (0.63, 0.75, 0.9)

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from vlp_bench.runs.conf import EXPERIMENTS, choices, closest, moved
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.conf import EXPERIMENTS, choices, closest, moved
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.sweeps.grid import Grid
 
 FOLDER = EXPERIMENTS

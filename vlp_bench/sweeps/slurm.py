@@ -13,11 +13,11 @@ from typing import Any
 
 from vlp_bench.lifetime import bound
 from vlp_bench.runs.checkpointing import write_whole
-from vlp_bench.runs.console import console
-from vlp_bench.runs.errors import FAILED, UserError
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.spawn import inherited
 from vlp_bench.runs.specification import digest
+from vlp_bench.runs.terminal.console import console
+from vlp_bench.runs.terminal.errors import FAILED, UserError
 from vlp_bench.sweeps.states import State
 from vlp_bench.sweeps.sweep import Cell, distinct, overview
 

@@ -20,12 +20,12 @@ from rich.table import Table
 
 from vlp_bench.lifetime import bound
 from vlp_bench.runs.checkpointing import write_whole
-from vlp_bench.runs.console import console
-from vlp_bench.runs.errors import BUSY, DIVERGED, FAILED, MISTAKE, UserError
 from vlp_bench.runs.lock import PROGRESS, owner
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.spawn import RANKS, end, how_ended, inherited
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.console import console
+from vlp_bench.runs.terminal.errors import BUSY, DIVERGED, FAILED, MISTAKE, UserError
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE, STYLES, State, counted, more_of, progress_of, state_of
 
 HOPELESS = (MISTAKE, DIVERGED)  # exit codes that another try would only repeat

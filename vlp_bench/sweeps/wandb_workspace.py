@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.checkpointing import write_whole
-from vlp_bench.runs.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError
 
 if TYPE_CHECKING:
     from vlp_bench.results.report.page import Chapter

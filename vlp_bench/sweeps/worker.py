@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from vlp_bench.lifetime import begin_worker, interruptible
-from vlp_bench.runs.errors import INTERRUPTED, explain
 from vlp_bench.runs.lock import InUse, owner
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.errors import INTERRUPTED, explain
 
 _objects = ObjectCache()
 WAIT = 1.0  # seconds between two looks at a folder that is in use

@@ -373,10 +373,10 @@ def test_shares_add_up(scores, kept):
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ({"granularity": "row"}, "unknown granularity 'row': use one of layer, block, model"),
+        ({"granularity": "row"}, "granularity=row: expected one of layer, block, model"),
         ({"max_sparsity": 1.5}, "max_sparsity must be above 0 and at most 1, got 1.5"),
         ({"epsilon": 0.0}, "epsilon must be positive, got 0.0"),
-        ({"allocate.keep_in": "tape"}, "unknown keep_in 'tape': use one of memory, disk"),
+        ({"allocate.keep_in": "tape"}, "keep_in=tape: expected one of memory, disk"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"max_sparsity": 0.4}, "max_sparsity is 0.4, below the sparsity of 0.5"),
     ],

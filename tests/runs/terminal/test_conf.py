@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from vlp_bench.construct import construct, maker
-from vlp_bench.runs import conf
 from vlp_bench.runs.specification import specify
+from vlp_bench.runs.terminal import conf
 
 
 @pytest.mark.parametrize("pruner", conf.choices("pruner"))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from vlp_bench.runs.conf import closest
-from vlp_bench.runs.console import print_help
-from vlp_bench.runs.errors import UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.conf import closest
+from vlp_bench.runs.terminal.console import print_help
+from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from vlp_bench.lifetime import Interrupted, interruptible
-from vlp_bench.runs.conf import REPLACED, choices, closest, conf_folder, groups, moved
-from vlp_bench.runs.console import stderr
+from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, conf_folder, groups, moved
+from vlp_bench.runs.terminal.console import stderr
 
 FAILED, MISTAKE, DIVERGED, BUSY, INTERRUPTED = 1, 2, 3, 75, 130  # exit codes; 128 + n: ended by signal n
 

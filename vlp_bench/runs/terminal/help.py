@@ -1,7 +1,7 @@
 """What `vlp-bench run --help` says; made from the files of conf/, so it is never out of date."""
 
-from vlp_bench.runs.conf import blurb, choices
-from vlp_bench.runs.console import columns, console
+from vlp_bench.runs.terminal.conf import blurb, choices
+from vlp_bench.runs.terminal.console import columns, console
 
 EXPERIMENT = "no experiment given: write +exp=NAME, where NAME is one of"
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from vlp_bench.runs import conf
-from vlp_bench.runs.help import help_text, no_experiment
+from vlp_bench.runs.terminal import conf
+from vlp_bench.runs.terminal.help import help_text, no_experiment
 
 HEAVY = {"torch", "lightning", "transformers", "pandas", "matplotlib", "hydra"}
 

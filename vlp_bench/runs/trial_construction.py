@@ -7,19 +7,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from vlp_bench.construct import construct, maker
-from vlp_bench.runs.errors import UserError
 from vlp_bench.runs.finetune import quiet
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.recipe import Recipe
 from vlp_bench.runs.schema import check_parts
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.terminal.errors import UserError
 
 
 class _Enough(Exception):
     """The task would prune now."""
 
 
-def rehearse(specification: Specification) -> None:
+def construct_all(specification: Specification) -> None:
     """Construct pruner, recipe, trainer and task from a specification, and throw them away.
 
     Raises:

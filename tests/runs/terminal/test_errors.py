@@ -7,8 +7,8 @@ import warnings
 import pytest
 
 from vlp_bench.construct import construct
-from vlp_bench.runs.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, exit_code, explain, one_line
 from vlp_bench.runs.launch import launch
+from vlp_bench.runs.terminal.errors import DIVERGED, FAILED, INTERRUPTED, MISTAKE, exit_code, explain, one_line
 from vlp_bench.tasks.optimisation import Diverged
 
 EXP = "+exp=xvlm_itr"
