@@ -413,7 +413,10 @@ def test_region_batches_of_the_released_code_count_only_word_one():
 
 
 def test_official_norms_of_a_shared_weight_are_those_of_its_first_reader():
-    """An encoder and a decoder of one weight: the released MULTIFLOW records it in the encoder alone: (1 + 9) / 2 rows, 4 / 2 rows."""
+    """An encoder and a decoder of one weight: the released MULTIFLOW records it in the encoder alone.
+
+    (1 + 9) / 2 rows and 4 / 2 rows of the encoder.
+    """
     model, x = Tied(), torch.tensor([[1.0, 0, 0, 0, 0, 2.0], [3.0, 0, 0, 0, 0, 0]])
     calibration = Calibration(model, [x])
     decoded = (model.encoder(x).tanh() * 2).detach()
