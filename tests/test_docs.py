@@ -201,7 +201,8 @@ def make(words):
 
 def python(words):
     if words[0] == "-m":
-        assert words[1].split(".")[0] in ("vlp_bench", "pytest", "benchmarks")
+        module = words[1].replace(".", "/")
+        assert words[1] == "pytest" or (ROOT / f"{module}.py").is_file() or (ROOT / module / "__main__.py").is_file()
         return ours(words[2:]) if words[1] == "vlp_bench" else None
     file = ROOT / words[0]
     text = file.read_text(encoding="utf-8")
