@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.solution import Solution
     from vlp_bench.pruning.statistics.calibration import Calibration
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Adapter",
     "Batch",
