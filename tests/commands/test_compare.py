@@ -8,8 +8,9 @@ from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.prune_once import load_mask, mask_file, scores_file
 from vlp_bench.runs.run import Helpers, run
-from vlp_bench.sweeps import cells, worker
-from vlp_bench.sweeps.cells import compute, missing, prune, specifications
+from vlp_bench.sweeps import comparison as cells
+from vlp_bench.sweeps import comparison_worker as worker
+from vlp_bench.sweeps.comparison import compute, missing, prune, specifications
 from vlp_bench.sweeps.grid import Grid
 
 

@@ -10,7 +10,8 @@ from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
-from vlp_bench.sweeps import cells, plans
+from vlp_bench.sweeps import comparison as cells
+from vlp_bench.sweeps import plans
 
 pytestmark = pytest.mark.slow
 

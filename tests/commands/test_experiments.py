@@ -29,7 +29,7 @@ def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
 
 @pytest.mark.parametrize(("name", "exp"), sorted({(n, e) for n in plans.names() for p in plans.load(n) for e in p.exp}))
 def test_every_sweep_composes_into_valid_specifications(name, exp):
-    from vlp_bench.sweeps.cells import specifications
+    from vlp_bench.sweeps.comparison import specifications
 
     assert exp in choices("exp")
     for part in plans.load(name):
@@ -87,7 +87,7 @@ def test_each_set_has_its_own_numbers(exp, cell, value):
 
 
 def test_some_parts_are_of_one_benchmark(monkeypatch):
-    monkeypatch.setattr("vlp_bench.sweeps.cells.specifications", lambda grid: grid.overrides[:1])
+    monkeypatch.setattr("vlp_bench.sweeps.comparison.specifications", lambda grid: grid.overrides[:1])
     planned = {words: {word for group in experiment.plan(experiment.Request("ecoflap", words)) for word in group}
                for words in ((), ("benchmark=paper",))}  # fmt: skip
     mini, paper = planned.values()

@@ -5,16 +5,13 @@ import math
 import pytest
 import torch
 
-from vlp_bench.models import losses
 from vlp_bench.models.losses import (
     box_losses,
     contrastive,
     corners,
-    draw,
     generalized_iou,
-    hard_negatives,
-    negative_weights,
 )
+from vlp_bench.models.negatives import draw, hard_negatives, negative_weights
 
 ONE = torch.tensor(1.0)
 
@@ -105,7 +102,7 @@ def test_one_generator_one_draw():
 
 def test_drawing_all_rows_at_once_is_the_released_row_by_row_draw():
     weights = torch.rand(7, 7)
-    at_once = losses.draw(weights, torch.Generator().manual_seed(3))
+    at_once = draw(weights, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     assert at_once.tolist() == [torch.multinomial(row, 1, generator=generator).item() for row in weights]
 

@@ -36,7 +36,7 @@ def compare(grid: Grid) -> Path:
     Raises:
         UserError: a cell that cannot run. SystemExit(2): some cells failed; the others are stored and shown.
     """
-    from vlp_bench.sweeps.cells import compute, missing, specifications
+    from vlp_bench.sweeps.comparison import compute, missing, specifications
 
     cells = specifications(grid)
     todo = missing(cells)

@@ -90,7 +90,7 @@ def perform(request: Request) -> Path | None:
     """
     from vlp_bench.commands.report import Request as ReportRequest
     from vlp_bench.commands.report import report
-    from vlp_bench.sweeps.cells import compute, missing
+    from vlp_bench.sweeps.comparison import compute, missing
 
     groups = plan(request, choose=not request.dry)
     cells = list({(cell.out, cell.run): cell for group in groups for cell in group}.values())
@@ -122,7 +122,7 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
     Args:
         choose: whether the ridge of CHITA may be looked for with runs; else its default stands in, as in a dry run.
     """
-    from vlp_bench.sweeps.cells import specifications
+    from vlp_bench.sweeps.comparison import specifications
 
     groups, parts = [], plans.load(request.name)
     narrowed = [part for part in map(request.narrowed, parts) if part is not None]

@@ -101,7 +101,7 @@ def _retrieval(file: str, family: str) -> Iterator[Line]:
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
     from vlp_bench.runs.run import run
-    from vlp_bench.sweeps.cells import specifications
+    from vlp_bench.sweeps.comparison import specifications
     from vlp_bench.sweeps.grid import Grid
 
     overrides = (f"+exp={family}_itr", *(() if file == SHIPPED.format(family) else (f"model.weights={file}",)))

@@ -15,7 +15,7 @@ from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import FisherDiagonal, MeanGradient, MeanGradientMagnitude
-from vlp_bench.pruning.statistics.input_norms import InputNorms
+from vlp_bench.pruning.statistics.inputs import InputNorms
 
 Score = Callable[[Layer, Calibration], Tensor]
 

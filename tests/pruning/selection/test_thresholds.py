@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from vlp_bench.pruning.selection.many_layers import Counter, Sample, locate
+from vlp_bench.pruning.selection.across_layers import Counter, Sample, locate
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
 
 
@@ -80,7 +80,7 @@ def test_a_misleading_sample_costs_a_pass_not_the_answer():
 
 
 def test_chunks_of_a_layer_add_up(monkeypatch):
-    monkeypatch.setattr("vlp_bench.pruning.selection.many_layers.CHUNK", {"cpu": 7})
+    monkeypatch.setattr("vlp_bench.pruning.selection.across_layers.CHUNK", {"cpu": 7})
     scores = [torch.randn(40, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
     (found,) = kept_per_layer(thunks(*scores), [33])
     assert list(found.values()) == by_sorting(scores, 33)

@@ -5,7 +5,7 @@ from torch import nn
 import vlp_bench
 from vlp_bench.pruning.solvers.sparsegpt import SparseGPT
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.input_norms import InputProducts
+from vlp_bench.pruning.statistics.inputs import InputProducts
 
 
 def published(w, x, sparsity, block_size, damping=0.01, always=True, exact=False):

@@ -7,10 +7,9 @@ from transformers.pytorch_utils import Conv1D
 from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.batch import Batch
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.statistics import gradients
-from vlp_bench.pruning.statistics import input_norms as inputs
+from vlp_bench.pruning.statistics import gradients, inputs
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.input_norms import InputNorms, sum_of_squares
+from vlp_bench.pruning.statistics.inputs import InputNorms, sum_of_squares
 
 
 def close(a, b):

@@ -23,7 +23,7 @@ from transformers import (
 from vlp_bench.models.blip2.model import BLIP2
 from vlp_bench.models.checkpoints.hub import read_pretrained
 from vlp_bench.models.checkpoints.locations import located
-from vlp_bench.models.matching import Score
+from vlp_bench.models.reranking import Score
 
 BRIDGE = ("qformer.", "query_tokens", "language_projection.", "vision_model.post_layernorm.")
 """What a fine-tuned model keeps of its own; LAVIS counts the last norm of the images to the bridge."""

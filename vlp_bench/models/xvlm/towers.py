@@ -41,7 +41,7 @@ class XVLMConfig:
     image. local_attn_depth: how many of the last vision layers see one region only. mlp_ratio: inner width of the
     feed-forward networks over the width, any number whose product is whole. stem: `patch` is one patch convolution
     (the paper's), `conv` a stack of small ones with stride 8. dropout: of text and fusion. itm_uniform: see
-    `losses.hard_negatives`. vision_eps, text_eps: of LayerNorm, CLIP's and BERT's.
+    `negatives.hard_negatives`. vision_eps, text_eps: of LayerNorm, CLIP's and BERT's.
     """
 
     image_size: int = 224

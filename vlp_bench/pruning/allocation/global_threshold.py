@@ -13,7 +13,7 @@ from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate, threshold_hint
 from vlp_bench.pruning.scores import Score
-from vlp_bench.pruning.selection.many_layers import Sample
+from vlp_bench.pruning.selection.across_layers import Sample
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import Score, ascending_shares_of_rest, lamp
-from vlp_bench.pruning.selection.many_layers import Sample, in_ascending_order, pick
+from vlp_bench.pruning.selection.across_layers import Sample, in_ascending_order, pick
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 DEVIATIONS = 24.0  # the sample's sums of squares are estimates too

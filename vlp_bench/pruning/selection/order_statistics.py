@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.selection.many_layers import OrderStatistic, Sample, Thunk, chunks_of, keys_of, locate, sample_of
+from vlp_bench.pruning.selection.across_layers import (
+    OrderStatistic,
+    Sample,
+    Thunk,
+    chunks_of,
+    keys_of,
+    locate,
+    sample_of,
+)
 
 AT_ONCE = 1 << 23  # scores of one layer that a processor puts in order in a copy: 32 MiB
 

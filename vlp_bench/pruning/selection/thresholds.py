@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.selection.many_layers import SMALL, Sample, Thunk, keys_of
+from vlp_bench.pruning.selection.across_layers import SMALL, Sample, Thunk, keys_of
 from vlp_bench.pruning.selection.order_statistics import order_statistic, search
 
 Ties = Literal["first", "last", "none"]

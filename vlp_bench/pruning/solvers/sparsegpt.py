@@ -12,7 +12,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.thresholds import keep_largest
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.input_norms import InputProducts
+from vlp_bench.pruning.statistics.inputs import InputProducts
 
 
 @dataclass(frozen=True, kw_only=True)

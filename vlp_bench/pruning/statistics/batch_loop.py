@@ -30,8 +30,8 @@ from vlp_bench.pruning.statistics.batches import (
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
-from vlp_bench.pruning.statistics.input_norms import InputStatistic, InputWatch, by_first_reader
-from vlp_bench.pruning.statistics.statistic import Sums
+from vlp_bench.pruning.statistics.inputs import InputStatistic, InputWatch, by_first_reader
+from vlp_bench.pruning.statistics.protocol import Sums
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.statistics.batch_loop import Passes
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, MeanGradient
-from vlp_bench.pruning.statistics.input_norms import InputNorms, InputStatistic
+from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic
 from vlp_bench.pruning.statistics.on_disk import Store, StoredStatistics
-from vlp_bench.pruning.statistics.statistic import LayerStatistic, Statistic, Sums
+from vlp_bench.pruning.statistics.protocol import LayerStatistic, Statistic, Sums
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.statistics.statistic import LayerStatistic
+from vlp_bench.pruning.statistics.protocol import LayerStatistic
 
 SIZES = ("gradient", "magnitude", "squared")  # of a layer's gradient: Σ|g|, Σ|w·g| and Σ(w·g)²
 CACHED = 1 << 16  # floats that a processor works on in one go

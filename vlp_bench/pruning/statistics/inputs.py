@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, Reader, is_conv1d
 from vlp_bench.pruning.statistics.data_parallel import Event
-from vlp_bench.pruning.statistics.statistic import LayerStatistic, Sums
+from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 
 Mask = Callable[[str, int], "Tensor | None"]  # (layer, tokens) -> (rows, tokens) bool
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache

@@ -33,7 +33,7 @@ from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.trial_construction import construct_all
-from vlp_bench.sweeps import worker
+from vlp_bench.sweeps import comparison_worker as worker
 from vlp_bench.sweeps.grid import Grid
 
 

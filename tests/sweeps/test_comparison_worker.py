@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vlp_bench.sweeps import worker
+from vlp_bench.sweeps import comparison_worker as worker
 
 GET_PDEATHSIG = 2  # of Linux's prctl
 

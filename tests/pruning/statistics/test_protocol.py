@@ -16,7 +16,7 @@ from vlp_bench.pruning.statistics.gradients import (
     MeanGradient,
     MeanGradientMagnitude,
 )
-from vlp_bench.pruning.statistics.input_norms import InputNorms, InputProducts, InputStatistic
+from vlp_bench.pruning.statistics.inputs import InputNorms, InputProducts, InputStatistic
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
 
 
