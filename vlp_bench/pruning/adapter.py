@@ -112,7 +112,10 @@ class PlainAdapter:
         if isinstance(batch, Batch):
             return len(batch.images)
         items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
-        return next(len(item) for item in items if isinstance(item, Tensor))
+        rows = next((len(item) for item in items if isinstance(item, Tensor)), None)
+        if rows is None:
+            raise ValueError(f"a calibration batch of type {type(batch).__name__} holds no tensor")
+        return rows
 
 
 def checked_labels(labels: Tensor, classes: int) -> Tensor:
@@ -134,6 +137,8 @@ def checked_labels(labels: Tensor, classes: int) -> Tensor:
 
 def call(model: nn.Module, batch: Any) -> Any:
     """The model's output for a batch of one of the forms `PlainAdapter` knows."""
+    if batch is None or (isinstance(batch, tuple | list) and not batch):
+        raise ValueError(f"a calibration batch is {batch!r}: the model has nothing to look at")
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, tuple | list) else batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,21 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
     Raises:
         ValueError: an unknown name or option, or a value it can't have; says what is allowed.
     """
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+    if not isinstance(options, Mapping | None) or not all(isinstance(key, str) for key in options or ()):
+        raise ValueError(f"options are a mapping of the pruner's keys to values, got {options!r}")
     if name not in names():
         raise ValueError(f"unknown pruner {name!r}: use one of {', '.join(names())}")
     try:
         return build(_composed(name, dict(options or {})), name, [key.partition(".")[0] for key in options or {}])
+    except InterpolationKeyError as reason:
+        lacking = re.search(r"'(.*?)'", str(reason))
+        raise ValueError(
+            f"pruner {name!r} needs {lacking[0] if lacking else 'another option'} here: give it"
+        ) from reason
     except OmegaConfBaseException as reason:
-        raise ValueError(f"pruner {name!r}: {reason}") from reason
+        raise ValueError(f"pruner {name!r}: {' '.join(str(reason).split())}") from reason
 
 
 def build(node: DictConfig, name: str = "", typed: list[str] | None = None) -> Pruner:
@@ -66,6 +74,8 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
     for key, value in options.items():
         if key.startswith("_") or key.partition(".")[0] not in known:
             raise unknown(name, key, list(config.pruner))
+        if key in GROUPS and not isinstance(value, Mapping):
+            raise ValueError(f"pruner {name!r}: {key}={value!r}: use one of {', '.join(names(key))}")
         OmegaConf.update(config.pruner, key, value)
     return config.pruner
 
@@ -73,9 +83,7 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
 def _part(group: str, choice: str) -> Any:
     from omegaconf import OmegaConf
 
-    path = folder() / group / f"{choice}.yaml"
-    if path.is_file():
-        return OmegaConf.load(path)
-    if choice not in generated(group):
+    if choice not in names(group):
         raise ValueError(f"unknown {group} {choice!r}: use one of {', '.join(names(group))}")
-    return generated(group)[choice]
+    path = folder() / group / f"{choice}.yaml"
+    return OmegaConf.load(path) if path.is_file() else generated(group)[choice]

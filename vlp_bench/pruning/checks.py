@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from functools import partial
 from typing import Literal
@@ -22,9 +23,13 @@ def check_compat(compat: str) -> None:
 
 def check_sparsity(sparsity: float) -> float:
     """The sparsity as a float; raises ValueError outside [0, 1)."""
-    if isinstance(sparsity, bool | str) or not 0 <= sparsity < 1:  # NaN fails the comparison too
+    try:
+        number = math.nan if isinstance(sparsity, bool | str) else float(sparsity)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 <= number < 1:  # NaN fails the comparison too
         raise ValueError(f"sparsity is the share of weights removed, at least 0 and below 1; got {sparsity!r}")
-    return float(sparsity)
+    return number
 
 
 def name_of(part: object) -> str:

@@ -35,6 +35,10 @@ class KeepPruned(pl.Callback):
     """
 
     def __init__(self, masks: Mapping[str, Tensor] | None = None, *, prefix: str | None = None) -> None:
+        if not isinstance(masks, Mapping | None):
+            raise ValueError(
+                f"masks are of type {type(masks).__name__}: masks by parameter name (solution.masks) are needed"
+            )
         self.prefix = prefix
         self._shapes = {name: tuple(mask.shape) for name, mask in (masks or {}).items()}
         self._packed = {name: pack(_as_bool(name, mask)) for name, mask in (masks or {}).items()}

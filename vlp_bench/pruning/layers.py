@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import Adapter, PlainAdapter, adapter_for, is_conv1d
@@ -23,6 +24,7 @@ __all__ = [
     "is_conv1d",
     "parameters_by_name",
     "preserve_weights",
+    "writes_of",
 ]
 
 
@@ -94,6 +96,8 @@ def _orientation(name: str, readers: list[Reader]) -> bool:
 def _check(name: str, parameter: nn.Parameter | None) -> nn.Parameter:
     if parameter is None:
         raise ValueError(f"the adapter calls {name!r} prunable, but the model has no parameter of that name")
+    if isinstance(parameter, UninitializedParameter):
+        raise ValueError(f"{name!r} has no shape yet (a lazy layer): run a batch through the model first")
     if parameter.ndim != 2 or not parameter.is_floating_point():
         raise ValueError(
             f"{name!r} can't be pruned: a floating-point matrix is needed, it is {parameter.dtype} "
@@ -127,6 +131,11 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
             modules = readers[id(parameter)]
             layers[name] = Layer(name, parameter, answers.place(name), tuple(modules), _orientation(name, modules))
     return layers
+
+
+def writes_of(tensor: Tensor) -> int:
+    """PyTorch's count of writes to a tensor; 0 always for one made in inference mode, which has none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @contextmanager

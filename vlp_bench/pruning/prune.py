@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vlp_bench.pruning.adapter import Adapter
-from vlp_bench.pruning.catalogue import load
+from vlp_bench.pruning.catalogue import load, names
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -42,4 +42,8 @@ def prune(
         pruner = load(pruner, options)
     elif options:
         raise ValueError(f"options are for a pruner given by name; set {', '.join(options)} on the Pruner itself")
+    if not isinstance(pruner, Pruner):
+        raise ValueError(
+            f"pruner is of type {type(pruner).__name__}: give a name (one of {', '.join(names())}) or a Pruner"
+        )
     return pruner.prune(model, sparsity, calibration, adapter)

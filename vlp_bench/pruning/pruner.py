@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import signature
+from numbers import Real
 from typing import Any, Self, overload
 
 from torch import nn
 
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
-from vlp_bench.pruning.checks import check_sparsity
+from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
@@ -56,13 +57,18 @@ class Pruner:
                 f"{cls.__name__} has no {', '.join(unknown)}: it has {', '.join(names)}; "
                 "what a method can be told belongs to its part, as in solve=Chita(ridge=0.1)"
             )
+        if missing := [field.name for field in fields(cls) if field.default is MISSING and field.name not in given]:
+            raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for count in ("num_batches", "batches_per_step"):
             value = getattr(self, count)
-            if value is not None and value < 1:
-                raise ValueError(f"{count} must be at least 1, got {value}")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{count} must be a whole number of at least 1, or None; got {value!r}")
+        for part in ("allocate", "solve", "schedule", "sweep"):
+            if not callable(getattr(self, part)):
+                raise ValueError(f"{part} must be a function or an object that can be called: {getattr(self, part)!r}")
 
     @property
     def compat(self) -> str:
@@ -98,16 +104,24 @@ class Pruner:
         Raises:
             ValueError: says what was given and what is allowed.
         """
-        several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
+        several = isinstance(sparsity, Iterable) and not isinstance(sparsity, str) and getattr(sparsity, "ndim", 1) > 0
         given: Any = sparsity if several else [sparsity]
         targets = [check_sparsity(s) for s in given]
         if not targets:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
+        paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         asked = self.focus(self._calibration(model, calibration, adapter))
         weights = hash_of_weights(model, {name: layer.weight for name, layer in asked.layers.items()})
-        once = self.batches_per_step is None and all(len(self.schedule(target)) == 1 for target in targets)
+        once = self.batches_per_step is None and all(len(path) == 1 for path in paths.values())
         allocate = together(self.allocate, targets) if once else self.allocate
-        solutions = {target: self._at(asked, target, allocate, weights) for target in targets}
+        drifting = self.compat == "official" and asked.batches is not None  # from one sparsity to the next, as released
+        side_states = Snapshot(asked.side_states() if drifting else [])
+        try:
+            solutions = {target: self._at(asked, target, path, allocate, weights) for target, path in paths.items()}
+        finally:
+            side_states.restore()
         return solutions if several else solutions[targets[0]]
 
     def focus(self, calibration: Calibration) -> Calibration:
@@ -138,14 +152,14 @@ class Pruner:
             )
         return given
 
-    def _at(self, calibration: Calibration, sparsity: float, allocate: Allocate, weights_hash: str) -> Solution:
+    def _at(
+        self, calibration: Calibration, sparsity: float, path: list[float], allocate: Allocate, weights_hash: str
+    ) -> Solution:
         started = time.perf_counter()
         asks = self.compat != "official" and calibration.batches is not None
-        side_states = Snapshot(
-            calibration.side_states() if asks else []
-        )  # official: drift from one sparsity to the next
+        side_states = Snapshot(calibration.side_states() if asks else [])
         try:
-            solved, data_hash = self._follow(self.schedule(sparsity), calibration, allocate)
+            solved, data_hash = self._follow(path, calibration, allocate)
         finally:
             side_states.restore()
         layers = layer_report(calibration.layers, solved.masks)
@@ -184,6 +198,23 @@ class Pruner:
             return calibration
         alive = {name: calibration.layers[name].from_stored(mask) for name, mask in before.masks.items()}
         return calibration.stage(step, self.batches_per_step, alive)
+
+
+def check_path(schedule: Schedule, path: Any, sparsity: float) -> list[float]:
+    """What a schedule gives: at least one sparsity, each of [0, 1], the last the one that is asked for.
+
+    A schedule with `compat="official"` may end elsewhere, as released.
+
+    Raises:
+        ValueError: it is something else; names the schedule.
+    """
+    numbers = (
+        isinstance(path, Sequence) and len(path) > 0 and all(isinstance(s, Real) and 0 <= float(s) <= 1 for s in path)
+    )
+    if not numbers or (path[-1] != sparsity and "official" not in _compats(schedule)):
+        wanted = f"a list of sparsities in [0, 1] that ends with {sparsity:g}"
+        raise ValueError(f"the schedule {name_of(schedule)} gives {path!r} for {sparsity:g}: {wanted} is needed")
+    return [float(s) for s in path]
 
 
 def describe(value: Any) -> Any:

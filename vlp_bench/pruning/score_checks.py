@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vlp_bench.pruning import scores
 from vlp_bench.pruning.checks import name_of
-from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.layers import Layer, writes_of
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 
@@ -18,23 +19,27 @@ def score_of(score: scores.Score, layer: Layer, calibration: Calibration) -> Ten
             score and the layer.
     """
     weight = layer.weight
-    version, before = weight._version, None if _ours(score) else weight.detach().clone()
+    writes, before = writes_of(weight), None if _ours(score) else weight.detach().clone()
     try:
         found = score(layer, calibration)
     finally:
-        changed = weight._version != version
+        changed = writes_of(weight) != writes or (before is not None and not torch.equal(weight.detach(), before))
         if changed and before is not None:
+            if weight.shape != before.shape:
+                weight.data = before
             weight.data.copy_(before)
     assert before is not None or not changed, f"{name_of(score)} changed {layer.name}"
     if fault := "changes the weight in place" if changed else _fault(found, layer):
         wanted = f"a floating-point tensor of shape {tuple(layer.matrix.shape)} of its own, without NaN"
         raise ValueError(f"the score {name_of(score)} {fault} for {layer.name!r}: it must return {wanted}")
-    return found
+    return found.detach()
 
 
 def _fault(found: object, layer: Layer) -> str | None:
     if not isinstance(found, Tensor):
         return f"returns {'None' if found is None else type(found).__name__}"
+    if found.layout is not torch.strided:
+        return "returns a sparse tensor"
     if not found.is_floating_point():
         return f"returns {found.dtype}"
     if found.shape != layer.matrix.shape:

@@ -58,7 +58,7 @@ class TableRow:
     @property
     def sparsity(self) -> float:
         """Share of the weights removed."""
-        return 1 - self.kept / self.total
+        return 1 - self.kept / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,6 +186,8 @@ def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], laye
         ValueError: names the layer whose mask is missing, of another shape or type, or of another number of weights.
     """
     name, given = name_of(solve), 0
+    if not isinstance(solved, Solved):
+        raise ValueError(f"{name} gives {type(solved).__name__}: Solved(masks, weights) is needed")
     may_keep = getattr(solve, "may_keep", lambda layer, budget: range(budget, budget + 1))
     for layer, budget in budgets.items():
         mask, shape = solved.masks.get(layer), layers[layer].weight.shape

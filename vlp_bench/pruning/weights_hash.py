@@ -9,6 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vlp_bench.pruning.layers import writes_of
+
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 _known: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()  # model -> trace, hash
 
 
@@ -26,7 +29,7 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """`hash_of` some of a model's weights; that of the last call if none of them has changed since.
 
     Changes show in PyTorch's count of writes, and those it doesn't count (through `.data`, or memory shared with numpy)
-    in the sums of the bits of every row.
+    in the sums of the bits of every row and of every column.
     """
     trace = _trace(weights)
     known = _known.get(model)
@@ -36,16 +39,12 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def _trace(weights: Mapping[str, Tensor]) -> str:
-    """Differs after any write that is counted, and after any that changes the bits of one word in a row."""
+    """Differs after any write that is counted, and after any other that changes a sum of a row or a column."""
     digest = hashlib.sha256()
     for name, weight in weights.items():
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {weight._version}".encode())
-        digest.update(_row_sums(weight.detach()).cpu().numpy().data)
+        place = f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {writes_of(weight)}"
+        digest.update(place.encode())
+        words = weight.detach().contiguous().view(WORDS[weight.element_size()])
+        for side in (0, -1):
+            digest.update(words.sum(side, dtype=torch.int64).cpu().numpy().data)
     return digest.hexdigest()
-
-
-def _row_sums(weight: Tensor) -> Tensor:
-    """(rows,) int64: sums of the bits of each row as stored, modulo 2⁶⁴, eight bytes at a time where that fits."""
-    rows = weight if weight.is_contiguous() else weight.contiguous()
-    fits = rows.shape[-1] * rows.element_size() % 8 == 0
-    return rows.view(torch.int64 if fits else torch.uint8).sum(-1)

@@ -27,6 +27,8 @@ def check_budgets(allocate: Allocate, budgets: Mapping[str, int], calibration: C
         ValueError: names the allocator, with what was asked and given.
     """
     name, total = name_of(allocate), calibration.total
+    if not isinstance(budgets, Mapping):
+        raise ValueError(f"{name} gives {type(budgets).__name__}: kept weights by name of layer are needed")
     for layer in {**calibration.layers, **budgets}:
         size = calibration.layers[layer].size if layer in calibration.layers else 0
         kept = budgets.get(layer)
@@ -59,7 +61,7 @@ def together(allocate: Allocate, sparsities: Sequence[float]) -> Allocate:
     def one_of_them(calibration: Calibration, sparsity: float) -> dict[str, int]:
         if not budgets:
             budgets.update(zip(sparsities, for_all(calibration, sparsities), strict=True))
-        return budgets[sparsity]
+        return budgets[sparsity] if sparsity in budgets else allocate(calibration, sparsity)
 
     return one_of_them
 

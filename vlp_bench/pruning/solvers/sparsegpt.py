@@ -91,11 +91,12 @@ class SparseGPT:
         damping = self.damping * hessian.diagonal().mean()
         if self.compat == "corrected":
             hessian.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        while failed:
-            hessian.diagonal().add_(damping)
+        while True:
             lower, failed = torch.linalg.cholesky_ex(hessian)
-        return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+            upper, failed_too = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not (failed or failed_too):
+                return upper
+            hessian.diagonal().add_(damping)
 
     def _keep(self, scores: Tensor, kept: int, columns: int, start: int, stop: int) -> Tensor:
         """Mask of a block of columns within the layer's budget."""

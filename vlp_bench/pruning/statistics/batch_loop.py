@@ -193,7 +193,8 @@ class Passes:
         """The number of every batch, once what reaches the layers in it has been taken."""
         relay = Relay(take, list(self.layers), self._device, self.shared)
         layers = self.layers.values()
-        watch = InputWatch(by_first_reader(layers) if compat == "official" else layers, statistics, relay)
+        one_reader = compat == "official" and statistics[0].one_reader
+        watch = InputWatch(by_first_reader(layers) if one_reader else layers, statistics, relay)
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
@@ -313,7 +314,8 @@ class Passes:
         last = None if count is None else self.first_batch + count
         digest, seen = hashlib.sha256(), 0
         for number, batch in enumerate(islice(self.batches, self.first_batch, last), self.first_batch):
-            parts = parts_of(batch)
+            if not (parts := parts_of(batch)):
+                raise ValueError(f"calibration batch {number} is an empty list of parts")
             for tensor in tensors_in(parts):
                 digest.update(fingerprint(tensor))
             drawing = RandomState(device)

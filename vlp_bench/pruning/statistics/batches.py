@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.batch import Batch
+from vlp_bench.pruning.layers import writes_of
 
 
 def parts_of(batch: Any) -> list[Any]:
@@ -65,19 +66,27 @@ class RandomState:
             torch.cuda.set_rng_state(self.cuda, self.device)
 
 
+SMALL = 1 << 20  # elements of a tensor that is compared by value
+
+
 class Snapshot:
-    """Copies of tensors, put back where something has been written since."""
+    """Copies of tensors, put back where something has been written since.
+
+    PyTorch's batch norms write to their running statistics without counting it, so tensors of up to `SMALL` elements
+    are compared by value.
+    """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
-        self._versions = [tensor._version for tensor, _ in self._kept]
+        self._writes = [writes_of(tensor) for tensor, _ in self._kept]
 
     @torch.no_grad()
     def restore(self) -> None:
         for i, (tensor, before) in enumerate(self._kept):
-            if tensor._version != self._versions[i]:
+            small = tensor.numel() <= SMALL
+            if writes_of(tensor) != self._writes[i] or (small and not torch.equal(tensor, before)):
                 tensor.copy_(before)
-                self._versions[i] = tensor._version
+                self._writes[i] = writes_of(tensor)
 
 
 def as_released(part: Any) -> Any:

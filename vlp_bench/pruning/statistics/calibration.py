@@ -176,8 +176,10 @@ class Calibration(Passes):
 
 def _passes(statistics: list[LayerStatistic]) -> list[list[LayerStatistic]]:
     """Those that can share a pass: all of gradients, and those of inputs that are shown the same."""
-    groups: dict[str, list[LayerStatistic]] = {}
+    groups: dict[Hashable, list[LayerStatistic]] = {}
     for statistic in statistics:
-        key = statistic.compat if isinstance(statistic, InputStatistic) else "gradients"
+        key: Hashable = "gradients"
+        if isinstance(statistic, InputStatistic):
+            key = statistic.compat, statistic.one_reader and statistic.compat == "official"
         groups.setdefault(key, []).append(statistic)
     return list(groups.values())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.layers import Layer, Reader, is_conv1d
+from vlp_bench.pruning.layers import Layer, Reader, is_conv1d, writes_of
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 
@@ -65,11 +65,11 @@ class InputStatistic(LayerStatistic):
 
     Args:
         compat: "official" repeats the released MULTIFLOW, which takes X-VLM's region captions for their own padding
-            mask and so counts only tokens whose id is 1, and which records a weight that several modules read in the
-            first of them only (BLIP's encoder).
+            mask and so counts only tokens whose id is 1.
     """
 
     compat: Compat = "corrected"
+    one_reader: ClassVar[bool] = False  # whether official mode looks at the first reader of a weight alone
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
@@ -88,7 +88,12 @@ class InputStatistic(LayerStatistic):
 
 @dataclass(frozen=True)
 class InputNorms(InputStatistic):
-    """(d_in,) float64: √(Σ x² / rows), the sum over all tokens that count: the length of the inputs of each feature."""
+    """(d_in,) float64: √(Σ x² / rows), the sum over all tokens that count: the length of the inputs of each feature.
+
+    The released MULTIFLOW records a weight that several modules read in the first of them only (BLIP's encoder).
+    """
+
+    one_reader: ClassVar[bool] = True
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         return (layer.matrix.shape[1],)
@@ -129,13 +134,13 @@ class _Seen:
     """A measurement that is known already: of which tensor, in which state, under which mask."""
 
     tensor: weakref.ref[Tensor]
-    version: int
+    writes: int
     mask: Tensor | None
     tokens: int
     totals: tuple[Tensor, ...]
 
     def answers(self, x: Tensor, mask: Tensor | None) -> bool:
-        if self.tensor() is not x or self.version != _version(x):
+        if self.tensor() is not x or self.writes != writes_of(x):
             return False
         if self.mask is None or mask is None:
             return self.mask is mask
@@ -189,12 +194,8 @@ class InputWatch:
         if seen is None or not seen.answers(x, mask):
             tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
             totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
-            seen = self._seen[id(x)] = _Seen(weakref.ref(x), _version(x), mask, tokens, totals)
+            seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, tokens, totals)
         return seen
-
-
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
 
 
 def watch(name: str, reader: Reader, take: Callable[[str, Tensor], None]) -> RemovableHandle:
