@@ -32,7 +32,7 @@ RENAMED = {"task.becomes": "task.task_model", "pruner.allocate.between": "pruner
 CLASSES = {"Competition": "GlobalThreshold", "Total": "GlobalBudget", "Everything": "Dense"}
 """Of a `_target_` the last name counts, whatever module holds it."""
 NEW = {"model.config.vision_eps", "model.config.text_eps", "data.max_unknown", "data.source.orientation",
-       "data.source.least", "benchmark.vocab"}  # fmt: skip
+       "data.source.least", "data.source.skip", "benchmark.vocab"}  # fmt: skip
 """Keys that have come since, with what was a constant of the code or with what is new."""
 MACHINERY = ("coop_sets", "dataset")
 """Top-level keys that only serve to write others."""

@@ -121,3 +121,11 @@ def test_shares_and_splits_out_of_range_are_refused() -> None:
         data(flip=2)
     with pytest.raises(ValueError, match="train, val or test, got 'dev'"):
         ShapesQuestions(**SIZES).questions("dev")
+
+
+def test_training_questions_at_the_beginning_can_be_left_out():
+    whole, part = ShapesQuestions(**SIZES), ShapesQuestions(**SIZES, skip=2)
+    assert part.questions("train").records == whole.questions("train").records[2:]
+    assert part.questions("val").records == whole.questions("val").records
+    with pytest.raises(ValueError, match="skip leaves out training questions"):
+        ShapesQuestions(**SIZES, skip=SIZES["train"])
