@@ -123,9 +123,10 @@ def test_shares_and_splits_out_of_range_are_refused() -> None:
         ShapesQuestions(**SIZES).questions("dev")
 
 
-def test_training_questions_at_the_beginning_can_be_left_out():
+def test_training_begins_after_the_skipped_questions():
     whole, part = ShapesQuestions(**SIZES), ShapesQuestions(**SIZES, skip=2)
-    assert part.questions("train").records == whole.questions("train").records[2:]
+    assert part.questions("train").records[:-2] == whole.questions("train").records[2:]
+    assert len(part.questions("train").records) == SIZES["train"]
     assert part.questions("val").records == whole.questions("val").records
-    with pytest.raises(ValueError, match="skip leaves out training questions"):
-        ShapesQuestions(**SIZES, skip=SIZES["train"])
+    with pytest.raises(ValueError, match="at least 0; got -1"):
+        ShapesQuestions(**SIZES, skip=-1)

@@ -56,7 +56,7 @@ class ShapesQuestions(ShapesRetrieval):
     What a model is calibrated on is that of retrieval, so that a mask serves both.
 
     Args:
-        skip: training questions that are left out at the beginning; 0.1.0 took as many as validation has for
+        skip: questions that are drawn before the first of training; 0.1.0 took as many as validation has for
             validation's, by their numbers, and its recorded runs were trained without them.
         others: see `ShapesRetrieval`.
     """
@@ -66,15 +66,15 @@ class ShapesQuestions(ShapesRetrieval):
         skip: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(train=train, val=val, test=test, general=general, regions=regions, twins=twins, world=world)
-        if not 0 <= skip < train:
-            raise ValueError(f"skip leaves out training questions, from 0 to {train - 1} of {train}; got {skip}")
+        if skip < 0:
+            raise ValueError(f"skip is the number of questions drawn before training's, at least 0; got {skip}")
         self.skip = skip
 
     def questions(self, split: str) -> Split[Question]:
         if split not in ("train", "val", "test"):
             raise ValueError(f"a split of questions is train, val or test, got {split!r}")
-        drawn = _drawn(self.world.seed, f"vqa_{split}", self.sizes[split])
-        return Split(drawn[self.skip :] if split == "train" else drawn, self.world)
+        before = self.skip if split == "train" else 0
+        return Split(_drawn(self.world.seed, f"vqa_{split}", before + self.sizes[split])[before:], self.world)
 
     def answers(self) -> Sequence[str]:
         return most_frequent(self.questions("train").records, least=1)
