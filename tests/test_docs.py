@@ -230,6 +230,17 @@ def test_every_page_is_in_the_navigation():
     assert sorted(pages(settings["nav"])) == sorted(page.name for page in PAGES)
 
 
+def test_every_promise_names_a_test_that_exists():
+    """Each promise is an item of the page and ends in tests of the repository; only what is not promised has none."""
+    promised, _ = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8").split("## Not promised")
+    for item in re.split(r"^\* ", promised, flags=re.MULTILINE)[1:]:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", item)
+        assert named, f"no test holds: {item}"
+        for file, test in named:
+            assert (ROOT / file).is_file(), file
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_the_page_of_keys_is_up_to_date():
     spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
     keys = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ SIZES = ("gradient", "magnitude", "squared")  # of a layer's gradient: Σ|g|, Σ
 CACHED = 1 << 16  # floats that a processor works on in one go
 
 
-class GradientStatistic(LayerStatistic):
+class GradientStatistic(LayerStatistic, ABC):
     """The mean over the batches of something that a batch's gradient gives.
 
     Attributes:
@@ -27,9 +28,9 @@ class GradientStatistic(LayerStatistic):
 
     linear: ClassVar[bool] = False
 
+    @abstractmethod
     def measure(self, layer: Layer, gradient: Tensor) -> Tensor:
         """What is averaged, of one batch's (or part's) gradient: float32, in the parameter's shape."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

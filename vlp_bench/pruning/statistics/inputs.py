@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class InputStatistic(LayerStatistic):
+class InputStatistic(LayerStatistic, ABC):
     """The mean over rows of something that a layer's input tokens give.
 
     Args:
@@ -74,9 +75,9 @@ class InputStatistic(LayerStatistic):
     def __post_init__(self) -> None:
         check_compat(self.compat)
 
+    @abstractmethod
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """What is added up, of x (rows, ..., d_in); tokens with a false mask don't count."""
-        raise NotImplementedError
 
     def add(self, sums: Sums, name: str, term: Tensor) -> None:
         """Not in place: layers that read one tensor share its term."""
