@@ -44,7 +44,15 @@ def _trace(weights: Mapping[str, Tensor]) -> str:
     for name, weight in weights.items():
         place = f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {writes_of(weight)}"
         digest.update(place.encode())
-        words = weight.detach().contiguous().view(WORDS[weight.element_size()])
+        words = _words(weight.detach().contiguous())
         for side in (0, -1):
             digest.update(words.sum(side, dtype=torch.int64).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _words(rows: Tensor) -> Tensor:
+    """The bits as integers: of eight bytes where rows lie so, which are summed ten times as fast, else of one element."""
+    size, width = rows.element_size(), rows.shape[-1]
+    aligned = width * size % 8 == 0 and rows.storage_offset() * size % 8 == 0
+    eights = rows.numel() > 0 and rows.stride(0) == width and aligned
+    return rows.view(torch.int64 if eights else WORDS[size])
