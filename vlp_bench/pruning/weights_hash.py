@@ -51,7 +51,7 @@ def _trace(weights: Mapping[str, Tensor]) -> str:
 
 
 def _words(rows: Tensor) -> Tensor:
-    """The bits as integers: of eight bytes where rows lie so, which are summed ten times as fast, else of one element."""
+    """The bits as integers: of eight bytes where rows lie so (summed ten times as fast), else of one element."""
     size, width = rows.element_size(), rows.shape[-1]
     aligned = width * size % 8 == 0 and rows.storage_offset() * size % 8 == 0
     eights = rows.numel() > 0 and rows.stride(0) == width and aligned
