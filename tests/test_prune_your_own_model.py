@@ -116,14 +116,32 @@ def test_packed_attention(name):
     assert solution.kept == (24 * 8 + 64 + 16) // 2
 
 
-def test_packed_attention_that_reads_two_tensors_is_refused_by_name():
+@pytest.mark.parametrize("name", ["multiflow", "wanda", "sparsegpt", "ria", "ecoflap"])
+def test_packed_attention_that_reads_two_tensors_stays_dense(name, caplog):
+    batches, model = [(torch.randn(4, 5, 8), torch.randint(2, (4,)))], Attending(cross=True)
+    solutions = vlp_bench.prune(model, name, [0.5, 0.75], batches)
+    assert list(solutions[0.5].masks) == ["attention.out_proj.weight", "head.weight"]
+    assert solutions[0.75].kept == (64 + 16) // 4
+    assert solutions[0.5].report["dense"] == ["attention.in_proj_weight"]
+    vlp_bench.prune(model, "wanda", 0.5, batches)
+    said = [record.getMessage() for record in caplog.records]
+    reason = "it packs three projections that read different tensors here"
+    assert said == [f"attention.in_proj_weight stays dense where inputs count: {reason}"]
+    solutions[0.5].install(model)
+    assert vlp_bench.prune(Attending(cross=True), "snip", 0.5, batches).total == 3 * 64 + 64 + 16
+
+
+def test_a_model_of_which_nothing_can_be_seen_is_refused():
+    class Packed(vlp_bench.PlainAdapter):
+        def prunable(self, model):
+            return ["attention.in_proj_weight"]
+
     batches = [(torch.randn(4, 5, 8), torch.randint(2, (4,)))]
-    with pytest.raises(ValueError, match=r"'attention.in_proj_weight' packs three projections that read different"):
-        vlp_bench.prune(Attending(cross=True), "multiflow", 0.5, batches)
-    assert vlp_bench.prune(Attending(cross=True), "snip", 0.5, batches).sparsity == 0.5
+    with pytest.raises(ValueError, match=r"'attention.in_proj_weight' can't be seen: it packs three projections that"):
+        vlp_bench.prune(Attending(cross=True), "multiflow", 0.5, batches, Packed())
 
 
-def test_experts_of_a_mixture_are_refused_by_name():
+def test_experts_of_a_mixture_are_pruned_one_by_one():
     from transformers import MixtralConfig, MixtralForCausalLM
 
     model = MixtralForCausalLM(
@@ -132,8 +150,11 @@ def test_experts_of_a_mixture_are_refused_by_name():
             num_key_value_heads=2, num_local_experts=3,
         )
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"'model.layers.0.mlp.experts.gate_up_proj' is a stack of matrices"):
-        vlp_bench.prune(model, "omp", 0.5)
+    solution = vlp_bench.prune(model, "lmp", 0.5)
+    assert solution.masks["model.layers.0.mlp.experts.gate_up_proj[2]"].shape == (32, 8)
+    assert int(solution.masks["model.layers.0.mlp.experts.down_proj[0]"].sum()) == 64
+    solution.install(model)
+    assert int((model.model.layers[0].mlp.experts.down_proj == 0).sum()) == 3 * 64
 
 
 def test_other_matrices_stay_dense_and_are_named(caplog):

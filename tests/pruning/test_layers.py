@@ -70,20 +70,23 @@ def test_weight_shared_with_an_embedding_stays_dense_and_says_so(caplog):
     assert "words.weight is also an embedding" in caplog.text
 
 
-def test_experts_are_refused_by_name():
+def test_stacks_of_which_nothing_is_known_stay_dense_and_are_named_once(caplog):
     model = sequential()
-    model.experts = nn.Parameter(torch.zeros(4, 3, 2))
-    with pytest.raises(ValueError, match="'experts' is a stack of matrices"):
-        find_layers(model)
+    model.experts, model.pair = nn.Parameter(torch.zeros(4, 3, 2)), nn.Bilinear(2, 3, 4)
+    for _ in range(2):
+        assert list(find_layers(model)) == ["0.weight", "2.weight", "4.weight"]
+    assert len(caplog.records) == 1
+    assert "2 weights that no linear layer reads stay dense: experts, pair.weight (an adapter's" in caplog.text
     with pytest.raises(ValueError, match=r"'experts' can't be pruned: .* shape \(4, 3, 2\)"):
         find_layers(model, Names("experts"))
     assert list(find_layers(model, Names("0.weight"))) == ["0.weight"]
 
 
-def test_position_embeddings_and_convolutions_are_no_experts():
+def test_convolutions_are_no_experts(caplog):
     model = sequential()
-    model.position, model.conv = nn.Parameter(torch.zeros(1, 5, 6)), nn.Conv1d(2, 3, 4)
+    model.conv = nn.Conv1d(2, 3, 4)
     assert len(find_layers(model)) == 3
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def _report(args: argparse.Namespace) -> None:
 
     from vlp_bench.pruning.masks.safetensors_files import write_whole
     from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
+    from vlp_bench.pruning.stacks import with_slices
     from vlp_bench.runs.pruned_model import source
     from vlp_bench.runs.terminal.console import console
 
@@ -127,9 +128,10 @@ def _report(args: argparse.Namespace) -> None:
         raise UserError(f"--device {device}: use cpu, or cuda where there is a GPU")
     found = source(args.source, args.weights)
     masks = found.solution.masks
-    itemsize = max(found.state[name].element_size() for name in masks)
+    state = with_slices(found.state, masks)
+    itemsize = max(state[name].element_size() for name in masks)
     stored = sizes(masks, itemsize)
-    measured = times({name: found.state[name] for name in masks}, masks, tokens, device, args.rounds)
+    measured = times({name: state[name] for name in masks}, masks, tokens, device, args.rounds)
     words = verdict(stored, measured)
     console.print(f"{found.name}: {len(masks)} layers, {found.solution.total:,} weights, "
                   f"{100 * found.solution.sparsity:.2f} % zero", soft_wrap=True, markup=False)  # fmt: skip

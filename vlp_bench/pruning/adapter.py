@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Batch, Place
+from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.pruning.stacks import stack_of, stacks_in, transposed_experts
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # torch's default for a label that doesn't count
+PRUNE_WORDS = "an adapter with output_embeddings = True prunes it"
 
 
 @runtime_checkable
@@ -50,32 +55,35 @@ class PlainAdapter:
 
     A batch is what the model is called with: a mapping of keyword arguments, a tensor, or a tuple or list of tensors
     whose first is the input and whose last is the label.
+
+    Attributes:
+        experts: whether the matrices of experts that are stacked in one parameter are pruned.
+        output_embeddings: whether the head of a language model is pruned, which scores the words of its vocabulary.
     """
 
-    def prunable(self, model: nn.Module) -> list[str]:
-        """Every linear weight: `nn.Linear`, the projections of `nn.MultiheadAttention`, transformers' `Conv1D`.
+    experts: bool = True
+    output_embeddings: bool = False
 
-        What stays dense is named in a warning: a weight shared with an embedding, and a matrix that something else
-        reads (position tables, recurrent layers). Raises ValueError for weights of three dimensions (experts), whose
-        layout can't be known.
+    def prunable(self, model: nn.Module) -> list[str]:
+        """Every linear weight: `nn.Linear`, the projections of `nn.MultiheadAttention`, transformers' `Conv1D`, and
+        every matrix of transformers' stacked experts, as `experts.up_proj[3]`.
+
+        What stays dense is named in a warning: a weight shared with an embedding, transformers' output embeddings (the
+        head of a language model), a matrix or a stack of matrices that something else reads (position tables, recurrent
+        layers, `nn.Bilinear`).
         """
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        linear = {id(weight) for module in model.modules() for weight in linear_weights(module)}
-        for name in stacked_weights(model):
-            raise ValueError(
-                f"{name!r} is a stack of matrices (experts?), which can't be pruned as one layer; "
-                "pass an adapter whose prunable() leaves it out"
-            )
-        for name, parameter in model.named_parameters():
-            if id(parameter) in linear & embeddings:
-                log.warning("%s is also an embedding and stays dense", name)
-        if unknown := unknown_matrices(model, linear | embeddings):
-            log.warning(
-                "%d matrices that no linear layer reads stay dense: %s (an adapter's prunable() may name them)",
-                len(unknown),
-                ", ".join(unknown),
-            )
-        return [name for name, parameter in model.named_parameters() if id(parameter) in linear - embeddings]
+        linear, tables = linear_parameters(model), weights_of(model, embeddings(model))
+        words = set() if self.output_embeddings else weights_of(model, output_embeddings(model)) - tables
+        for name in linear:
+            if name in tables:
+                warn_once(log, model, f"{name} is also an embedding and stays dense")
+            elif name in words:
+                warn_once(log, model, f"{name} scores the words and stays dense ({PRUNE_WORDS})")
+        if unread := unread_weights(model):
+            named = f"{', '.join(unread)} (an adapter's prunable() may name matrices)"
+            warn_once(log, model, f"{len(unread)} weights that no linear layer reads stay dense: {named}")
+        wanted = [name for name in linear if name not in tables | words]
+        return [name for name in wanted if self.experts or stack_of(name) is None]
 
     def place(self, name: str) -> Place:
         """Modality `all`; the block is the name up to its first number, or without its last part."""
@@ -170,30 +178,47 @@ def linear_weights(module: nn.Module) -> list[nn.Parameter]:
 
 
 def linear_parameters(model: nn.Module) -> list[str]:
-    """Names of the weights of all linear layers."""
+    """Names of the weights of all linear layers, and of every matrix of stacked experts."""
     linear = {id(weight) for module in model.modules() for weight in linear_weights(module)}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in linear]
+    slices = {id(stack.parameter): list(stack.slices()) for stack in stacks_in(model)}
+    named = [(name, id(parameter)) for name, parameter in model.named_parameters()]
+    return [own for name, key in named for own in slices.get(key, [name] if key in linear else [])]
 
 
-def stacked_weights(model: nn.Module) -> list[str]:
-    """Names of parameters that look like a stack of matrices: three true dimensions, and no convolution's."""
-    convolution = nn.modules.conv._ConvNd
+def embeddings(model: nn.Module) -> list[nn.Module]:
+    """The tables of embeddings."""
+    return [module for module in model.modules() if isinstance(module, nn.Embedding)]
+
+
+def output_embeddings(model: nn.Module) -> list[nn.Module]:
+    """What transformers call so: the linear layers that score the words of a vocabulary."""
+    found = []
+    for module in model.modules():
+        asked: Any = getattr(module, "get_output_embeddings", None)
+        with suppress(NotImplementedError, AttributeError):  # how some of transformers' models say that they have none
+            found.append(asked and asked())
+    return [module for module in found if isinstance(module, nn.Module)]
+
+
+def weights_of(model: nn.Module, modules: Iterable[nn.Module]) -> set[str]:
+    """Names of the weights of some of a model's modules."""
+    own = {id(getattr(module, "weight", None)) for module in modules}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def unread_weights(model: nn.Module) -> list[str]:
+    """Names of what looks like a matrix or a stack of them and is no linear layer's, embedding's or convolution's.
+
+    That is two dimensions, or three, beside those of size 1.
+    """
+    linear = {id(weight) for module in model.modules() for weight in linear_weights(module)}
+    known = linear | {id(module.weight) for module in embeddings(model)}
     return [
         f"{path}.{name}".lstrip(".")
         for path, module in model.named_modules()
-        if not isinstance(module, convolution)
+        if not isinstance(module, nn.modules.conv._ConvNd) and transposed_experts(module) is None
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and min(parameter.shape) > 1
-    ]
-
-
-def unknown_matrices(model: nn.Module, known: set[int]) -> list[str]:
-    """Names of the parameters with two true dimensions that are none of the known ones, and no convolution's."""
-    convolution = nn.modules.conv._ConvNd
-    return [
-        f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        if not isinstance(module, convolution | nn.Embedding)
-        for name, parameter in module.named_parameters(recurse=False)
-        if sum(size > 1 for size in parameter.shape) == 2 and id(parameter) not in known
+        if not isinstance(parameter, UninitializedParameter)
+        and sum(size > 1 for size in parameter.shape) in (2, 3)
+        and id(parameter) not in known
     ]

@@ -15,6 +15,7 @@ from vlp_bench.pruning.layers import parameters_by_name
 from vlp_bench.pruning.masks.file_format import pack, unpack
 from vlp_bench.pruning.masks.parameter_names import unwrapped
 from vlp_bench.pruning.solution import check_fit, zero_removed
+from vlp_bench.pruning.stacks import stack_of
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class KeepPruned(pl.Callback):
         named = {f"{prefix}{name}": mask for name, mask in masks.items()}
         own = check_fit(named, parameters)
         matching = {own[name]: mask for name, mask in named.items()}
-        self._kept = {name: (parameters[name], mask.to(parameters[name].device)) for name, mask in matching.items()}
+        self._kept = _of_parameters(matching, dict(module.named_parameters(remove_duplicate=False)))
         return self
 
     def mask_gradients(self) -> None:
@@ -155,6 +156,22 @@ def _refuse_others(given: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) ->
             f"the checkpoint was trained under other masks than the ones given ({names[0]!r} differs): "
             "resume with KeepPruned() to take the checkpoint's, or start anew"
         )
+
+
+def _of_parameters(
+    masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, tuple[nn.Parameter, Tensor]]:
+    """Parameters and their masks by name; the masks of slices make up that of their stack."""
+    found: dict[str, tuple[nn.Parameter, Tensor]] = {}
+    for name, mask in masks.items():
+        stack, number = stack_of(name) or (name, None)
+        parameter = parameters[stack]
+        if number is None:
+            found[name] = parameter, mask.to(parameter.device)
+        else:
+            whole = torch.ones_like(parameter, dtype=torch.bool)
+            found.setdefault(stack, (parameter, whole))[1][number] = mask.to(parameter.device)
+    return found
 
 
 def _as_bool(name: str, mask: Tensor) -> Tensor:

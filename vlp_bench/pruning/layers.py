@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import Adapter, PlainAdapter, adapter_for, is_conv1d
+from vlp_bench.pruning.stacks import Stack, stack_of, stacks_in
 
 __all__ = [
     "Adapter",
@@ -38,13 +39,35 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One prunable weight. A tied weight is one layer with several readers."""
+    """One prunable weight. A tied weight is one layer with several readers, a slice of a stack one layer of many.
 
-    name: str  # the first of its names in model.named_parameters()
-    weight: nn.Parameter
+    Attributes:
+        name: the first of its names in `model.named_parameters()`; of a slice that of its stack and its number.
+        weight: the parameter; of a slice a view of its memory, which autograd doesn't know.
+        place: modality and block.
+        readers: who uses it.
+        transposed: stored as (d_in, d_out).
+        stack: the parameter (E, ...) that a slice is part of.
+    """
+
+    name: str
+    weight: Tensor
     place: Place
     readers: tuple[Reader, ...]
-    transposed: bool = False  # stored as (d_in, d_out)
+    transposed: bool = False
+    stack: nn.Parameter | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What autograd knows: the weight, or the stack that it is a slice of."""
+        found = self.weight if self.stack is None else self.stack
+        assert isinstance(found, nn.Parameter)
+        return found
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """The layer's own part of something in the shape of its parameter, a gradient."""
+        place = stack_of(self.name) if self.stack is not None else None
+        return tensor if place is None else tensor[place[1]]
 
     @property
     def matrix(self) -> Tensor:
@@ -67,9 +90,10 @@ class Layer:
         return self.weight.numel()
 
 
-def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter under every one of its names."""
-    return dict(model.named_parameters(remove_duplicate=False))
+def parameters_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter under every one of its names, and a view of every slice of a stack."""
+    slices = {name: part for stack in stacks_in(model, aliases=True) for name, part in stack.slices().items()}
+    return dict(model.named_parameters(remove_duplicate=False)) | slices
 
 
 def _readers(model: nn.Module) -> dict[int, list[Reader]]:
@@ -86,19 +110,18 @@ def _readers(model: nn.Module) -> dict[int, list[Reader]]:
     return readers
 
 
-def _orientation(name: str, readers: list[Reader]) -> bool:
-    ways = {is_conv1d(reader.module) for reader in readers}
+def _orientation(name: str, readers: Iterable[Reader]) -> bool:
+    ways = {bool(is_conv1d(reader.module)) for reader in readers}
     if len(ways) > 1:
         raise ValueError(f"{name!r} is read both as (d_out, d_in) and as (d_in, d_out): leave it out in prunable()")
     return ways.pop()
 
 
-def _check(name: str, parameter: nn.Parameter | None) -> nn.Parameter:
-    if parameter is None:
-        raise ValueError(f"the adapter calls {name!r} prunable, but the model has no parameter of that name")
+def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
+    """Raises ValueError unless the parameter is a floating-point matrix (or a stack of them) that has finite values."""
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"{name!r} has no shape yet (a lazy layer): run a batch through the model first")
-    if parameter.ndim != 2 or not parameter.is_floating_point():
+    if parameter.ndim != ndim or not parameter.is_floating_point():
         raise ValueError(
             f"{name!r} can't be pruned: a floating-point matrix is needed, it is {parameter.dtype} "
             f"of shape {tuple(parameter.shape)}; leave it out in the adapter's prunable()"
@@ -110,27 +133,54 @@ def _check(name: str, parameter: nn.Parameter | None) -> nn.Parameter:
         )
     if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
         raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
-    return parameter
+
+
+def _wanted(name: str, known: Mapping[str, nn.Parameter], stacks: Mapping[int, Stack]) -> tuple[int, Iterable[int]]:
+    """What a name stands for: a parameter's identity, and which matrices of a stack."""
+    own, numbers = known.get(name), None
+    if own is None and (place := stack_of(name)) is not None:
+        own, numbers = known.get(place[0]), [place[1]]
+    if own is None or (numbers and (id(own) not in stacks or numbers[0] >= len(own))):
+        raise ValueError(f"the adapter calls {name!r} prunable, but the model has no parameter of that name")
+    _check(name, own, 3 if id(own) in stacks else 2)
+    return id(own), numbers or range(len(own) if id(own) in stacks else 0)
 
 
 def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, Layer]:
     """The prunable layers by canonical name, in the order of `model.named_parameters()`.
+
+    The adapter may name a stack of matrices as a whole or slice by slice.
 
     Raises:
         ValueError: there are none, a name is unknown, a parameter is no floating-point matrix or has no values (meta
             device), a weight isn't finite.
     """
     answers = adapter_for(model, adapter)
-    known, readers = parameters_by_name(model), _readers(model)
-    wanted = {id(_check(name, known.get(name))) for name in answers.prunable(model)}
+    known, readers = dict(model.named_parameters(remove_duplicate=False)), _readers(model)
+    stacks = {id(stack.parameter): stack for stack in stacks_in(model)}
+    wanted: dict[int, set[int]] = {}
+    for name in answers.prunable(model):
+        which, numbers = _wanted(name, known, stacks)
+        wanted.setdefault(which, set()).update(numbers)
     if not wanted:
         raise ValueError(f"{type(model).__name__} has no prunable layer: the adapter's prunable() named none")
-    layers = {}
+    layers: dict[str, Layer] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in wanted:
-            modules = readers[id(parameter)]
-            layers[name] = Layer(name, parameter, answers.place(name), tuple(modules), _orientation(name, modules))
+            place, modules = answers.place(name), tuple(readers[id(parameter)])
+            if (stack := stacks.get(id(parameter))) is not None:
+                layers |= _slices(stack, sorted(wanted[id(parameter)]), place, modules)
+            else:
+                layers[name] = Layer(name, parameter, place, modules, _orientation(name, modules))
     return layers
+
+
+def _slices(stack: Stack, numbers: Iterable[int], place: Place, readers: tuple[Reader, ...]) -> dict[str, Layer]:
+    named = list(stack.slices().items())
+    return {
+        name: Layer(name, part, place, readers, stack.transposed, stack.parameter)
+        for name, part in (named[number] for number in numbers)
+    }
 
 
 def writes_of(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -16,12 +17,16 @@ from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.unseen import Unseen
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
 from vlp_bench.pruning.weights_hash import hash_of_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +118,33 @@ class Pruner:
             raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         asked = self.focus(self._calibration(model, calibration, adapter))
-        weights = hash_of_weights(model, {name: layer.weight for name, layer in asked.layers.items()})
+        solutions = self._of_what_is_seen(asked, paths)
+        return solutions if several else solutions[targets[0]]
+
+    def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
+        """The solutions; layers of which the method can't learn what it asks stay dense, unless nothing is left."""
+        while True:
+            try:
+                return self._solutions(asked, paths)
+            except Unseen as reason:
+                left = [name for name in asked.layers if name not in reason.layers]
+                if not left:
+                    raise
+                warn_once(
+                    log, asked.model, f"{', '.join(reason.layers)} stays dense where inputs count: {reason.reason}"
+                )
+                asked = asked.subset(left)
+
+    def _solutions(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
+        weights = hash_of_weights(asked.model, {name: layer.weight for name, layer in asked.layers.items()})
         once = self.batches_per_step is None and all(len(path) == 1 for path in paths.values())
-        allocate = together(self.allocate, targets) if once else self.allocate
+        allocate = together(self.allocate, list(paths)) if once else self.allocate
         drifting = self.compat == "official" and asked.batches is not None  # from one sparsity to the next, as released
         side_states = Snapshot(asked.side_states() if drifting else [])
         try:
-            solutions = {target: self._at(asked, target, path, allocate, weights) for target, path in paths.items()}
+            return {target: self._at(asked, target, path, allocate, weights) for target, path in paths.items()}
         finally:
             side_states.restore()
-        return solutions if several else solutions[targets[0]]
 
     def focus(self, calibration: Calibration) -> Calibration:
         """The calibration if it is of the modality's layers only, else one of these.

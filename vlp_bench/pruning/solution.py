@@ -28,7 +28,7 @@ class Solved:
     masks: dict[str, Tensor]
     weights: dict[str, Tensor]
 
-    def install(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def install(self, parameters: Mapping[str, Tensor]) -> None:
         """Writes the new values, if any, and zeroes what is removed, in place."""
         with torch.no_grad():
             for name, mask in self.masks.items():
@@ -162,7 +162,7 @@ def _row(modality: str, block: str, layers: list[dict[str, Any]]) -> TableRow:
     return TableRow(modality, block, sum(layer["kept"] for layer in layers), sum(layer["total"] for layer in layers))
 
 
-def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, str]:
     """The parameters' names by the masks'. Raises ValueError unless every mask belongs to a parameter of its shape."""
     own = matched(masks, parameters)
     missing = [name for name in masks if name not in own]

@@ -14,6 +14,7 @@ from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model,
 from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.pruning import released_masks as released
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.stacks import parameters_of, with_slices
 from vlp_bench.results.store import Store, appended_last
 from vlp_bench.runs.checkpointing import read_checkpoint
 from vlp_bench.runs.prune_once import mask_hash
@@ -46,20 +47,23 @@ def source(place: Path, weights: str) -> Source:
     if place.is_dir():
         return _of_run(place)
     solution = load_solution(place)
-    return Source(place.stem, _installed(tensors_of(weights, solution.masks), solution), solution, weights)
+    state = tensors_of(weights, parameters_of(solution.masks))
+    return Source(place.stem, _installed(state, solution), solution, weights)
 
 
 def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Tensor]:
-    """The tensors with the solution in place; a tensor with new values takes their type."""
-    found = dict(state)
+    """The tensors with the solution in place; a tensor with new values takes their type, a slice its stack's."""
+    stacks = parameters_of(name for name in solution.masks if name not in state)
+    found = with_slices(dict(state) | {name: state[name].clone() for name in stacks}, solution.masks)
     for name, mask in solution.masks.items():
         if found[name].shape != mask.shape:
             shapes = f"{tuple(mask.shape)} and {tuple(found[name].shape)}"
             raise UserError(
                 f"the mask of {name} and its weight have shapes {shapes}: give the checkpoint that was pruned"
             )
-        found[name] = solution.weights.get(name, found[name]).masked_fill(~mask, 0)
-    return found
+        values = solution.weights.get(name, found[name]).masked_fill(~mask, 0)
+        found[name] = values if name in state else found[name].copy_(values)
+    return {name: found[name] for name in state}
 
 
 def _of_run(folder: Path) -> Source:

@@ -167,7 +167,7 @@ def test_packed_cross_attention_is_refused_by_name():
         def forward(self, x):
             return self.attention(x, x * 2, x * 2)[0]
 
-    with pytest.raises(ValueError, match=r"'attention.in_proj_weight' packs three projections"):
+    with pytest.raises(ValueError, match=r"'attention.in_proj_weight' can't be seen: it packs three projections"):
         Calibration(Cross(), [torch.randn(3, 5, 8)]).norms()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from torch import nn
+from collections.abc import Collection, Iterable
 
 WRAPPERS = frozenset({"_orig_mod", "module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 
@@ -14,7 +12,7 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def matched(names: Iterable[str], parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+def matched(names: Iterable[str], parameters: Collection[str]) -> dict[str, str]:
     """The names of a model's parameters by the names that masks have for them; those it hasn't are left out.
 
     Raises:

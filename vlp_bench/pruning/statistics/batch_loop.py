@@ -140,7 +140,7 @@ class Passes:
 
     def side_states(self) -> list[Tensor]:
         """What a loss may change on the side: buffers, and frozen parameters unless all are."""
-        prunable = {id(layer.weight) for layer in self.layers.values()}
+        prunable = {id(layer.parameter) for layer in self.layers.values()}
         frozen = [p for p in self.model.parameters() if not p.requires_grad and id(p) not in prunable]
         all_frozen = not any(p.requires_grad for p in self.model.parameters())
         return [*self.model.buffers(), *([] if all_frozen else frozen)]
@@ -199,7 +199,8 @@ class Passes:
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
                 shown = as_released(part) if compat == "official" else part
-                watch.new_part(lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens))
+                mask = lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens)  # noqa: E731
+                watch.new_part(mask, lambda part=part: self.adapter.rows(part))
                 self.adapter.encode(self.model, part)
 
         with watch.watching(), self._undisturbed(), torch.no_grad():
@@ -257,7 +258,7 @@ class Passes:
             if not event.layer:
                 self.losses.append(event.numbers[0])
             elif event.tensors:
-                reach.gradient(event.layer)
+                reach.gradient(event.layer, event.tensors[0])
                 take(event.layer, event.tensors[0])
             else:
                 reach.call(event.layer, bool(event.numbers[0]))

@@ -117,15 +117,26 @@ class _Run:
         with ExitStack() as undo:
             for name, layer in self.plan._layers.items():
                 for reader in layer.readers:
-                    undo.callback(reader.module.register_forward_pre_hook(self._reading(name)).remove)
+                    if layer.stack is not None:  # what its slices read is seen while the module runs
+                        undo.callback(reader.module.register_forward_pre_hook(self._before(name)).remove)
+                        undo.callback(reader.module.register_forward_hook(self._reading(name)).remove)
+                    else:
+                        undo.callback(reader.module.register_forward_pre_hook(self._reading(name)).remove)
             for block in self.plan._blocks:
-                block.forward = self._forward(block.forward)
+                undo.callback(block.__dict__.update, {k: v for k, v in vars(block).items() if k == "forward"})
                 undo.callback(block.__dict__.pop, "forward", None)
+                block.forward = self._forward(block.forward)
             with suppress(_Done):
                 self.plan._adapter.encode(model, batch)
 
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self.final = self.final and (not self.expected or name in self.plan._solved)
+
+        return hook
+
     def _reading(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
+        def hook(*_: Any) -> None:
             self.seen[name] += 1
             if not self.expected:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.protocol import LayerStatistic
+from vlp_bench.pruning.statistics.slices import SlicesWatch
 
 SIZES = ("gradient", "magnitude", "squared")  # of a layer's gradient: Σ|g|, Σ|w·g| and Σ(w·g)²
 CACHED = 1 << 16  # floats that a processor works on in one go
@@ -96,14 +97,16 @@ def gradients_taken(
     """
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     all_frozen = not any(required for _, required, _ in before)
-    names = {id(layer.weight): name for name, layer in layers.items()}
+    owners: dict[int, list[Layer]] = {}
+    for layer in layers.values():
+        owners.setdefault(id(layer.parameter), []).append(layer)
     handles = []
     try:
         for p, required, _ in before:
             p.grad = None
-            p.requires_grad_(id(p) in names or ((required or all_frozen) and p.is_floating_point()))
+            p.requires_grad_(id(p) in owners or ((required or all_frozen) and p.is_floating_point()))
             if p.requires_grad:
-                handles.append(p.register_post_accumulate_grad_hook(_hook(names.get(id(p)), take)))
+                handles.append(p.register_post_accumulate_grad_hook(_hook(owners.get(id(p), []), take)))
         yield
     finally:
         for handle in handles:
@@ -120,7 +123,8 @@ def backward(loss: Tensor, layers: Mapping[str, Layer]) -> None:
     that nothing leads to has no gradients.
     """
     if loss.grad_fn is not None:
-        loss.backward(inputs=None if _calls_python(loss.grad_fn) else [layer.weight for layer in layers.values()])
+        wanted = list(dict.fromkeys(layer.parameter for layer in layers.values()))
+        loss.backward(inputs=None if _calls_python(loss.grad_fn) else wanted)
 
 
 def _calls_python(root: Any) -> bool:
@@ -135,12 +139,12 @@ def _calls_python(root: Any) -> bool:
     return False
 
 
-def _hook(name: str | None, take: Callable[[str, Tensor], None]) -> Any:
+def _hook(layers: list[Layer], take: Callable[[str, Tensor], None]) -> Any:
     def hook(parameter: Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
-        if name is not None:
-            take(name, gradient.float())
+        for layer in layers:
+            take(layer.name, layer.part_of(gradient).float())
 
     return hook
 
@@ -149,17 +153,21 @@ class Reach:
     """Which layers the batches of a pass reach: a gradient arrives, and what is mapped is not nothing in every batch.
 
     A gradient of zeros from a call that had rows is a gradient; one from calls without any row (an expert that no token
-    is sent to) is none. Of a weight that no module is called for (`F.linear(x, layer.weight)`) the gradient tells.
+    is sent to) is none. Of a weight that no module is called for (`F.linear(x, layer.weight)`) the gradient tells. A
+    slice of a stack gets a gradient with the others: it must have been read, or its gradient not be all zeros.
     """
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self._layers = layers
         self._with_gradient: set[str] = set()
+        self._not_zero: set[str] = set()  # slices
         self._called: dict[bool, set[str]] = {True: set(), False: set()}  # with rows, without
 
-    def gradient(self, name: str) -> None:
+    def gradient(self, name: str, gradient: Tensor) -> None:
         """One has arrived."""
         self._with_gradient.add(name)
+        if self._layers[name].stack is not None and name not in self._not_zero and bool(gradient.any()):
+            self._not_zero.add(name)
 
     def call(self, name: str, has_rows: bool) -> None:
         """A module that reads the layer was called."""
@@ -167,8 +175,9 @@ class Reach:
 
     def check(self) -> None:
         """Raises ValueError with the first layer that no batch reaches."""
-        for name in self._layers:
-            if name not in self._with_gradient or name in self._called[False] - self._called[True]:
+        for name, layer in self._layers.items():
+            missed = name in self._called[False] if layer.stack is None else name not in self._not_zero
+            if name not in self._with_gradient or (missed and name not in self._called[True]):
                 raise ValueError(
                     f"no calibration batch reaches {name!r}: the loss gives it no gradient; give batches that do, "
                     "leave it out in the adapter's prunable(), or use a pruner without gradients"
@@ -187,13 +196,11 @@ def calls_seen(layers: Mapping[str, Layer], tell: Callable[[str, bool], None]) -
             told.add(call)
             tell(*call)
 
-    handles = []
-    try:
+    slices = [layer for layer in layers.values() if layer.stack is not None]
+    with ExitStack() as undo:
+        undo.enter_context(SlicesWatch(slices, lambda layer, x: seen(layer.name, (x,), {})).watching())
         for name, layer in layers.items():
-            for reader in layer.readers:
+            for reader in layer.readers if layer.stack is None else ():
                 hook = lambda module, args, kwargs, name=name: seen(name, args, kwargs)  # noqa: E731
-                handles.append(reader.module.register_forward_pre_hook(hook, with_kwargs=True))
+                undo.callback(reader.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, Reader, is_conv1d, writes_of
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
+from vlp_bench.pruning.statistics.slices import SlicesWatch
+from vlp_bench.pruning.statistics.unseen import Unseen
 
 Mask = Callable[[str, int], "Tensor | None"]  # (layer, tokens) -> (rows, tokens) bool
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
@@ -162,25 +164,37 @@ class InputWatch:
     ) -> None:
         self._layers, self._statistics, self._tell = list(layers), statistics, tell
         self._mask: Mask = lambda name, tokens: None
+        self._rows: Callable[[], int] = lambda: 1
         self._seen: dict[int, _Seen] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks every reader of every layer; whatever happens, the hooks go again."""
-        handles: list[RemovableHandle] = []
-        try:
+        slices = [layer for layer in self._layers if layer.stack is not None]
+        with ExitStack() as undo:
+            undo.callback(self._seen.clear)
+            undo.enter_context(SlicesWatch(slices, self._see_slice, self._stack_mask).watching())
             for layer in self._layers:
-                handles += [watch(layer.name, reader, self._see) for reader in layer.readers]
+                for reader in layer.readers if layer.stack is None else ():
+                    undo.callback(watch(layer.name, reader, self._see).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._seen.clear()
 
-    def new_part(self, mask: Mask) -> None:
-        """Says which tokens count in the forward pass that follows."""
-        self._mask = mask
+    def new_part(self, mask: Mask, rows: Callable[[], int]) -> None:
+        """Says which tokens count in the forward pass that follows, and how many rows the part has."""
+        self._mask, self._rows = mask, rows
         self._seen.clear()
+
+    def _stack_mask(self, stack: str, tokens: int) -> Tensor | None:
+        """What counts of the tokens of all rows, one after the other, at the input of experts."""
+        rows = self._rows() if self._statistics else 0
+        return (
+            self._mask(stack, tokens // rows if rows and tokens % rows == 0 else tokens) if self._statistics else None
+        )
+
+    def _see_slice(self, layer: Layer, x: Tensor) -> None:
+        """Only tokens that count come here."""
+        seen = self._measured(x, None)
+        self._tell(Event(layer.name, (len(x), seen.tokens), seen.totals))
 
     def _see(self, name: str, x: Tensor) -> None:
         if x.is_nested:
@@ -203,7 +217,7 @@ def watch(name: str, reader: Reader, take: Callable[[str, Tensor], None]) -> Rem
     """Calls `take(name, x)` with x (rows, ..., d_in) whenever the reader is about to map x with the weight.
 
     To be used where no gradients are asked for.
-    Raises ValueError when it can't be known what reaches the weight.
+    Raises Unseen when it can't be known what reaches the weight.
     """
     module = reader.module
     if isinstance(module, nn.MultiheadAttention):
@@ -211,10 +225,7 @@ def watch(name: str, reader: Reader, take: Callable[[str, Tensor], None]) -> Rem
     elif isinstance(module, nn.Linear) or is_conv1d(module):
         seen = _only_input
     else:
-        raise ValueError(
-            f"the inputs of {name!r} can't be seen: {type(module).__name__} reads it in a way of its own; "
-            "use a pruner without activations, or leave it out in the adapter's prunable()"
-        )
+        raise Unseen([name], f"{type(module).__name__} reads it in a way of its own")
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         take(name, seen(module, args, kwargs))
@@ -235,10 +246,7 @@ def _attention_input(name: str, attribute: str) -> Callable[..., Tensor]:
         given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         query, key, value = given["query"], given["key"], given["value"]
         if attribute == "in_proj_weight" and not (query is key is value):
-            raise ValueError(
-                f"{name!r} packs three projections that read different tensors here: use a pruner without "
-                "activations, or leave it out in the adapter's prunable()"
-            )
+            raise Unseen([name], "it packs three projections that read different tensors here")
         return _rows_first(module, {"k_proj_weight": key, "v_proj_weight": value}.get(attribute, query))
 
     return seen
