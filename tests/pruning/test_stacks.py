@@ -284,7 +284,7 @@ def test_exports_hold_the_pruned_stacks(tmp_path, capsys):
     assert exported.keys() == model.state_dict().keys()
     assert all(value.equal(exported[name]) for name, value in model.state_dict().items())
     main(["report", str(mask), "--weights", str(dense), "--tokens", "1", "--device", "cpu", "--rounds", "1"])
-    assert "8 layers, 216 weights, 50.00 % zero" in capsys.readouterr().out
+    assert "8 layers, 240 weights, 50.00 % zero" in capsys.readouterr().out
 
 
 def test_the_model_is_as_before():
