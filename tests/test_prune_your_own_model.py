@@ -60,7 +60,7 @@ def test_causal_language_model(caplog, capsys):
 
 
 def test_padding_does_not_count():
-    """Other words under the padding change nothing, with the program's adapter; without it they do."""
+    """Other words under the padding change nothing, with the program's adapter and without; as words they do."""
     found = run(1)
     moved = [
         dict(batch, input_ids=batch["input_ids"] + (batch["attention_mask"] == 0) * 7) for batch in found["batches"]
@@ -69,6 +69,10 @@ def test_padding_does_not_count():
     first, second = norms(found["batches"], found["Words"]()), norms(moved, found["Words"]())
     assert all(torch.allclose(first[name], second[name], rtol=1e-5) for name in first)
     plain, other = norms(found["batches"], None), norms(moved, None)
+    assert all(first[name].equal(plain[name]) for name in first)
+    assert all(torch.allclose(plain[name], other[name], rtol=1e-5) for name in plain)
+    bare = [[{"input_ids": batch["input_ids"]} for batch in batches] for batches in (found["batches"], moved)]
+    plain, other = norms(bare[0], None), norms(bare[1], None)
     assert any(not torch.allclose(plain[name], other[name], rtol=1e-3) for name in plain)
 
 

@@ -51,7 +51,7 @@ class Adapter(Protocol):
 
 
 class PlainAdapter:
-    """Answers for a model of one modality: every linear weight may go, every token counts.
+    """Answers for a model of one modality: every linear weight may go, every token counts that isn't padding.
 
     A batch is what the model is called with: a mapping of keyword arguments, a tensor, or a tuple or list of tensors
     whose first is the input and whose last is the label.
@@ -112,7 +112,11 @@ class PlainAdapter:
         )
 
     def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        """Dense counts."""
+        """No word of its own: what counts is what `padding.padding_mask` reads off the batch.
+
+        That is the `attention_mask` of a mapping, for layers whose input has its shape, where nothing but the words
+        makes tokens. Where that is in doubt everything counts, and a warning says so.
+        """
         return None
 
     def rows(self, batch: Any) -> int:
@@ -124,6 +128,12 @@ class PlainAdapter:
         if rows is None:
             raise ValueError(f"a calibration batch of type {type(batch).__name__} holds no tensor")
         return rows
+
+
+def guesses_padding(adapter: Adapter) -> bool:
+    """Whether nobody says which tokens count: the adapter has no `token_mask` of its own."""
+    answers = getattr(adapter, "answers", adapter)
+    return getattr(type(answers), "token_mask", None) is PlainAdapter.token_mask
 
 
 def checked_labels(labels: Tensor, classes: int) -> Tensor:

@@ -10,9 +10,9 @@ from torch import nn
 _said: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
-def warn_once(log: logging.Logger, model: nn.Module, message: str) -> None:
-    """Logs a warning about a model, unless the same one has been logged about it."""
+def warn_once(log: logging.Logger, model: nn.Module, message: str, key: str = "") -> None:
+    """Logs a warning about a model, unless the same one, or one of the same key, has been logged about it."""
     said = _said.setdefault(model, set())
-    if message not in said:
-        said.add(message)
+    if (key or message) not in said:
+        said.add(key or message)
         log.warning("%s", message)

@@ -32,6 +32,7 @@ from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
 from vlp_bench.pruning.statistics.inputs import InputStatistic, InputWatch, by_first_reader
 from vlp_bench.pruning.statistics.protocol import Sums
+from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +200,7 @@ class Passes:
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
                 shown = as_released(part) if compat == "official" else part
-                mask = lambda name, tokens, shown=shown: self.adapter.token_mask(shown, name, tokens)  # noqa: E731
-                watch.new_part(mask, lambda part=part: self.adapter.rows(part))
+                watch.new_part(TokenMasks(self.adapter, self.model, shown))
                 self.adapter.encode(self.model, part)
 
         with watch.watching(), self._undisturbed(), torch.no_grad():

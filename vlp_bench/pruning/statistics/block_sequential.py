@@ -49,7 +49,7 @@ class Resuming:
     """
 
     def __init__(self, adapter: Adapter, model: nn.Module, layers: Mapping[str, Layer]) -> None:
-        self._adapter, self._layers = adapter, layers
+        self.answers, self._layers = adapter, layers
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
         self._wanted: list[str] = []
         self._solved: set[str] = set()
@@ -60,19 +60,19 @@ class Resuming:
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
 
     def prunable(self, model: nn.Module) -> list[str]:
-        return self._adapter.prunable(model)
+        return self.answers.prunable(model)
 
     def place(self, name: str) -> Place:
-        return self._adapter.place(name)
+        return self.answers.place(name)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self._adapter.loss(model, batch)
+        return self.answers.loss(model, batch)
 
     def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        return self._adapter.token_mask(batch, name, tokens)
+        return self.answers.token_mask(batch, name, tokens)
 
     def rows(self, batch: Any) -> int:
-        return self._adapter.rows(batch)
+        return self.answers.rows(batch)
 
     @contextmanager
     def exploring(self) -> Iterator[None]:
@@ -127,7 +127,7 @@ class _Run:
                 undo.callback(block.__dict__.pop, "forward", None)
                 block.forward = self._forward(block.forward)
             with suppress(_Done):
-                self.plan._adapter.encode(model, batch)
+                self.plan.answers.encode(model, batch)
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:

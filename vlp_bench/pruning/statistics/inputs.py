@@ -19,9 +19,9 @@ from vlp_bench.pruning.layers import Layer, Reader, is_conv1d, writes_of
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 from vlp_bench.pruning.statistics.slices import SlicesWatch
+from vlp_bench.pruning.statistics.token_masks import TokenMasks
 from vlp_bench.pruning.statistics.unseen import Unseen
 
-Mask = Callable[[str, int], "Tensor | None"]  # (layer, tokens) -> (rows, tokens) bool
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
 FOLDED = 32  # such pieces are added up in float32 before float64
 
@@ -163,8 +163,7 @@ class InputWatch:
         self, layers: Iterable[Layer], statistics: Sequence[InputStatistic], tell: Callable[[Event], None]
     ) -> None:
         self._layers, self._statistics, self._tell = list(layers), statistics, tell
-        self._mask: Mask = lambda name, tokens: None
-        self._rows: Callable[[], int] = lambda: 1
+        self._masks: TokenMasks | None = None
         self._seen: dict[int, _Seen] = {}
 
     @contextmanager
@@ -173,23 +172,19 @@ class InputWatch:
         slices = [layer for layer in self._layers if layer.stack is not None]
         with ExitStack() as undo:
             undo.callback(self._seen.clear)
-            undo.enter_context(SlicesWatch(slices, self._see_slice, self._stack_mask).watching())
+            undo.enter_context(SlicesWatch(slices, self._see_slice, self._mask_of_experts).watching())
             for layer in self._layers:
                 for reader in layer.readers if layer.stack is None else ():
                     undo.callback(watch(layer.name, reader, self._see).remove)
             yield
 
-    def new_part(self, mask: Mask, rows: Callable[[], int]) -> None:
-        """Says which tokens count in the forward pass that follows, and how many rows the part has."""
-        self._mask, self._rows = mask, rows
+    def new_part(self, masks: TokenMasks) -> None:
+        """Says which tokens count in the forward pass that follows."""
+        self._masks = masks
         self._seen.clear()
 
-    def _stack_mask(self, stack: str, tokens: int) -> Tensor | None:
-        """What counts of the tokens of all rows, one after the other, at the input of experts."""
-        rows = self._rows() if self._statistics else 0
-        return (
-            self._mask(stack, tokens // rows if rows and tokens % rows == 0 else tokens) if self._statistics else None
-        )
+    def _mask_of_experts(self, stack: str, x: Tensor) -> Tensor | None:
+        return self._masks.at_experts(stack, x) if self._statistics and self._masks is not None else None
 
     def _see_slice(self, layer: Layer, x: Tensor) -> None:
         """Only tokens that count come here."""
@@ -199,10 +194,9 @@ class InputWatch:
     def _see(self, name: str, x: Tensor) -> None:
         if x.is_nested:
             raise ValueError(f"the inputs of {name!r} are nested tensors: give padded batches and a token_mask()")
-        rows = x.shape[0] if x.ndim > 1 else 1
-        tokens = x.numel() // max(1, rows * x.shape[-1])
-        seen = self._measured(x, self._mask(name, tokens) if self._statistics else None)
-        self._tell(Event(name, (rows, seen.tokens), seen.totals))
+        mask = self._masks.at(name, x) if self._statistics and self._masks is not None else None
+        seen = self._measured(x, mask)
+        self._tell(Event(name, (x.shape[0] if x.ndim > 1 else 1, seen.tokens), seen.totals))
 
     def _measured(self, x: Tensor, mask: Tensor | None) -> _Seen:
         seen = self._seen.get(id(x))

@@ -14,7 +14,7 @@ from vlp_bench.pruning.stacks import parameters_of
 from vlp_bench.pruning.statistics.unseen import Unseen
 
 Take = Callable[[Layer, Tensor], None]  # gets x (n, d_in) that a layer is about to map
-StackMask = Callable[[str, int], "Tensor | None"]  # (stack, tokens) -> what counts of them
+MaskOfExperts = Callable[[str, Tensor], "Tensor | None"]  # (stack, x) -> what counts of the tokens in x
 PRODUCTS = {"matmul", "mm", "bmm", "__matmul__"}
 SWITCHED = "is_concatenated"  # modules of transformers whose forward has several implementations
 
@@ -32,7 +32,7 @@ class SlicesWatch:
         mask: what counts of the tokens that reach a module of experts, all rows' one after the other; None: everything.
     """
 
-    def __init__(self, layers: Iterable[Layer], take: Take, mask: StackMask = lambda stack, tokens: None) -> None:
+    def __init__(self, layers: Iterable[Layer], take: Take, mask: MaskOfExperts = lambda stack, x: None) -> None:
         self._layers, self._take, self._mask = list(layers), take, mask
         self._counts = True  # whether what passes now is counted
 
@@ -64,7 +64,7 @@ class SlicesWatch:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             x = args[0] if args else next(iter(kwargs.values()))
-            mask = self._mask(stack, x.numel() // x.shape[-1])
+            mask = self._mask(stack, x)
             if mask is None or bool(mask.all()):
                 return forward(*args, **kwargs)
             mask = _fitting(mask.to(x.device).bool(), x, experts)
