@@ -4,7 +4,7 @@
     vlp-bench model show hf:owner/name modality=vision leave=[*.layers.0.*]
 
 Modality, blocks and weights of the layers that `vlp-bench prune` would prune, and what stays dense with the reason,
-read from the module tree, without the weights. Takes modality=, prune_heads=, also= and leave= as `vlp-bench prune` does.
+read from the module tree, without the weights. modality=, prune_heads=, also=, leave= are those of `vlp-bench prune`.
 """
 
 import sys

@@ -69,7 +69,7 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
     return model.eval()
 
 
-def _class_of(folder: Path) -> type[PreTrainedModel]:
+def _class_of(folder: Path) -> Any:
     """What config.json calls the model, or the plain model of its type."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = config.get("architectures") or []
@@ -90,7 +90,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
         ValueError: a class that transformers doesn't have.
     """
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    kind: Any = _class_of(folder)
+    kind = _class_of(folder)
     with torch.device("meta"):
         return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -21,6 +23,7 @@ PACKED = "three projections in one matrix"
 HEADS = (OUTPUT, HEAD)
 POSSIBLE = (*HEADS, ROUTER, PATCHES, PACKED)
 """Reasons that `also` may overrule."""
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 CLASSIFIERS = ("classifier", "score", "head", "qa_outputs", "logits")
 
 
@@ -69,6 +72,12 @@ class Structure:
         """Of what may go, in the order vision, text, fusion."""
         found = {weight.modality for weight in self.prunable}
         return [m for m in (VISION, TEXT, FUSION) if m in found] + sorted(found - {VISION, TEXT, FUSION})
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Names of those that stay, numbers in ranges (layers.0–26) -> why."""
+        groups = grouped(self.dense, [weight.name for weight in self.dense])
+        return {pattern: weights[0].reason for pattern, weights in groups.items()}
 
     def leaving(self, reasons: Mapping[str, str]) -> Structure:
         """The same with some of the prunable weights (name -> reason) left dense."""
@@ -203,8 +212,8 @@ def _linear(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, nn.MultiheadAttention):
         packed = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
         return [weight for weight in packed if weight is not None]
-    linear = isinstance(module, nn.Linear | Conv1D) and isinstance(module.weight, nn.Parameter)
-    return [module.weight] if linear and module.weight.is_floating_point() else []
+    weight: Any = module.weight if isinstance(module, nn.Linear | Conv1D) else None
+    return [weight] if isinstance(weight, nn.Parameter) and weight.is_floating_point() else []
 
 
 def _output_embeddings(model: PreTrainedModel) -> Iterator[nn.Parameter]:
@@ -226,3 +235,24 @@ def _heads(tree: Tree) -> Iterator[str]:
 
 def _classifies(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and name.endswith(CLASSIFIERS)
+
+
+def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:
+    """The weights by names in which a number that goes from 0 to 26 is written 0–26."""
+    groups: dict[str, list[tuple[Weight, str]]] = {}
+    for weight, name in zip(weights, names, strict=True):
+        groups.setdefault(NUMBER.sub("#", name), []).append((weight, name))
+    return {_ranged(key, [n for _, n in own]): [w for w, _ in own] for key, own in groups.items()}
+
+
+def _ranged(pattern: str, names: Iterable[str]) -> str:
+    columns = zip(*(map(int, NUMBER.findall(name)) for name in names), strict=True)
+    ranges = iter([_range(sorted(set(numbers))) for numbers in columns])
+    return ".".join(next(ranges) if part == "#" else part for part in pattern.split("."))
+
+
+def _range(numbers: list[int]) -> str:
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == last - first + 1:
+        return str(first) if first == last else f"{first}–{last}"
+    return ",".join(map(str, numbers[:6])) + (",…" if len(numbers) > 6 else "")

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from vlp_bench.data.readers.calibration_sets import KINDS, TEXTS, CalibrationSet, Example, read_set
+from vlp_bench.models.checkpoints.locations import HUB
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.foreign.loading import found_folder, load, quietly, skeleton
@@ -47,7 +48,7 @@ class Data:
 
     @property
     def told(self) -> str:
-        return f"{len(self.examples)} of {len(self.source.records)} {self.source.kind} in {self.source.path}"
+        return f"{len(self.examples)} of {len(self.source.records)} {self.source.kind} in {self.source.path.name}"
 
 
 def show(selection: Selection, console: Console) -> None:
@@ -84,7 +85,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
         batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()
     with peak(device) as memory:
-        solutions = _solutions(request, pruner, model.to(device), adapter, batches, reads, console)
+        solutions = _solutions(request, pruner, nn.Module.to(model, device), adapter, batches, reads, console)
         found = _written(request, model, folder, adapter, solutions, data)
     screen.written(console, found, time.perf_counter() - started, memory.gigabytes)
     return found
@@ -168,15 +169,16 @@ def _written(
 ) -> list[tuple[Solution, Path]]:
     """One folder, or one below it for each of several sparsities, all of them or none."""
     out, found = Path(request.out), []
-    known = {"model": request.model, "calibration": data.told if data else None, "versions": versions(),
-             "dense": {w.name: w.reason for w in adapter.structure.dense}}  # fmt: skip
+    place = request.model if request.model.startswith(HUB) else folder.absolute().name
+    known = {"model": place, "calibration": data.told if data else None, "versions": versions(),
+             "stays_dense": adapter.structure.reasons}  # fmt: skip
     layers = Calibration(model, None, adapter).layers
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():
             below = f"{sparsity:g}" if len(solutions) > 1 else "."
             (meanwhile / below).mkdir(exist_ok=True)
             solution.report.update(known)
-            name = f"{Path(request.model).name}, {request.pruner} at {100 * sparsity:g} %"
+            name = f"{place}, {request.pruner} at {100 * sparsity:g} %"
             with preserve_weights(layers):
                 solution.install(model)
                 write(model, folder, meanwhile / below, solution, name, known)

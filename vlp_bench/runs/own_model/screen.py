@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.models.foreign.structure import Structure, Weight
+from vlp_bench.models.foreign.structure import Structure, grouped
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.terminal.console import print_table
-
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def show(console: Console, name: str, structure: Structure) -> None:
@@ -56,27 +53,6 @@ def _dense(structure: Structure) -> Table:
             table.add_row(escape(reason), escape(pattern), f"{sum(w.size for w in weights):,}")
     table.add_row("no matrices", "norms, biases and the like", f"{structure.vectors:,}")
     return table
-
-
-def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:
-    """The weights by names in which a number that goes from 0 to 26 is written 0–26."""
-    groups: dict[str, list[tuple[Weight, str]]] = {}
-    for weight, name in zip(weights, names, strict=True):
-        groups.setdefault(NUMBER.sub("#", name), []).append((weight, name))
-    return {_ranged(key, [n for _, n in own]): [w for w, _ in own] for key, own in groups.items()}
-
-
-def _ranged(pattern: str, names: Iterable[str]) -> str:
-    columns = zip(*(map(int, NUMBER.findall(name)) for name in names), strict=True)
-    ranges = iter([_range(sorted(set(numbers))) for numbers in columns])
-    return ".".join(next(ranges) if part == "#" else part for part in pattern.split("."))
-
-
-def _range(numbers: list[int]) -> str:
-    first, last = numbers[0], numbers[-1]
-    if len(numbers) == last - first + 1:
-        return str(first) if first == last else f"{first}–{last}"
-    return ",".join(map(str, numbers[:6])) + (",…" if len(numbers) > 6 else "")
 
 
 def left(console: Console, reasons: Sequence[tuple[str, str]]) -> None:

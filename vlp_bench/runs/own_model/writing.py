@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from vlp_bench.models.checkpoints.pretrained import CARD, save_pretrained
+from vlp_bench.models.checkpoints.pretrained import MASK, save_pretrained
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.card import model_card
 
-MASK = "mask.safetensors"
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files of tokenizers and processors."""
 NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
@@ -65,6 +64,5 @@ def write(
         for file in source.glob(pattern):
             if not any(file.match(other) for other in NOT_BESIDE):
                 shutil.copyfile(file, folder / file.name)
-    save_pretrained(model, folder, model_card(name, solution, None, provenance))
+    save_pretrained(model, folder, model_card(name, solution, None, provenance, library="transformers"))
     solution.save(folder / MASK)
-    assert (folder / CARD).is_file()
