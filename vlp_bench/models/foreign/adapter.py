@@ -18,6 +18,9 @@ from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
 from vlp_bench.models.foreign.structure import OUTPUT, Structure, structure_of
 from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, reads_other_side
 
+IMAGE_FIRST = ("git",)
+"""Models whose layers read an image's tokens before the text's, which no tree tells."""
+
 
 class TransformersAdapter:
     """What pruning asks of a model, for every model of transformers. A batch is a mapping of its keyword arguments.
@@ -114,6 +117,8 @@ class TransformersAdapter:
             return None  # what is joint reads images and texts in one row
         if reads_other_side(path):
             return token_masks.of_text(batch) if self.tree.modality(path) == TEXT else None
+        if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
+            return token_masks.after_images(token_masks.of_text(batch), tokens)
         return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
 
     @property

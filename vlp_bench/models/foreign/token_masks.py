@@ -52,6 +52,13 @@ def of_queries(batch: Mapping[str, Any], tokens: int) -> Tensor | None:
     return torch.cat([queries, mask], dim=1).bool()
 
 
+def after_images(mask: Tensor | None, tokens: int) -> Tensor | None:
+    """(b, tokens) bool for layers that read the tokens of an image, all of which count, and then the text's (b, t)."""
+    if mask is None or tokens <= mask.shape[1]:
+        return mask
+    return torch.cat([mask.new_ones(len(mask), tokens - mask.shape[1]), mask], dim=1)
+
+
 def fitted(mask: Tensor | None, tokens: int, shape: torch.Size | None, name: str) -> Tensor | None:
     """A mask (b, t) at an input of `tokens` tokens a row; `shape` is the input's where it is known.
 
