@@ -1,4 +1,4 @@
-"""Every model of the zoo: what is read from its tree, what stays dense, exact sparsity, and padding that never counts."""
+"""Every model of the zoo: what is read from its tree, what stays dense, exact sparsity, padding that never counts."""
 
 import pytest
 import torch

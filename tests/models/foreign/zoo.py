@@ -53,8 +53,8 @@ def navit() -> dict[str, torch.Tensor]:
     mask = torch.ones(B, 16, dtype=torch.long)
     mask[1, 12:] = 0
     shapes = torch.tensor([[4, 4], [3, 4], [4, 4]])
-    ids = torch.randint(3, 58, (B, 16))
-    return {"input_ids": ids, "pixel_values": torch.randn(B, 16, 48), "pixel_attention_mask": mask, "spatial_shapes": shapes}  # fmt: skip
+    looks = {"pixel_values": torch.randn(B, 16, 48), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+    return {"input_ids": torch.randint(3, 58, (B, 16)), **looks}
 
 
 def tiled() -> dict[str, torch.Tensor]:
@@ -313,6 +313,8 @@ def built(name: str, seed: int = 0) -> Any:
         model = ZOO[name].model().eval()
         with torch.no_grad():
             for parameter in model.parameters():
+                if parameter.ndim > 1 and not parameter.any():
+                    parameter.normal_()  # learned tokens that begin at zero
                 parameter.mul_(4 if parameter.ndim == 2 else 1)
     return model
 
