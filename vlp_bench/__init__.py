@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlp_bench.batch import Batch, Place
     from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
+    from vlp_bench.models.foreign.adapter import TransformersAdapter
     from vlp_bench.pruning.adapter import Adapter, PlainAdapter
     from vlp_bench.pruning.keep_pruned import KeepPruned
     from vlp_bench.pruning.prune import prune
@@ -32,6 +33,7 @@ __all__ = [
     "PlainAdapter",
     "Pruner",
     "Solution",
+    "TransformersAdapter",
     "from_pretrained",
     "prune",
     "save_pretrained",
@@ -46,6 +48,7 @@ _HOMES = {
     "PlainAdapter": "vlp_bench.pruning.adapter",
     "Pruner": "vlp_bench.pruning.pruner",
     "Solution": "vlp_bench.pruning.solution",
+    "TransformersAdapter": "vlp_bench.models.foreign.adapter",
     "from_pretrained": "vlp_bench.models.checkpoints.pretrained",
     "prune": "vlp_bench.pruning.prune",
     "save_pretrained": "vlp_bench.models.checkpoints.pretrained",

@@ -3,10 +3,11 @@
     vlp-bench export write SOURCE OUT --as dense|packed|huggingface [--weights FILE]
     vlp-bench export report SOURCE [--weights FILE] [--tokens 1,30,197] [--device cpu]
 
-SOURCE is a mask file, applied to --weights (the checkpoint that was pruned), or the folder of a finished run, whose
-fine-tuned weights, metrics and provenance are taken. `dense` writes every zero, `packed` stores about what the mask and
-the kept weights need and loads back bit for bit, `huggingface` is a folder with config.json, model.safetensors and a
-card. `report` counts bytes in every form of storage and measures dense and sparse layers on the device.
+SOURCE is a mask file, applied to --weights (the checkpoint that was pruned), a folder that `vlp-bench prune` wrote, or
+that of a finished run, whose fine-tuned weights, metrics and provenance are taken. `dense` writes every zero, `packed`
+stores about what the mask and the kept weights need and loads back bit for bit, `huggingface` is a folder with
+config.json, model.safetensors and a card. `report` counts bytes in every form of storage and measures dense and sparse
+layers on the device.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     write = verbs.add_parser("write", help="a checkpoint or a folder")
     report = verbs.add_parser("report", help="bytes and milliseconds, dense and sparse")
     for verb in (write, report):
-        verb.add_argument("source", type=Path, help="a mask file, or the folder of a run (outputs/runs/NAME)")
+        verb.add_argument("source", type=Path, help="a mask file, a pruned folder, or that of a run")
         verb.add_argument("--weights", default=SHIPPED, help="for a mask file: the checkpoint that was pruned")
     write.add_argument("out", type=Path, help="a file (.safetensors), or a folder for huggingface")
     write.add_argument("--as", dest="form", choices=FORMS, required=True)
@@ -93,7 +94,7 @@ def _packed(found: "Source", out: Path) -> None:
 def _folder(found: "Source", out: Path) -> None:
     """Ours by its configuration; another's beside whose weights a config.json lies, with all that lies there."""
     from vlp_bench.models.checkpoints.locations import weight_file
-    from vlp_bench.models.checkpoints.pretrained import CARD, CONFIG, WEIGHTS, save_pretrained
+    from vlp_bench.models.checkpoints.pretrained import CARD, CONFIG, MASK, WEIGHTS, save_pretrained
     from vlp_bench.pruning.masks.safetensors_files import write_tensors, write_whole
     from vlp_bench.results.card import model_card
     from vlp_bench.runs.pruned_model import model_of
@@ -103,6 +104,8 @@ def _folder(found: "Source", out: Path) -> None:
         save_pretrained(model, out, card)
         return
     beside = weight_file(found.weights).parent
+    if (beside / MASK).is_file():
+        raise UserError(f"{beside} is such a folder already: copy it")
     if not (beside / CONFIG).is_file():
         raise UserError(f"{found.weights} is no file of ours and no {CONFIG} lies beside it: use --as dense or packed")
     for file in (*beside.glob("*.json"), *beside.glob("*.txt")):

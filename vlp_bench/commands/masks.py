@@ -4,9 +4,10 @@
     vlp-bench masks diff FIRST SECOND [--by layer|block|modality]
     vlp-bench masks convert FILE OUT [--sparsity S --weights FILE] [--form compact] [--inverted]
 
-A file is ours (.safetensors) or one that MULTIFLOW's authors released (.pth, .pt), and so is what convert writes. With
---sparsity the mask of another sparsity is derived from the scores that the run stored beside its mask (scores=true), by
-the checkpoint that was pruned; nothing is calibrated again, and the result is the one a new run would find.
+A file is ours (.safetensors), that of a folder that `vlp-bench prune` wrote, or one that MULTIFLOW's authors released
+(.pth, .pt), and so is what convert writes. With --sparsity the mask of another sparsity is derived from the scores that
+the run stored beside its mask (scores=true), by the checkpoint that was pruned; nothing is calibrated again, and the
+result is the one a new run would find.
 """
 
 import argparse
@@ -62,11 +63,11 @@ def main(argv: list[str] | None = None) -> None:
 def _show(args: argparse.Namespace) -> None:
     from rich.markup import escape
 
-    from vlp_bench.runs.pruned_model import load_solution
+    from vlp_bench.runs.pruned_model import load_solution, mask_file
     from vlp_bench.runs.terminal.console import console
 
     solution = load_solution(args.file)
-    for name, text in about(solution, args.file):
+    for name, text in about(solution, mask_file(args.file)):
         console.print(f"[bold]{name:12}[/] {escape(text)}", soft_wrap=True)
     console.print(_table(solution, args.by, ("weights", "kept", "sparsity"), _sparsities(solution)))
 

@@ -15,6 +15,7 @@ def model_card(
     solution: Solution,
     metrics: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    library: str = "vlp_bench",
 ) -> str:
     """Markdown with the front matter that the hub reads.
 
@@ -23,16 +24,17 @@ def model_card(
         solution: its masks and their report.
         metrics: by name; percentages as in result rows. None: it was not fine-tuned.
         provenance: of a result row (commit, versions, hardware, data, weights, command or configuration).
+        library: whose `from_pretrained` reads the model.
     """
     return "\n".join(
-        [*_front(name, solution, metrics), "", *_body(name, solution, metrics or {}, provenance or {}), ""]
+        [*_front(name, solution, metrics, library), "", *_body(name, solution, metrics or {}, provenance or {}), ""]
     )
 
 
-def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None) -> Iterator[str]:
+def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, library: str) -> Iterator[str]:
     method = str(solution.report.get("method", "unknown"))
     yield "---"
-    yield "library_name: vlp_bench"
+    yield f"library_name: {library}"
     yield f"tags: [pruning, sparse, {json.dumps(method)}]"
     yield f"pruning: {json.dumps({'method': method, 'sparsity': round(solution.sparsity, 6), 'kept': solution.kept})}"
     if metrics:

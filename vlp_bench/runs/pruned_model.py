@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlp_bench.models.checkpoints.families import family_of
 from vlp_bench.models.checkpoints.locations import weight_file
+from vlp_bench.models.checkpoints.pretrained import MASK, from_pretrained
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config
 from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.pruning import released_masks as released
@@ -25,8 +26,14 @@ RELEASED = (".pth", ".pt")  # mask files as MULTIFLOW's authors released them
 BEST, ROWS = "best.ckpt", "rows.jsonl"
 
 
-def load_solution(file: Path) -> Solution:
-    """A mask file, ours or a released one."""
+def mask_file(place: Path) -> Path:
+    """That of a folder that `vlp-bench prune` wrote; a file as it is."""
+    return place / MASK if (place / MASK).is_file() else place
+
+
+def load_solution(place: Path) -> Solution:
+    """A mask file, ours or a released one, or that of a folder that `vlp-bench prune` wrote."""
+    file = mask_file(place)
     return released.read(file) if file.suffix in RELEASED else Solution.load(file)
 
 
@@ -43,12 +50,20 @@ class Source:
 
 
 def source(place: Path, weights: str) -> Source:
-    """A mask applied to a checkpoint, or a finished run."""
+    """A mask applied to a checkpoint, a folder that `vlp-bench prune` wrote, or a finished run."""
+    if (place / MASK).is_file():
+        return _of_folder(place)
     if place.is_dir():
         return _of_run(place)
     solution = load_solution(place)
     state = tensors_of(weights, parameters_of(solution.masks))
     return Source(place.stem, _installed(state, solution), solution, weights)
+
+
+def _of_folder(folder: Path) -> Source:
+    """A pruned model of transformers, by the names of its parameters; its file may call them otherwise."""
+    state = {name: parameter.detach() for name, parameter in from_pretrained(folder).named_parameters()}
+    return Source(folder.absolute().name, state, load_solution(folder), str(folder))
 
 
 def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ NOT_THE_ONE = (
     ("openai/clip-", "another CLIP than ECoFLaP prunes (ViT-B/16)"),
     ("facebook/dino", "another DINO than MULTIFLOW prunes (ViT-B/16)"),
 )
-READ = ("*.json", "*.txt", "*.safetensors", "*.model", "pytorch_model.bin")
+READ = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model", "pytorch_model.bin")
 
 
 def located(place: Path | str) -> Path:

@@ -12,7 +12,7 @@ from torch import nn
 from vlp_bench.models.checkpoints.families import FAMILIES, family_of
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config, save_model
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD, MASK = "model.safetensors", "config.json", "README.md", "mask.safetensors"
 PREFIX = "vlp_bench_"
 
 

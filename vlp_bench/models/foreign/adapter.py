@@ -1,0 +1,152 @@
+"""The six answers of any model of transformers, read from its module tree and its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from vlp_bench.batch import Place
+from vlp_bench.models.foreign import token_masks
+from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
+from vlp_bench.models.foreign.structure import OUTPUT, Structure, structure_of
+from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, reads_other_side
+
+IMAGE_FIRST = ("git",)
+"""Models whose layers read an image's tokens before the text's, which no tree tells."""
+
+
+class TransformersAdapter:
+    """What pruning asks of a model, for every model of transformers. A batch is a mapping of its keyword arguments.
+
+    Args:
+        model: the model; `prunable` and the other answers are about this one.
+        modality: the only one that is pruned; None: all.
+        prune_heads: output embeddings and classifiers are pruned too.
+        also: patterns of names that are pruned although they would stay.
+        leave: patterns of names that stay.
+
+    Raises:
+        ValueError: no model of transformers, a pattern that fits nothing, a modality that the model has not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        modality: str | None = None,
+        prune_heads: bool = False,
+        also: Sequence[str] = (),
+        leave: Sequence[str] = (),
+    ) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"{type(model).__name__} is no model of transformers: give an adapter of your own")
+        self.tree = Tree(model)
+        self.structure: Structure = structure_of(
+            model, modality=modality, prune_heads=prune_heads, also=also, leave=leave
+        )
+        self._weights = {weight.name: weight for weight in self.structure.weights}
+        self._patch = getattr(getattr(model.config, "vision_config", model.config), "patch_size", None)
+        self._takes = signature(model.forward).parameters
+        self._shape: torch.Size | None = None  # of what reaches the linear layer that is being called
+        self._prepared: tuple[Any, Mapping[str, Any]] = (None, {})
+
+    def leave(self, reasons: Mapping[str, str]) -> None:
+        """Leave some of the prunable weights (name -> reason) dense from now on."""
+        self.structure = self.structure.leaving(reasons)
+
+    def prunable(self, model: nn.Module) -> list[str]:
+        """Every linear weight but those of `structure.dense`."""
+        return [weight.name for weight in self.structure.prunable]
+
+    def place(self, name: str) -> Place:
+        """Modality and block, see `tree`."""
+        weight = self._weights[name]
+        return Place(weight.modality, weight.block)
+
+    def encode(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
+        """One forward pass, without labels where the model needs none."""
+        given = dict(self._with_targets(batch))
+        if "decoder_attention_mask" not in given and not self._decodes:
+            given.pop("labels", None)
+        if "logits_to_keep" in self._takes and not self._prunes_output:
+            given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
+        with torch.no_grad(), self._seeing_shapes(model):
+            model(**given)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """The model's own loss: with the batch's labels, the next words, or between images and texts.
+
+        Raises:
+            ValueError: the model has none for such a batch.
+        """
+        found = getattr(model(**with_labels(self.tree.model, self._with_targets(batch))), "loss", None)
+        if found is None:
+            raise no_loss(self.tree.model, batch)
+        return found
+
+    def token_mask(self, batch: Mapping[str, Any], name: str, tokens: int) -> Tensor | None:
+        """The tokens that are no padding, see `token_masks`; None where all count or there are none.
+
+        Raises:
+            ValueError: it can't be known which are padding.
+        """
+        mask = self._mask(name, self._with_targets(batch), tokens)
+        return token_masks.fitted(mask, tokens, self._shape, name)
+
+    def rows(self, batch: Mapping[str, Any]) -> int:
+        """Texts, or images where there are no texts."""
+        key = next((key for key in ("input_ids", "pixel_values") if key in batch), next(iter(batch)))
+        return len(batch[key])
+
+    def _mask(self, name: str, batch: Mapping[str, Any], tokens: int) -> Tensor | None:
+        path = self._weights[name].path
+        tower = self.tree.tower(path)
+        if "qformer" in path:
+            return token_masks.of_queries(batch, tokens)
+        if tower == VISION:
+            return None if self.tree.is_connector(path) else token_masks.of_patches(batch, self._patch)
+        joint = self.tree.block(path) in self.tree.blocks or self.place(name).modality == TEXT
+        if self.tree.is_connector(path) or (tower is None and not joint):
+            return None  # what is joint reads images and texts in one row
+        if reads_other_side(path):
+            return token_masks.of_text(batch) if self.tree.modality(path) == TEXT else None
+        if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
+            return token_masks.after_images(token_masks.of_text(batch), tokens)
+        return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
+
+    @property
+    def _decodes(self) -> bool:
+        return bool(getattr(self.tree.model.config, "is_encoder_decoder", False))
+
+    @property
+    def _prunes_output(self) -> bool:
+        return OUTPUT not in {weight.reason for weight in self.structure.dense}
+
+    def _with_targets(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with what a decoder is to say; the last answer is remembered."""
+        if self._prepared[0] is not batch:
+            self._prepared = (batch, with_targets(self.tree.model, batch))
+        return self._prepared[1]
+
+    @contextmanager
+    def _seeing_shapes(self, model: nn.Module) -> Iterator[None]:
+        """Notes the shape of what reaches a linear layer before anybody else looks at it."""
+
+        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._shape = (args[0] if args else next(iter(kwargs.values()))).shape
+
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+        handles = [m.register_forward_pre_hook(see, prepend=True, with_kwargs=True) for m in linear]
+        try:
+            yield
+        finally:
+            self._shape = None
+            for handle in handles:
+                handle.remove()

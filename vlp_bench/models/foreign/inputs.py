@@ -1,0 +1,230 @@
+"""Batches of a calibration set, made by the processor that lies beside a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
+
+from vlp_bench.data.readers.calibration_sets import CHATS, TEXTS, Example, Message
+from vlp_bench.models.foreign.loading import processor_without_videos
+from vlp_bench.models.foreign.losses import IGNORED
+
+Batch = dict[str, Tensor]
+LONGEST = 512
+"""Tokens of a text, unless told otherwise."""
+ASKED = "Describe the image."
+"""What a caption answers, where a model was trained on chats."""
+BEGUN = "a photo of"
+"""What the encoder of a model with a decoder reads beside an image; the decoder says the caption."""
+
+
+class NeedsPackage(ValueError):
+    """A part of a processor needs a package that is not installed."""
+
+
+def reads(model: PreTrainedModel) -> set[str]:
+    """Which of "image" and "text" a model takes."""
+    takes = signature(model.forward).parameters
+    names = {"image": ("pixel_values", "flattened_patches"), "text": ("input_ids", "decoder_input_ids")}
+    return {kind for kind, keys in names.items() if any(key in takes for key in keys)}
+
+
+@dataclass
+class Inputs:
+    """Makes what a model is called with.
+
+    Args:
+        model: its signature says what it takes.
+        folder: where its processor, tokenizer or image processor lies.
+        max_length: tokens of a text; 0: what the tokenizer and the model allow, at most LONGEST.
+    """
+
+    model: PreTrainedModel
+    folder: Path
+    max_length: int = 0
+
+    def batches(self, examples: Sequence[Example], kind: str, batch_size: int) -> list[Batch]:
+        """All batches of a set, in memory. Examples with images and without are never in one batch.
+
+        Args:
+            examples: at least one.
+            kind: CAPTIONS, TEXTS or CHATS.
+            batch_size: examples in each but the last.
+
+        Raises:
+            ValueError: the model reads nothing of that kind, or what its processor needs is missing.
+        """
+        make = self._maker(kind, any(e.images for e in examples))
+        groups = ([e for e in examples if e.images], [e for e in examples if not e.images])
+        chunks = (own[at : at + batch_size] for own in groups for at in range(0, len(own), batch_size))
+        return [self._taken(make(chunk)) for chunk in chunks]
+
+    def _maker(self, kind: str, with_images: bool) -> Callable[[Sequence[Example]], Any]:
+        sees, said = reads(self.model), type(self.model).__name__
+        if kind == TEXTS and "text" not in sees:
+            raise ValueError(f"the calibration set holds texts, and {said} reads images: give a folder of images")
+        if kind == CHATS and with_images and "image" not in sees:
+            raise ValueError(f"the calibration set holds images, and {said} reads texts: give texts, or chats without")
+        if kind == CHATS:
+            return self._chats
+        if kind == TEXTS or "image" not in sees:
+            return self._texts
+        return self._images if "text" not in sees else self._captions
+
+    def _texts(self, examples: Sequence[Example]) -> Any:
+        texts = [e.text for e in examples]
+        if not all(texts):
+            raise ValueError(f"{type(self.model).__name__} reads texts, and these images have no captions")
+        return self._tokens(texts)
+
+    def _images(self, examples: Sequence[Example]) -> Any:
+        return self.image_processor(images=[_one(e) for e in examples], return_tensors="pt")
+
+    def _captions(self, examples: Sequence[Example]) -> Any:
+        """Images and their captions: side by side (CLIP), as a chat, or one after the other."""
+        takes = signature(self.model.forward).parameters
+        captions, images = [e.text for e in examples], [_one(e) for e in examples]
+        if not all(captions):
+            raise ValueError(f"{type(self.model).__name__} reads texts too: give every image a caption")
+        if "return_loss" in takes:
+            return self.processor(text=captions, images=images, return_tensors="pt", **self._padding)
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            return self._said(captions, images, "input_ids" in takes)
+        if getattr(self.processor, "chat_template", None):
+            chats = [Example(e.images, "", _asked(e.text)) for e in examples]
+            return self._chats(chats)
+        mark = getattr(self.processor, "image_token", None)
+        nested = [[image] for image in images] if mark else images
+        texts = [self._marked(caption) for caption in captions]
+        return self.processor(text=texts, images=nested, padding=True, return_tensors="pt")
+
+    def _marked(self, caption: str) -> str:
+        """A caption after the sign for its image, where the processor doesn't put it there itself."""
+        mark = getattr(self.processor, "image_token", None)
+        puts_itself = type(self.processor).__name__.startswith(("Blip", "InstructBlip", "PaliGemma", "Git", "Kosmos"))
+        return caption if mark is None or puts_itself else f"{mark}{caption}"
+
+    def _said(self, captions: list[str], images: list[Any], prompted: bool) -> Any:
+        """Images for the encoder, captions for the decoder."""
+        begun = {"text": [BEGUN] * len(images), "padding": True} if prompted else {}
+        made = self.processor if prompted else self.image_processor
+        said = self._tokens(captions)
+        labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, IGNORED)
+        return {**made(images=images, return_tensors="pt", **begun), "labels": labels}
+
+    def _chats(self, examples: Sequence[Example]) -> Any:
+        """By the chat template; the processor puts the images in."""
+        images = [list(e.images) for e in examples]
+        if not any(images) and "image" not in reads(self.model):
+            prompts = [self._templated(self.tokenizer, _plain(e.messages)) for e in examples]
+            return self._tokens(prompts, add_special_tokens=False)
+        prompts = [self._templated(self.processor, e.messages) for e in examples]
+        begins = getattr(self.processor.tokenizer, "bos_token", None)
+        special = {"add_special_tokens": False} if begins and prompts[0].startswith(begins) else {}
+        given = {"images": images} if any(images) else {}
+        return self.processor(text=prompts, padding=True, return_tensors="pt", **given, **special)
+
+    def _templated(self, speaker: Any, messages: Sequence[Message]) -> str:
+        if not getattr(speaker, "chat_template", None):
+            raise ValueError(
+                f"{self.folder} has no chat template (chat_template.jinja): give texts, or images with captions"
+            )
+        return speaker.apply_chat_template([dict(message) for message in messages], tokenize=False)
+
+    def _tokens(self, texts: list[str], **special: Any) -> Any:
+        return self.tokenizer(texts, return_tensors="pt", **self._padding, **special)
+
+    @cached_property
+    def _padding(self) -> dict[str, Any]:
+        """How texts of one batch are made equally long: a model without attention mask has only seen full length."""
+        masked = "attention_mask" in self.tokenizer.model_input_names
+        return {"padding": True if masked else "max_length", "truncation": True, "max_length": self._longest(masked)}
+
+    def _longest(self, masked: bool) -> int:
+        text = self.model.config.get_text_config()
+        places = getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        allowed = min(places, self.tokenizer.model_max_length)
+        if not masked:
+            return allowed
+        return min(self.max_length or LONGEST, allowed)
+
+    def _taken(self, made: Any) -> Batch:
+        """What the model takes of it, numbers in the model's type."""
+        takes = {*signature(self.model.forward).parameters, *signature(self.model.base_model.forward).parameters}
+        tensors = {key: torch.as_tensor(value) for key, value in made.items() if key in takes}
+        kept = {key: t.to(self.model.dtype) if t.is_floating_point() else t for key, t in tensors.items()}
+        if not kept:
+            raise ValueError(f"the processor of {self.folder} gives {', '.join(made)}, and the model takes none of it")
+        return kept
+
+    # What lies beside the model
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        found = self._loaded(AutoTokenizer, "tokenizer (tokenizer.json)")
+        if found.pad_token is None:
+            if found.eos_token is None:
+                raise ValueError(f"the tokenizer of {self.folder} has no word for padding; set its pad_token")
+            found.pad_token = found.eos_token
+        return found
+
+    @cached_property
+    def image_processor(self) -> Any:
+        return self._loaded(AutoImageProcessor, "image processor (preprocessor_config.json)")
+
+    @cached_property
+    def processor(self) -> Any:
+        what = "processor (processor_config.json)"
+        try:
+            found = self._loaded(AutoProcessor, what)
+        except NeedsPackage as error:
+            found = processor_without_videos(self.folder)
+            if found is None:
+                raise error from error.__cause__
+        if hasattr(found, "tokenizer") and hasattr(found, "image_processor"):
+            found.tokenizer.pad_token = self.tokenizer.pad_token
+            return found
+        raise ValueError(
+            f"{self.folder} has no processor for texts and images (processor_config.json), only a "
+            f"{type(found).__name__}: copy the files from where the model came from"
+        )
+
+    def _loaded(self, auto: Any, what: str) -> Any:
+        try:
+            return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except ImportError as error:
+            lacks = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise NeedsPackage(f"the {what} of {self.folder} needs a package: {lacks.strip()}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.folder} has no {what} that can be read: copy the files from where the model came from"
+            ) from error
+
+
+def _one(example: Example) -> Any:
+    if len(example.images) != 1:
+        raise ValueError(f"an image with a caption is needed, this example has {len(example.images)} images")
+    return example.images[0]
+
+
+def _asked(caption: str) -> tuple[Message, ...]:
+    question = [{"type": "image"}, {"type": "text", "text": ASKED}]
+    answer = [{"type": "text", "text": caption}]
+    return ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+
+
+def _plain(messages: Sequence[Message]) -> list[Message]:
+    """Contents as texts, as templates of language models read them."""
+    return [{"role": m["role"], "content": "\n".join(_words(m))} for m in messages]
+
+
+def _words(message: Message) -> Iterator[str]:
+    return (part["text"] for part in message["content"] if part["type"] == "text")

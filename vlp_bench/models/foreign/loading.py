@@ -1,0 +1,128 @@
+"""A model of transformers from a folder or the hub: its class by config.json, its weights from safetensors alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from vlp_bench.models.checkpoints.hub import read_reported
+from vlp_bench.models.checkpoints.locations import HUB, located
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def found_folder(place: str) -> Path:
+    """The folder of a model: a path, or `hf:owner/name` in the local cache or fetched.
+
+    Raises:
+        ValueError: there is no such folder, or no model in the hub's layout in it; says what is there.
+    """
+    folder = located(place)
+    if not folder.is_dir():
+        near = f"; a repository of the hub is written {HUB}{place}" if place.count("/") == 1 else ""
+        raise ValueError(f"model={place}: there is no such folder{near}{_beside(folder)}")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model={place}: no config.json in it; it holds {_contents(folder)}")
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"model={place}: no .safetensors in it (it holds {_contents(folder)}); other files may run code when "
+            "they are read: convert them with transformers' from_pretrained and save_pretrained"
+        )
+    return folder
+
+
+def _beside(folder: Path) -> str:
+    """Which models lie in the nearest folder that is there."""
+    parent = next((own for own in folder.absolute().parents if own.is_dir()), None)
+    models = sorted(file.parent.name for file in parent.glob("*/config.json")) if parent else []
+    return f"; models in {parent}: {', '.join(models[:8])}" if models else ""
+
+
+def _contents(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more or "nothing"
+
+
+def load(folder: Path, dtype: str = "") -> PreTrainedModel:
+    """The model of a folder in evaluation mode, in its stored dtype or another of DTYPES. Nothing in it is executed.
+
+    Raises:
+        ValueError: a class that transformers doesn't have, another dtype, or weights that are missing or misshapen.
+    """
+    if dtype and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: use one of {', '.join(DTYPES)}, or nothing for the stored one")
+    kind = _class_of(folder)
+    settings: dict[str, Any] = {"dtype": getattr(torch, dtype) if dtype else "auto", "use_safetensors": True}
+    model, wrong = read_reported(kind, folder, **settings)
+    if lacking := {name: wrong[name] for name in ("missing", "mismatched") if name in wrong}:
+        told = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in lacking.items())
+        raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {told}")
+    return model.eval()
+
+
+def _class_of(folder: Path) -> Any:
+    """What config.json calls the model, or the plain model of its type."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    kind: Any = getattr(transformers, names[0], None) if names else transformers.AutoModel
+    if kind is transformers.AutoModel or (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        return kind
+    own = f" (model_type {config['model_type']!r})" if "model_type" in config else ""
+    raise ValueError(
+        f"{folder}: transformers {transformers.__version__} has no model {names[0]}{own}; code of the repository's "
+        "own is never run: load it yourself and call vlp_bench.prune"
+    )
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The model of a folder without its weights: modules and shapes, on the meta device.
+
+    Raises:
+        ValueError: a class that transformers doesn't have.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind = _class_of(folder)
+    with torch.device("meta"):
+        return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+
+
+def processor_without_videos(folder: Path) -> Any:
+    """The processor of a folder whose part for videos can't be loaded (it needs torchvision); None for none with one.
+
+    The part for images stands in its place: it is asked for its name and sizes, and never for a video.
+    """
+    files = (folder / name for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"))
+    told = (json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file())
+    name = next((own["processor_class"] for own in told if own.get("processor_class")), "")
+    kind: Any = getattr(transformers, name, None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return None
+    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    parts = {"image_processor": images, "video_processor": images, "tokenizer": words}
+    unchecked = type(name, (kind,), {"check_argument_for_proper_class": lambda self, part, given: type(given)})
+    settings, _ = kind.get_processor_dict(folder, local_files_only=True)
+    return unchecked.from_args_and_dict([parts[part] for part in kind.get_attributes()], settings)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' bars and warnings inside."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

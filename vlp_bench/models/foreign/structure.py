@@ -1,0 +1,258 @@
+"""Which weights of a model may go, where they sit, and why the others stay."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from vlp_bench.models.foreign.tree import FUSION, TEXT, VISION, Tree
+
+EMBEDDING, TIED, CONVOLUTION = "embedding", "shares its weight with an embedding", "convolution"
+POSITIONS, LEARNED, OTHER = "table of positions", "learned tokens", "no linear layer reads it"
+EXPERTS = "experts (three dimensions)"
+OUTPUT, HEAD, ROUTER, PATCHES = "output embeddings", "head", "router of experts", "patch embedding"
+PACKED = "three projections in one matrix"
+HEADS = (OUTPUT, HEAD)
+POSSIBLE = (*HEADS, ROUTER, PATCHES, PACKED)
+"""Reasons that `also` may overrule."""
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+CLASSIFIERS = ("classifier", "score", "head", "qa_outputs", "logits")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter of at least two true dimensions.
+
+    Attributes:
+        name: the first of its names in the model.
+        modality, block: where it sits.
+        size: number of weights.
+        reason: why it stays dense; empty for one that may be pruned.
+    """
+
+    name: str
+    modality: str
+    block: str
+    size: int
+    reason: str = ""
+
+    @property
+    def path(self) -> str:
+        """Of the module that holds it."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All matrices of a model; `vectors` counts the numbers in norms, biases and the like."""
+
+    weights: tuple[Weight, ...]
+    vectors: int
+
+    @property
+    def prunable(self) -> list[Weight]:
+        """Those that may go."""
+        return [weight for weight in self.weights if not weight.reason]
+
+    @property
+    def dense(self) -> list[Weight]:
+        """Those that stay."""
+        return [weight for weight in self.weights if weight.reason]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Of what may go, in the order vision, text, fusion."""
+        found = {weight.modality for weight in self.prunable}
+        return [m for m in (VISION, TEXT, FUSION) if m in found] + sorted(found - {VISION, TEXT, FUSION})
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Names of those that stay, numbers in ranges (layers.0–26) -> why."""
+        groups = grouped(self.dense, [weight.name for weight in self.dense])
+        return {pattern: weights[0].reason for pattern, weights in groups.items()}
+
+    def leaving(self, reasons: Mapping[str, str]) -> Structure:
+        """The same with some of the prunable weights (name -> reason) left dense."""
+        left = (replace(w, reason=w.reason or reasons.get(w.name, "")) for w in self.weights)
+        return replace(self, weights=tuple(left))
+
+
+def structure_of(
+    model: PreTrainedModel,
+    *,
+    modality: str | None = None,
+    prune_heads: bool = False,
+    also: Sequence[str] = (),
+    leave: Sequence[str] = (),
+) -> Structure:
+    """The structure of a model of transformers, as its module tree has it.
+
+    Args:
+        modality: the only one that is pruned; None: all.
+        prune_heads: output embeddings and classifiers may go too, where they share no weight with an embedding.
+        also: patterns of names (of weights or modules around them; `*` and `?`) that may go although they would stay.
+        leave: patterns of names that stay.
+
+    Raises:
+        ValueError: a pattern that fits nothing or what can't be pruned, or a modality that the model has not.
+    """
+    weights = list(_weights(model))
+    if prune_heads:
+        weights = [replace(w, reason="" if w.reason in HEADS else w.reason) for w in weights]
+    for pattern in also:
+        weights = _opened(weights, pattern)
+    for pattern in leave:
+        weights = _left(weights, pattern)
+    vectors = sum(p.numel() for p in model.parameters()) - sum(w.size for w in weights)
+    found = Structure(tuple(weights), vectors)
+    return found if modality is None else _only(found, modality)
+
+
+def _only(structure: Structure, modality: str) -> Structure:
+    if modality not in structure.modalities:
+        raise ValueError(f"modality={modality}: this model has {', '.join(structure.modalities)}")
+    others = {w.name: f"not of modality {modality}" for w in structure.prunable if w.modality != modality}
+    return structure.leaving(others)
+
+
+def _fits(weight: Weight, pattern: str) -> bool:
+    """Whether a pattern fits the name of a weight or of a module around it."""
+    parts = weight.name.split(".")
+    return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
+
+
+def _opened(weights: list[Weight], pattern: str) -> list[Weight]:
+    own = _fitting(weights, pattern, "also")
+    if not any(w.reason in ("", *POSSIBLE) for w in own):
+        raise ValueError(f"also={pattern}: {own[0].name} can't be pruned: {own[0].reason}")
+    return [replace(w, reason="") if w in own and w.reason in POSSIBLE else w for w in weights]
+
+
+def _left(weights: list[Weight], pattern: str) -> list[Weight]:
+    own = _fitting(weights, pattern, "leave")
+    return [replace(w, reason=w.reason or f"leave={pattern}") if w in own else w for w in weights]
+
+
+def _fitting(weights: list[Weight], pattern: str, key: str) -> list[Weight]:
+    found = [weight for weight in weights if _fits(weight, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, [w.name for w in weights], n=2, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            f"{key}={pattern}: no weight or module has such a name (vlp-bench model show lists them){hint}"
+        )
+    return found
+
+
+def _weights(model: PreTrainedModel) -> Iterator[Weight]:
+    tree, why = Tree(model), _Reasons(model)
+    for name, parameter in model.named_parameters():
+        if sum(size > 1 for size in parameter.shape) > 1 or id(parameter) in why.linear:
+            path = name.rpartition(".")[0]
+            modality = TEXT if id(parameter) in why.outputs else tree.modality(path)
+            yield Weight(name, modality, tree.block(path), parameter.numel(), why(name, parameter))
+
+
+class _Reasons:
+    """Why a parameter stays dense."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.tree = Tree(model)
+        modules = self.tree.modules.values()
+        self.embeddings = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
+        self.linear = {id(weight) for m in modules for weight in _linear(m)}
+        self.outputs = {id(w) for own in self.tree.nested.values() for w in _output_embeddings(own)}
+        self.heads = list(_heads(self.tree))
+
+    def __call__(self, name: str, parameter: nn.Parameter) -> str:
+        path, _, last = name.rpartition(".")
+        if id(parameter) in self.linear:
+            return self._of_linear(path, last, parameter)
+        module = self.tree.modules[path]
+        if id(parameter) in self.embeddings:
+            return EMBEDDING
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return CONVOLUTION
+        if "pos" in name.lower().replace("compos", ""):
+            return POSITIONS
+        if parameter.ndim == 3:
+            return EXPERTS if min(parameter.shape) > 1 else LEARNED
+        return ROUTER if "router" in type(module).__name__.lower() else OTHER
+
+    def _of_linear(self, path: str, last: str, parameter: nn.Parameter) -> str:
+        if id(parameter) in self.embeddings:
+            return TIED
+        if id(parameter) in self.outputs:
+            return OUTPUT
+        if any(f"{path}.".startswith(f"{head}.") for head in self.heads):
+            return HEAD
+        if last == "in_proj_weight":
+            return PACKED
+        if any(part == "embeddings" or part.startswith("patch_embed") for part in path.split(".")):
+            return PATCHES
+        return ROUTER if self._routes(path) else ""
+
+    def _routes(self, path: str) -> bool:
+        """Whether a linear layer decides which experts see a token: they lie beside it."""
+        parent, _, last = path.rpartition(".")
+        beside = [name for name, _ in self.tree.modules[parent].named_children()] if parent else []
+        return "router" in path.split(".") or (last.endswith("gate") and any("expert" in name for name in beside))
+
+
+def _linear(module: nn.Module) -> list[nn.Parameter]:
+    """The weights with which a module maps vectors linearly."""
+    if isinstance(module, nn.MultiheadAttention):
+        packed = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        return [weight for weight in packed if weight is not None]
+    weight: Any = module.weight if isinstance(module, nn.Linear | Conv1D) else None
+    return [weight] if isinstance(weight, nn.Parameter) and weight.is_floating_point() else []
+
+
+def _output_embeddings(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    found = model.get_output_embeddings()
+    if isinstance(found, nn.Module):
+        yield from found.parameters()
+
+
+def _heads(tree: Tree) -> Iterator[str]:
+    """Paths of what a task has put on a backbone: beside the base model and without repeated layers, or so named."""
+    for path, model in tree.nested.items():
+        children = {f"{path}.{name}".lstrip("."): child for name, child in model.named_children()}
+        if model.base_model is not model:
+            beside = (below for below, child in children.items() if child is not model.base_model)
+            yield from (below for below in beside if not any(b.startswith(f"{below}.") for b in tree.blocks))
+        elif "For" in type(model).__name__:
+            yield from (below for below, child in children.items() if _classifies(below, child))
+
+
+def _classifies(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and name.endswith(CLASSIFIERS)
+
+
+def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:
+    """The weights by names in which a number that goes from 0 to 26 is written 0–26."""
+    groups: dict[str, list[tuple[Weight, str]]] = {}
+    for weight, name in zip(weights, names, strict=True):
+        groups.setdefault(NUMBER.sub("#", name), []).append((weight, name))
+    return {_ranged(key, [n for _, n in own]): [w for w, _ in own] for key, own in groups.items()}
+
+
+def _ranged(pattern: str, names: Iterable[str]) -> str:
+    columns = zip(*(map(int, NUMBER.findall(name)) for name in names), strict=True)
+    ranges = iter([_range(sorted(set(numbers))) for numbers in columns])
+    return ".".join(next(ranges) if part == "#" else part for part in pattern.split("."))
+
+
+def _range(numbers: list[int]) -> str:
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == last - first + 1:
+        return str(first) if first == last else f"{first}–{last}"
+    return ",".join(map(str, numbers[:6])) + (",…" if len(numbers) > 6 else "")

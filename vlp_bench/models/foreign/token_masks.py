@@ -1,0 +1,82 @@
+"""Which tokens of a batch count at the input of a layer: padding never does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+def of_decoder(batch: Mapping[str, Any]) -> Tensor | None:
+    """(b, t) bool: the decoder's tokens that are no padding, by their mask or by the labels they are shifted from."""
+    if (mask := batch.get("decoder_attention_mask")) is not None:
+        return mask.bool()
+    labels = batch.get("labels")
+    return None if labels is None else labels != IGNORED
+
+
+def of_text(batch: Mapping[str, Any]) -> Tensor | None:
+    """(b, t) bool: the tokens that are no padding. ValueError for a mask of another form."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask.bool()
+    raise ValueError(f"attention_mask has shape {tuple(mask.shape)}: (rows, tokens) is needed to know what padding is")
+
+
+def of_patches(batch: Mapping[str, Any], patch: int | None) -> Tensor | None:
+    """(images, patches) bool: the patches that are no padding, as the vision tower is given them; None: all are.
+
+    `pixel_attention_mask` is one entry a patch (SigLIP2), or one a pixel of every image of every row (SmolVLM); images
+    that are all zero fill up a row and are left out, as the models do.
+    """
+    mask = batch.get("pixel_attention_mask")
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask.bool()
+    if mask.ndim != 4 or not patch:
+        return None
+    real = (batch["pixel_values"] != 0).flatten(2).any(-1)
+    cut = mask[real].unfold(1, patch, patch).unfold(2, patch, patch)
+    return (cut.sum((-1, -2)) > 0).flatten(1)
+
+
+def of_queries(batch: Mapping[str, Any], tokens: int) -> Tensor | None:
+    """(b, tokens) bool at a Q-Former that reads an instruction behind its queries; None where it reads none."""
+    mask = batch.get("qformer_attention_mask")
+    if mask is None or tokens < mask.shape[1]:
+        return None
+    queries = mask.new_ones(len(mask), tokens - mask.shape[1])
+    return torch.cat([queries, mask], dim=1).bool()
+
+
+def after_images(mask: Tensor | None, tokens: int) -> Tensor | None:
+    """(b, tokens) bool for layers that read the tokens of an image, all of which count, and then the text's (b, t)."""
+    if mask is None or tokens <= mask.shape[1]:
+        return mask
+    return torch.cat([mask.new_ones(len(mask), tokens - mask.shape[1]), mask], dim=1)
+
+
+def fitted(mask: Tensor | None, tokens: int, shape: torch.Size | None, name: str) -> Tensor | None:
+    """A mask (b, t) at an input of `tokens` tokens a row; `shape` is the input's where it is known.
+
+    (b, t, d) takes it as it is, (b·t, d) in one column; a pooled input, (b, d) or (b, 1, d), has nothing to mask.
+
+    Raises:
+        ValueError: the input is of another form, and there is padding.
+    """
+    if mask is None or mask.all():
+        return None
+    rows = None if shape is None else shape[0] if len(shape) > 1 else 1
+    if tokens == mask.shape[1] and rows in (None, len(mask)):
+        return mask
+    if tokens == 1 and rows == mask.numel():
+        return mask.reshape(-1, 1)
+    if tokens == 1 and rows in (None, len(mask)):
+        return None
+    raise ValueError(
+        f"{name!r} reads {tokens} tokens in {rows or 'its'} rows, and the batch's mask is {tuple(mask.shape)}: which "
+        "are padding can't be known; give batches without padding (batch_size=1) or leave it out"
+    )

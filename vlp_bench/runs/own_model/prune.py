@@ -1,0 +1,186 @@
+"""`vlp-bench prune` and `vlp-bench model show`: from a folder of transformers to a pruned one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from vlp_bench.data.readers.calibration_sets import KINDS, TEXTS, CalibrationSet, Example, read_set
+from vlp_bench.models.checkpoints.locations import HUB
+from vlp_bench.models.foreign.adapter import TransformersAdapter
+from vlp_bench.models.foreign.inputs import Inputs
+from vlp_bench.models.foreign.loading import found_folder, load, quietly, skeleton
+from vlp_bench.models.foreign.tree import VISION
+from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.needs import needs_of
+from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.runs.own_model import screen
+from vlp_bench.runs.own_model.reach import unreached
+from vlp_bench.runs.own_model.request import Request, Selection
+from vlp_bench.runs.own_model.writing import whole, write
+from vlp_bench.runs.peak_memory import peak
+from vlp_bench.runs.progress import Pruning
+from vlp_bench.runs.provenance import versions
+from vlp_bench.runs.terminal.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A calibration set and those of its examples that are shown; `sees`: whether they have images."""
+
+    source: CalibrationSet
+    examples: Sequence[Example]
+
+    @property
+    def sees(self) -> bool:
+        return any(example.images for example in self.examples)
+
+    @property
+    def told(self) -> str:
+        return f"{len(self.examples)} of {len(self.source.records)} {self.source.kind} in {self.source.path.name}"
+
+
+def show(selection: Selection, console: Console) -> None:
+    """Print what of a model would be pruned; its weights are not looked at."""
+    selection.check()
+    folder = found_folder(selection.model)
+    with quietly():
+        model = skeleton(folder)
+    screen.show(console, f"{selection.model} ({type(model).__name__})", _adapter(model, selection).structure)
+
+
+def prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
+    """Prune a model as asked and write it; the solutions and where they lie.
+
+    Raises:
+        UserError, ValueError: says what was given, what is allowed, and what would mend it.
+    """
+    with quietly():
+        return _prune(request, options, console)
+
+
+def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
+    folder, device, pruner = found_folder(request.model), _device(request.device), _pruner(request, options)
+    reads = needs_of(pruner).reads
+    data = _data(request, reads)
+    model = load(folder, request.dtype)
+    adapter = _adapter(model, request)
+    screen.show(console, f"{request.model} ({type(model).__name__})", adapter.structure)
+    _check_sees(data, adapter, request)
+    _approve(request, console)
+    batches = None
+    if data is not None:
+        console.print(f"calibrated on {data.told}", soft_wrap=True, markup=False)
+        batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
+    started = time.perf_counter()
+    with peak(device) as memory:
+        solutions = _solutions(request, pruner, nn.Module.to(model, device), adapter, batches, reads, console)
+        found = _written(request, model, folder, adapter, solutions, data)
+    screen.written(console, found, time.perf_counter() - started, memory.gigabytes)
+    return found
+
+
+def _pruner(request: Request, options: Mapping[str, Any]) -> Pruner:
+    from omegaconf import OmegaConf
+
+    seeded = "seed" in OmegaConf.load(catalogue.folder() / f"{request.pruner}.yaml")
+    return catalogue.load(request.pruner, {**({"seed": request.seed} if seeded else {}), **options})
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device={name}: use cpu, or cuda where there is a GPU")
+    return torch.device(name)
+
+
+def _data(request: Request, reads: str) -> Data | None:
+    """What is calibrated on; None for a pruner that reads weights only. UserError if it is not given and needed."""
+    if reads == "weights":
+        return None
+    if not request.calibration:
+        raise UserError(f"pruner={request.pruner} reads {reads}: give calibration=PATH, {KINDS}")
+    found = read_set(request.calibration)
+    return Data(found, found.examples(request.num_samples, request.seed))
+
+
+def _adapter(model: nn.Module, selection: Selection) -> TransformersAdapter:
+    return TransformersAdapter(model, **selection.options)
+
+
+def _check_sees(data: Data | None, adapter: TransformersAdapter, request: Request) -> None:
+    """UserError for a model that sees, all of which is to be pruned, and a set without images."""
+    if data is not None and not data.sees and VISION in adapter.structure.modalities:
+        others = [m for m in adapter.structure.modalities if m == "text"]
+        instead = "; or prune what reads texts only: modality=text" if others else ""
+        kind = "texts" if data.source.kind == TEXTS else f"{data.source.kind} without images"
+        raise UserError(
+            f"calibration={request.calibration} holds {kind}, which do not reach the vision layers: give images with "
+            f"captions, or chats with images{instead}"
+        )
+
+
+def _approve(request: Request, console: Console) -> None:
+    """Ask on a terminal; elsewhere the word has to be given."""
+    if request.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nothing is pruned without approval: look at the table, then add yes=true")
+    if console.input("prune these layers? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was pruned; also=, leave=, modality= and prune_heads= change what is")
+
+
+def _solutions(
+    request: Request,
+    pruner: Pruner,
+    model: nn.Module,
+    adapter: TransformersAdapter,
+    batches: Sequence[Any] | None,
+    reads: str,
+    console: Console,
+) -> dict[float, Solution]:
+    with Pruning(console) as progress:
+        if batches is not None:
+            missed = unreached(model, adapter, batches, reads)
+            adapter.leave(missed)
+            screen.left(console, list(missed.items()))
+        watched = None if batches is None else progress(batches, pruner.num_batches)
+        calibration = Calibration(model, watched, adapter, seed=request.seed, num_batches=pruner.num_batches)
+        return pruner.prune(model, request.sparsities, calibration)
+
+
+def _written(
+    request: Request,
+    model: nn.Module,
+    folder: Path,
+    adapter: TransformersAdapter,
+    solutions: Mapping[float, Solution],
+    data: Data | None,
+) -> list[tuple[Solution, Path]]:
+    """One folder, or one below it for each of several sparsities, all of them or none."""
+    out, found = Path(request.out), []
+    place = request.model if request.model.startswith(HUB) else folder.absolute().name
+    known = {"model": place, "calibration": data.told if data else None, "versions": versions(),
+             "stays_dense": adapter.structure.reasons}  # fmt: skip
+    layers = Calibration(model, None, adapter).layers
+    with whole(out) as meanwhile:
+        for sparsity, solution in solutions.items():
+            below = f"{sparsity:g}" if len(solutions) > 1 else "."
+            (meanwhile / below).mkdir(exist_ok=True)
+            solution.report.update(known)
+            name = f"{place}, {request.pruner} at {100 * sparsity:g} %"
+            with preserve_weights(layers):
+                solution.install(model)
+                write(model, folder, meanwhile / below, solution, name, known)
+            found.append((solution, out / below))
+    return found

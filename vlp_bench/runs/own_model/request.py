@@ -1,0 +1,110 @@
+"""What `vlp-bench prune` and `vlp-bench model show` are asked, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp_bench.runs.terminal.conf import choices, closest
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.key_value import parse
+
+MODALITIES = ("vision", "text", "fusion", "audio")
+OF_PRUNER = "pruner."
+
+
+@dataclass
+class Selection:
+    """What of a model is pruned: the keys that both verbs know.
+
+    `also` and `leave` are patterns of names of weights or modules, `[a,b]` for several.
+    """
+
+    model: str = ""
+    modality: str = ""
+    prune_heads: bool = False
+    also: str = ""
+    leave: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `TransformersAdapter`."""
+        patterns = {"also": listed(self.also), "leave": listed(self.leave)}
+        return {"modality": self.modality or None, "prune_heads": self.prune_heads, **patterns}
+
+    def check(self) -> None:
+        """UserError for a model that is not given, or another modality."""
+        if not self.model:
+            raise UserError("model= is missing: give a folder with config.json and .safetensors, or hf:owner/name")
+        if self.modality and self.modality not in MODALITIES:
+            near = closest(self.modality, list(MODALITIES))
+            raise UserError(f"modality={self.modality}: use one of {', '.join(MODALITIES)}{near}")
+
+
+@dataclass
+class Request(Selection):
+    """The words of `vlp-bench prune`."""
+
+    pruner: str = "wanda"
+    sparsity: str = "0.5"
+    calibration: str = ""
+    out: str = ""
+    num_samples: int = 128
+    batch_size: int = 8
+    max_length: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = ""
+    yes: bool = False
+    force: bool = False
+
+    def check(self) -> None:
+        """UserError for the first word that can't be."""
+        super().check()
+        if self.pruner not in (known := choices("pruner")):
+            raise UserError(f"pruner={self.pruner}: there is no such pruner; allowed: {', '.join(known)}"
+                            f"{closest(self.pruner.lower(), known)}")  # fmt: skip
+        self.sparsities  # noqa: B018
+        for key in ("num_samples", "batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: at least 1 is needed")
+        if not self.out:
+            raise UserError("out= is missing: give the folder that the pruned model is written to")
+        if (
+            not self.force
+            and Path(self.out).exists()
+            and not (Path(self.out).is_dir() and not any(Path(self.out).iterdir()))
+        ):
+            raise UserError(f"out={self.out} is there already: choose another folder, or replace it with force=true")
+
+    @property
+    def sparsities(self) -> list[float]:
+        """UserError for anything but numbers of [0, 1), each once."""
+        words = listed(self.sparsity)
+        try:
+            found = [float(word) for word in words]
+        except ValueError:
+            found = []
+        if not found or not all(0 <= s < 1 for s in found) or len(set(found)) < len(found):
+            raise UserError(
+                f"sparsity={self.sparsity}: expected numbers of at least 0 and below 1, as in 0.5 or 0.5,0.63"
+            )
+        return found
+
+
+def listed(text: str) -> list[str]:
+    """`a,b` or `[a,b]` as a list."""
+    return [word.strip() for word in text.removeprefix("[").removesuffix("]").split(",") if word.strip()]
+
+
+def request_of(words: Sequence[str]) -> tuple[Request, Mapping[str, Any]]:
+    """The request, and the pruner's own options (`pruner.KEY=VALUE`), of a command line."""
+    import yaml
+
+    own = [word for word in words if word.startswith(OF_PRUNER) and "=" in word]
+    request = parse(Request, [word for word in words if word not in own])
+    request.check()
+    pairs = (word.removeprefix(OF_PRUNER).split("=", 1) for word in own)
+    return request, {key: yaml.safe_load(value) for key, value in pairs}

@@ -1,0 +1,80 @@
+"""What a user is shown of their model before and after it is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vlp_bench.models.foreign.structure import Structure, grouped
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.runs.terminal.console import print_table
+
+
+def show(console: Console, name: str, structure: Structure) -> None:
+    """What of a model would be pruned, and what stays dense and why."""
+    going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
+    everything = going + staying + structure.vectors
+    console.print(
+        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {len(structure.prunable)} layers that "
+        "are pruned",
+        soft_wrap=True,
+    )
+    print_table(_pruned(structure))
+    if structure.dense:
+        print_table(_dense(structure))
+
+
+def _pruned(structure: Structure) -> Table:
+    table = Table("modality", box=None, pad_edge=False)
+    table.add_column("blocks", no_wrap=True)
+    table.add_column("layers a block", justify="right", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    for modality in structure.modalities:
+        own = [w for w in structure.prunable if w.modality == modality]
+        for pattern, weights in grouped(own, [w.block for w in own]).items():
+            counts = sorted({sum(o.block == w.block for o in weights) for w in weights})
+            layers = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+            table.add_row(modality, escape(pattern), layers, f"{sum(w.size for w in weights):,}")
+    return table
+
+
+def _dense(structure: Structure) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("stays dense", "which"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    for reason in dict.fromkeys(w.reason for w in structure.dense):
+        own = [w for w in structure.dense if w.reason == reason]
+        for pattern, weights in grouped(own, [w.name for w in own]).items():
+            table.add_row(escape(reason), escape(pattern), f"{sum(w.size for w in weights):,}")
+    table.add_row("no matrices", "norms, biases and the like", f"{structure.vectors:,}")
+    return table
+
+
+def left(console: Console, reasons: Sequence[tuple[str, str]]) -> None:
+    """What the calibration data do not reach."""
+    for reason in dict.fromkeys(reason for _, reason in reasons):
+        names = [name for name, own in reasons if own == reason]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        console.print(f"[yellow]stays dense too: {escape(reason)}:[/] {escape(shown)}", soft_wrap=True)
+
+
+def written(console: Console, found: Sequence[tuple[Solution, Path]], seconds: float, peak: float | None) -> None:
+    """Sparsity by modality, time, memory, where it lies, and what to type next."""
+    table = Table("modality", box=None, pad_edge=False)
+    for name in ("weights", *(f"at {s.report['sparsity']['asked']:g}" for s, _ in found)):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [[row for row in solution.table() if not row.block] for solution, _ in found]
+    for own in zip(*rows, strict=True):
+        cells = (f"{100 * row.sparsity:.2f} %" for row in own)
+        table.add_row(own[0].modality or "all", f"{own[0].total:,}", *cells)
+    print_table(table)
+    memory = "" if peak is None else f", at most {peak:.1f} GB"
+    console.print(f"pruned in {seconds:.1f} s{memory}", soft_wrap=True)
+    for _, folder in found:
+        console.print(f"written: {escape(str(folder))}", soft_wrap=True)
+    console.print(f"next: vlp-bench export report {escape(str(found[0][1]))}", soft_wrap=True)

@@ -1,0 +1,68 @@
+"""A pruned model as a folder: what `save_pretrained` writes, its mask, its card; whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vlp_bench.models.checkpoints.pretrained import MASK, save_pretrained
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.card import model_card
+
+BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files of tokenizers and processors."""
+NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    meanwhile = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
+    try:
+        yield meanwhile
+        meanwhile.chmod(0o777 & ~_umask())
+        if folder.exists():
+            _put_away(folder)
+        meanwhile.rename(folder)
+    finally:
+        shutil.rmtree(meanwhile, ignore_errors=True)
+
+
+def _umask() -> int:
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _put_away(folder: Path) -> None:
+    shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+
+
+def write(
+    model: nn.Module, source: Path, folder: Path, solution: Solution, name: str, provenance: Mapping[str, Any]
+) -> None:
+    """A model whose removed weights are zero, with all that lay beside it.
+
+    Args:
+        model: the pruned one.
+        source: the folder it came from.
+        folder: an empty one.
+        solution: what was installed.
+        name: for the card.
+        provenance: for the card, JSON.
+    """
+    for pattern in BESIDE:
+        for file in source.glob(pattern):
+            if not any(file.match(other) for other in NOT_BESIDE):
+                shutil.copyfile(file, folder / file.name)
+    save_pretrained(model, folder, model_card(name, solution, None, provenance, library="transformers"))
+    solution.save(folder / MASK)
