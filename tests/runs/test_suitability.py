@@ -29,11 +29,9 @@ WRONG = {
     "checkpoint_minutes=true": r"checkpoint_minutes=true: expected 0 or more minutes",
     "checkpoint_minutes=soon": r"checkpoint_minutes=soon: expected 0 or more minutes",
 }  # fmt: skip
-EVAL = "{_target_:vlp_bench.data.transforms.images.Eval,size:48}"
 RIGHT = (
     "seed=1", "task.image_size=48", "data.train_transform.size=8 recipe.epochs=0", "data.max_tokens=48",
     "+trainer.val_check_interval=3", "+trainer.limit_train_batches=0 recipe.epochs=0", "checkpoint_minutes=0.5",
-    f"task.image_size=56 data.train_transform.size=56 data.eval_transform.size=56 data.calibration.transform={EVAL}",
     "+trainer.val_check_interval=5 +trainer.check_val_every_n_epoch=null", "data.source.train=7 recipe.epochs=0",
 )  # fmt: skip
 

@@ -74,8 +74,9 @@ def _check_trainer(trainer: Trainer, epochs: int) -> None:
             f"trainer.check_val_every_n_epoch={every}: with recipe.epochs={epochs} no epoch would be validated, and "
             f"the best one is tested; at most {epochs}"
         )
-    if trainer.log_every_n_steps < 0:
-        raise UserError(f"trainer.log_every_n_steps={trainer.log_every_n_steps}: expected 0 (never) or more steps")
+    steps = getattr(trainer, "log_every_n_steps", 0)
+    if steps < 0:
+        raise UserError(f"trainer.log_every_n_steps={steps}: expected 0 (never) or more steps")
 
 
 def _stop(model: nn.Module) -> None:
