@@ -40,7 +40,7 @@ def _check_images(sizes: Any, data: Any, config: Mapping[str, Any], *, trained: 
             raise ValueError(
                 f"data.{key}.size={given}: the model takes images of {wanted} pixels here; set it to that{other}"
             )
-    settings = getattr(data, "settings", None)
+    settings: Any = getattr(data, "settings", None)
     if "regions" in getattr(settings, "parts", ()) and settings.side != pruned_at // patch:
         raise ValueError(
             f"data.calibration.side={settings.side}: an image of {pruned_at} pixels has {pruned_at // patch} patches "
@@ -53,7 +53,7 @@ def _transforms(data: Any, *, trained: bool) -> Iterator[tuple[str, Any]]:
     if trained:
         yield "train_transform", getattr(data, "train_transform", None)
     yield "eval_transform", getattr(data, "eval_transform", None)
-    settings = getattr(data, "settings", None)
+    settings: Any = getattr(data, "settings", None)
     yield "calibration.transform", getattr(settings, "transform", None)
     if "regions" in getattr(settings, "parts", ()):
         yield "calibration.region_transform", settings.region_transform
