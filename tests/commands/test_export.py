@@ -11,6 +11,7 @@ import vlp_bench
 from tests.models.conftest import SMALL
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands import export
+from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
 from vlp_bench.models.checkpoints.read_write import load_model, save_model
 from vlp_bench.models.xvlm.model import XVLM
@@ -39,7 +40,7 @@ def folder(tmp_path_factory):
     solution.install(tuned)
     state = {f"model.{name}": tensor for name, tensor in tuned.state_dict().items()}
     known = {"mask": mask_hash(solution), "config": {"model": {"weights": str(weights)}}, "commit": "abc123"}
-    origin = ORIGIN | known
+    origin = ORIGIN | known | {"weights": content_hash(weights)}
     results = [
         row(metric=name, value=value, rows=2, provenance=origin)
         for name, value in (("txt_r1", 61.5), ("img_r1", 50.25))

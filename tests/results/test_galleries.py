@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def fill(root):
 
 def test_dense_stands_against_the_best_pruner_and_the_baseline_both_ways(tmp_path):
     study = fill(tmp_path)
-    found = command.galleries(study, "omp", 2)
+    found = command.galleries(study, "omp", 2, [Path.cwd()])
     assert [(g.first, g.second, len(g.exhibits), g.graded) for g in found] == [
         ("dense", "lamp at 50 %", 1, True), ("lamp at 50 %", "dense", 0, True),
         ("dense", "omp at 50 %", 2, True), ("omp at 50 %", "dense", 0, True),
@@ -149,11 +150,11 @@ def test_dense_stands_against_the_best_pruner_and_the_baseline_both_ways(tmp_pat
     assert (found[2].exhibits[0].first, found[2].exhibits[0].second) == ("dense 3", "omp 3")
     assert found[2].exhibits[0].asked == examples_of(build(study.origin["d"]["config"]["data"])).asked[3]
     (tmp_path / "runs" / "d" / "answers.json").unlink()
-    assert command.galleries(study, "omp", 2) == []
+    assert command.galleries(study, "omp", 2, [Path.cwd()]) == []
 
 
 def test_data_that_have_changed_are_not_shown(tmp_path):
     study = fill(tmp_path)
     study.origin["d"]["data"] = "another"
     with pytest.raises(ValueError, match="the data have changed"):
-        command.galleries(study, "omp", 2)
+        command.galleries(study, "omp", 2, [Path.cwd()])

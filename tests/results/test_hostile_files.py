@@ -99,9 +99,9 @@ def test_no_stored_configuration_calls_what_is_not_listed(tmp_path, target):
     store.append("one", [row(provenance=ORIGIN | {"config": config})])
     [study] = material.studies(store)
     with pytest.raises(ValueError, match=r"model\._target_=.*only what conf/ names"):
-        _model(study)
+        _model(study, [tmp_path.cwd()])
     with pytest.raises(ValueError, match=r"data\.source\._target_=.*only what conf/ names"):
-        _examples(study, "abc")
+        _examples(study, "abc", [tmp_path.cwd()])
     with pytest.raises(ValueError, match="only what conf/ names"):
         ObjectCache().data(study.origin["abc"]["config"])
     assert not (tmp_path / "owned").exists()
@@ -249,3 +249,79 @@ def test_the_page_says_what_two_seeds_cannot(tmp_path):
     assert "Two seeds only, hence no interval or p in at least one place: lamp, omp." in text
     assert "| lamp | 90 % | text R@1 (%) | +10.00 | – (2 seeds) | – | – | 2 |" in text
     assert "< 0.001" not in text
+
+
+# A row does not choose which of the reader's files are opened
+
+INSIDE = ("salesforce", "a photo of a {}.", "", "pkg://vlp_bench/assets/xvlm_shapes.safetensors", "images/1.png")
+OUTSIDE = (
+    "/etc/passwd", "../../secret.json", "~root/../../../x/../../../../../../etc/passwd", "link/secret.json",
+    "pkg://torch/version.py", "a\0b", "hf:nobody-of-the-tests/nothing", "hf:../../etc", "hf:", "//host/share/x",
+)  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "secret.json").write_text("{}")
+    (tmp_path / "work/link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a row made a connection"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", INSIDE)
+def test_what_a_row_may_name_stays_as_it_is(here, text):
+    from vlp_bench.results.named_files import confined, roots
+
+    description = {"a": [text, 5, None, {"b": text}]}
+    assert confined(description, roots("out"), "data", "cure") == description
+
+
+@pytest.mark.parametrize("text", OUTSIDE)
+def test_a_file_elsewhere_is_refused_by_its_key(here, text):
+    from vlp_bench.results.named_files import confined, roots
+
+    with pytest.raises(ValueError, match=r"(data\.a\.0=.*; cure$)|not in the local hub cache") as raised:
+        confined({"a": [text]}, roots("out"), "data", "cure")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_of_the_command_line_may_be_named(here):
+    from vlp_bench.results.named_files import confined, roots
+
+    secret = str(here / "secret.json")
+    assert confined(secret, roots("out", f"x,{here}"), "data", "cure") == secret
+    assert confined(secret, roots(here), "data", "cure") == secret
+
+
+def test_nothing_leads_out_of_a_package():
+    from vlp_bench.models.checkpoints.locations import located
+
+    for text in ("pkg://vlp_bench/../torch/version.py", "pkg://vlp_bench//etc/passwd"):
+        with pytest.raises(ValueError, match="it leads out of the package vlp_bench"):
+            located(text)
+
+
+def test_a_report_opens_no_weights_that_a_row_names_elsewhere(here):
+    from vlp_bench.commands.report import _model
+
+    model = {"_target_": "vlp_bench.models.checkpoints.read_write.build", "weights": str(here / "secret.json")}
+    Store(here / "work/runs").append("one", [row(provenance=ORIGIN | {"config": {"model": model}})])
+    [study] = material.studies(Store(here / "work/runs"))
+    with pytest.raises(ValueError, match=r"model\.weights=.*secret\.json: a row names a file outside .*files=FOLDER"):
+        _model(study, [here / "work"])
+
+
+def test_an_export_takes_nothing_from_where_a_row_points(here):
+    from vlp_bench.runs.pruned_model import _weights_of
+
+    origin = ORIGIN | {"config": {"model": {"weights": str(here / "secret.json")}}}
+    with pytest.raises(ValueError, match=r"model\.weights=.*a row names a file outside .*--weights FILE"):
+        _weights_of(origin, None, here / "work")
+    with pytest.raises(ValueError, match="does not name the weights it began with"):
+        _weights_of(ORIGIN | {"config": {}}, None, here / "work")
+    with pytest.raises(ValueError, match="the run began with other weights"):
+        _weights_of(origin, str(here / "secret.json"), here / "work")
+    same = origin | {"weights": "44136fa355b3678a"}  # of {}
+    assert _weights_of(same, str(here / "secret.json"), here / "work") == str(here / "secret.json")

@@ -11,7 +11,6 @@ from rich.console import Console
 from benchmarks.endurance.kill_anywhere import MEASURED
 from vlp_bench.lifetime import Interrupted, interruptible, interruptions
 from vlp_bench.results.store import Store
-from vlp_bench.runs.checkpointing import Interim
 from vlp_bench.runs.run import Helpers, run
 
 WORDS = ("pruner=multiflow", "sparsity=0.5", "recipe.epochs=1", "task.lr=1e-3", "data.batch_size=4")
@@ -88,12 +87,6 @@ def test_nothing_is_saved_in_between_before_the_time_is_over(specified):
         perform(found, Break(4))
     assert not (found.folder / "last.ckpt").exists()
     assert found.run == specified(*WORDS, "checkpoint_minutes=null").run
-
-
-@pytest.mark.parametrize("minutes", (-1, float("nan"), True, "soon"))
-def test_minutes_that_cannot_be_are_refused(tmp_path, minutes):
-    with pytest.raises(ValueError, match="checkpoint_minutes="):
-        Interim(tmp_path / "last.ckpt", minutes)
 
 
 def test_a_second_ctrl_c_does_not_wait():

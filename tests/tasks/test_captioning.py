@@ -108,7 +108,7 @@ def test_coco_s_numbers_are_those_of_its_file_names(image: CaptionedImage, expec
     "given, message",
     [
         ({"scorers": []}, "scorers: at least one"),
-        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"beams": 0}, "beams must be 1 to 1000, got 0"),
         ({"min_length": 30}, "min_length must be 0 to max_length 12"),
     ],
 )

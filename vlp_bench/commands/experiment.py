@@ -58,6 +58,12 @@ class Request:
     def out(self) -> str:
         return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("paths.out=")), "outputs")
 
+    @property
+    def files(self) -> str:
+        """Every file and folder on the command line: the report may open what lies there."""
+        values = [word.partition("=")[2] for word in self.words]
+        return ",".join([value for value in values if value and Path(value).exists()])
+
     def narrowed(self, part: plans.Part) -> plans.Part | None:
         """The part with those of its sparsities and seeds that the command line names; None if it has none of them."""
         levels = tuple(level for level in part.sparsity if level in (self.sparsity or part.sparsity))
@@ -108,7 +114,8 @@ def perform(request: Request) -> Path | None:
     for out in dict.fromkeys(cell.out for cell in cells):  # parts with masks of their own are a report of their own
         to = folder / "alone" if out != cells[0].out else folder
         runs = frozenset(cell.run for cell in cells if cell.out == out)
-        report(ReportRequest(str(out), to=str(to), title=_first_line(request.name)), runs=runs)
+        title = _first_line(request.name)
+        report(ReportRequest(str(out), to=str(to), title=title, files=request.files), runs=runs)
     for name, reason in failures.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False, soft_wrap=True)
     if failures:

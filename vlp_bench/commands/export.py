@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="bytes and milliseconds, dense and sparse")
     for verb in (write, report):
         verb.add_argument("source", type=Path, help="a mask file, a pruned folder, or that of a run")
-        verb.add_argument("--weights", default=SHIPPED, help="for a mask file: the checkpoint that was pruned")
+        verb.add_argument("--weights", help="the checkpoint that was pruned (default: the shipped one; a run's own)")
     write.add_argument("out", type=Path, help="a file (.safetensors), or a folder for huggingface")
     write.add_argument("--as", dest="form", choices=FORMS, required=True)
     report.add_argument("--tokens", default="1,30,197", help="rows of the layers' input to measure with")
@@ -60,7 +60,7 @@ def _write(args: argparse.Namespace) -> None:
     from vlp_bench.runs.pruned_model import source
     from vlp_bench.runs.terminal.console import console
 
-    found = source(args.source, args.weights)
+    found = source(args.source, args.weights, SHIPPED)
     {"dense": _dense, "packed": _packed, "huggingface": _folder}[args.form](found, args.out)
     files = sorted(args.out.iterdir()) if args.out.is_dir() else [args.out]
     for file in files:
@@ -129,7 +129,7 @@ def _report(args: argparse.Namespace) -> None:
     tokens, device = _tokens(args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"--device {device}: use cpu, or cuda where there is a GPU")
-    found = source(args.source, args.weights)
+    found = source(args.source, args.weights, SHIPPED)
     masks = found.solution.masks
     state = with_slices(found.state, masks)
     itemsize = max(state[name].element_size() for name in masks)

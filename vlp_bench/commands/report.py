@@ -5,7 +5,8 @@
 
 The page is one file: it opens without a server or network, in dark and light, on a phone and in print.
 Options: out, to, exp and benchmark (filters), baseline (omp), examples (pictures per gallery, 0 for none), weights
-(false: leave out magnitudes and scores of the pre-trained weights), title.
+(false: leave out magnitudes and scores of the pre-trained weights), title, files (folders, with commas between, whose
+files the rows may name beside those below the working folder and out: pre-trained weights, images).
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from vlp_bench.runs.terminal.conf import EXPERIMENTS
 from vlp_bench.runs.terminal.console import console, warn
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import perform
-from vlp_bench.sweeps.galleries import galleries
+from vlp_bench.sweeps.galleries import CURE, galleries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,7 @@ class Request:
     examples: int = 6
     weights: bool = True
     title: str = "What pruning costs"
+    files: str = ""
 
     @property
     def folder(self) -> Path:
@@ -99,16 +101,16 @@ def _wanted(study: "Study", request: Request) -> bool:
 
 
 def _chapter(study: "Study", request: Request) -> "Chapter":
-    from vlp_bench.results import published
+    from vlp_bench.results import named_files, published
     from vlp_bench.results.report import page
 
     notes: list[str] = []
     stored = _stored_masks(Path(request.out) / "masks", notes)
     masks = sorted(_masks(study, stored), key=lambda m: (m.sparsity, m.pruner, m.seeds))
     study = replace(study, masks=masks)
-    model = _attempt(lambda: _model(study), "the scores", notes) if request.weights and masks else None
-    count = request.examples
-    shown = _attempt(lambda: galleries(study, request.baseline, count), "the gallery", notes) if count else None
+    count, folders = request.examples, named_files.roots(request.out, request.files)
+    model = _attempt(lambda: _model(study, folders), "the scores", notes) if request.weights and masks else None
+    shown = _attempt(lambda: galleries(study, request.baseline, count, folders), "the gallery", notes) if count else ()
     source = str(next(iter(study.origin.values()))["config"].get("data"))
     numbers = published.of(published.load(EXPERIMENTS.glob("*/published.csv")), study.exp, source)
     return page.chapter(
@@ -159,11 +161,13 @@ def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
     return found
 
 
-def _model(study: "Study") -> "nn.Module":
+def _model(study: "Study", folders: Sequence[Path]) -> "nn.Module":
     """The pre-trained model of the study, in evaluation mode."""
     from vlp_bench.construct import construct
+    from vlp_bench.results.named_files import confined
 
-    return construct(next(iter(study.origin.values()))["config"]["model"], "model").eval()
+    stored = next(iter(study.origin.values()))["config"].get("model")
+    return construct(confined(stored, folders, "model", CURE), "model").eval()
 
 
 def _scores(study: "Study", stored: "Stored", model: "nn.Module | None", notes: list[str]) -> "dict[str, Weights]":

@@ -7,7 +7,8 @@ And words cut as the papers' are, for runs that were scored without Java.
 
 Nothing is trained or generated: a run's captions.json is compared with the references again, and its rows are stored
 anew with the metrics beside them. It needs Java and the extra `caption`. Options: out, exp and benchmark (filters),
-corenlp_dir (CoreNLP 3.6.0's two jars, for SPICE), force (true: also runs that have these metrics).
+corenlp_dir (CoreNLP 3.6.0's two jars, for SPICE), force (true: also runs that have these metrics), files (folders,
+with commas between, whose files the rows may name beside those below the working folder and out).
 """
 
 import time
@@ -40,6 +41,7 @@ class Request:
     benchmark: str = ""
     corenlp_dir: str = ""
     force: bool = False
+    files: str = ""
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def rescore(request: Request) -> int:
     objects, failures = ObjectCache(), 0
     for name, rows in todo.items():
         try:
-            said = _rescored(store, name, rows, scorer, objects)
+            said = _rescored(store, name, rows, scorer, _data(rows[0], request, objects))
         except (ValueError, OSError) as error:
             stderr.print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
             failures += 1
@@ -96,7 +98,19 @@ def _captioned(store: "Store", request: Request) -> "Iterator[tuple[str, list[Ro
             yield name, rows
 
 
-def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScores", objects: Any) -> "Scores":
+def _data(row: "Row", request: Request, objects: Any) -> Any:
+    """The data of a row; ValueError if it names files elsewhere, or they are others now."""
+    from vlp_bench.results.named_files import confined, roots
+    from vlp_bench.sweeps.galleries import CURE
+
+    stored = row.provenance["config"].get("data")
+    data = objects.data({"data": confined(stored, roots(request.out, request.files), "data", CURE)})
+    if data.fingerprint() != row.provenance["data"]:
+        raise ValueError("the data have changed since it was made")
+    return data
+
+
+def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScores", data: Any) -> "Scores":
     """Score one run and store it: the values of single images first, the rows, which count as done, last."""
     import numpy as np
 
@@ -105,10 +119,7 @@ def _rescored(store: "Store", name: str, rows: "list[Row]", scorer: "CaptionScor
     from vlp_bench.runs.lock import exclusive
     from vlp_bench.tasks.captioning import CAPTIONS, read_captions
 
-    began, folder, known = time.monotonic(), store.root / name, rows[0].provenance
-    data = objects.data(known["config"])
-    if data.fingerprint() != known["data"]:
-        raise ValueError("the data have changed since it was made")
+    began, folder = time.monotonic(), store.root / name
     images = data.described("test")
     with exclusive(folder):
         scores = score([scorer], read_captions(folder / CAPTIONS, images), images)

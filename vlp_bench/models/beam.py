@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+MOST_BEAMS = 1000  # far beyond any paper's; more would be a typing error that fills the memory
 Step = Callable[[Tensor, "Tensor | None"], Tensor]
 """(b w, k) new tokens and the row (b w,) each goes on from (None: itself) -> (b w, v) logits of the next."""
 
@@ -33,8 +34,8 @@ class BeamRule:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.beams < 1:
-            raise ValueError(f"beams must be at least 1, got {self.beams}")
+        if not 1 <= self.beams <= MOST_BEAMS:
+            raise ValueError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
         if not 0 <= self.min_length <= self.max_length:
             raise ValueError(f"min_length must be 0 to max_length {self.max_length}, got {self.min_length}")
 

@@ -47,14 +47,9 @@ class Interim(Callback):
     Args:
         file: the checkpoint.
         minutes: between two of them; 0 saves after every step, None at the end of epochs alone.
-
-    Raises:
-        ValueError: minutes below 0, or no number.
     """
 
     def __init__(self, file: Path, minutes: float | None) -> None:
-        if minutes is not None and (isinstance(minutes, bool | str) or not minutes >= 0):
-            raise ValueError(f"checkpoint_minutes={minutes}: 0 or more minutes, or null for the end of epochs alone")
         self.file, self.seconds, self.saved = file, None if minutes is None else 60 * minutes, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -64,9 +64,3 @@ def task_class(config: Mapping[str, Any]) -> type[FineTuning]:
 def monitored(config: Mapping[str, Any]) -> str:
     """The metric that decides which epoch is tested: task.best where the task has a choice."""
     return config["task"].get("best") or task_class(config).MONITOR
-
-
-def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
-    """Let the data look at its texts before anything is computed; ValueError if they do not fit the model."""
-    rows = getattr(getattr(model, "config", None), "vocab_size", None)
-    data.inspect(rows, training=config["recipe"]["epochs"] > 0)

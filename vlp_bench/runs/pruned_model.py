@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from vlp_bench.models.checkpoints.families import family_of
-from vlp_bench.models.checkpoints.locations import weight_file
+from vlp_bench.models.checkpoints.locations import content_hash, weight_file
 from vlp_bench.models.checkpoints.pretrained import MASK, from_pretrained
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config
 from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.pruning import released_masks as released
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.stacks import parameters_of, with_slices
+from vlp_bench.results.named_files import confined, roots
 from vlp_bench.results.store import Store, appended_last
 from vlp_bench.runs.checkpointing import read_checkpoint
 from vlp_bench.runs.prune_once import mask_hash
@@ -49,13 +50,13 @@ class Source:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def source(place: Path, weights: str) -> Source:
-    """A mask applied to a checkpoint, a folder that `vlp-bench prune` wrote, or a finished run."""
+def source(place: Path, weights: str | None, shipped: str) -> Source:
+    """A mask applied to a checkpoint (None: the shipped one), a folder of `vlp-bench prune`, or a finished run."""
     if (place / MASK).is_file():
         return _of_folder(place)
     if place.is_dir():
-        return _of_run(place)
-    solution = load_solution(place)
+        return _of_run(place, weights)
+    solution, weights = load_solution(place), weights or shipped
     state = tensors_of(weights, parameters_of(solution.masks))
     return Source(place.stem, _installed(state, solution), solution, weights)
 
@@ -81,7 +82,7 @@ def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Ten
     return {name: found[name] for name in state}
 
 
-def _of_run(folder: Path) -> Source:
+def _of_run(folder: Path, given: str | None) -> Source:
     """The best epoch of a run, its test metrics, and the mask it was trained under."""
     if not (folder / BEST).is_file() or not (folder / ROWS).is_file():
         raise UserError(f"{folder} holds no {BEST} or no {ROWS}: give a mask file, or the folder of a finished run")
@@ -95,7 +96,24 @@ def _of_run(folder: Path) -> Source:
     state = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
     solution = _mask_of_run(folder.parent.parent / "masks", origin["mask"])
     metrics = {f"{row.split}/{row.metric}": row.value for row in rows if row.split == "test"}
-    return Source(folder.name, state, solution, str(origin["config"]["model"]["weights"]), metrics, dict(origin))
+    weights = _weights_of(origin, given, folder.parent.parent)
+    return Source(folder.name, state, solution, weights, metrics, dict(origin))
+
+
+def _weights_of(origin: Mapping[str, Any], given: str | None, out: Path) -> str:
+    """The checkpoint a run began with: what the row names, if it may name it, or what was given, if it is the same.
+
+    What lies beside it is copied for others, so a row that came from elsewhere must not choose it.
+    """
+    cure = "give it with --weights FILE"
+    if given is not None:
+        if content_hash(given) != origin["weights"]:
+            raise UserError(f"--weights {given}: the run began with other weights ({origin['weights']})")
+        return given
+    stored = (origin["config"].get("model") or {}).get("weights")
+    if not isinstance(stored, str):
+        raise UserError(f"the run's row does not name the weights it began with; {cure}")
+    return confined(stored, roots(out), "model.weights", cure)
 
 
 def _mask_of_run(folder: Path, hash_: str | None) -> Solution:

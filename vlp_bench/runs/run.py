@@ -19,12 +19,13 @@ from vlp_bench.results.store import Store
 from vlp_bench.runs import screen
 from vlp_bench.runs.finetune import LAST, finetune, root_device
 from vlp_bench.runs.lock import exclusive
-from vlp_bench.runs.object_cache import ObjectCache, inspect, monitored
+from vlp_bench.runs.object_cache import ObjectCache, monitored
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.console import console as terminal
 from vlp_bench.runs.tracking import KeepArtifacts
 from vlp_bench.tasks.optimisation import Diverged

@@ -148,7 +148,8 @@ def _nothing(name: str) -> None:
 
 _SPARSITY = "the share of weights removed, a number with 0 <= sparsity < 1, e.g. 0.9"
 _SEED = f"a whole number from 0 to {2**32 - 1}"
-_EXPECTED = {"sparsity": _SPARSITY, "seed": _SEED, "pruning_seed": _SEED}
+_MINUTES = "0 or more minutes, or null for the end of epochs alone"
+_EXPECTED = {"sparsity": _SPARSITY, "seed": _SEED, "pruning_seed": _SEED, "checkpoint_minutes": _MINUTES}
 
 
 def _check_range(config: Mapping[str, Any]) -> None:
@@ -157,6 +158,8 @@ def _check_range(config: Mapping[str, Any]) -> None:
     for name in ("seed", "pruning_seed"):
         if not 0 <= config.get(name, 0) < 2**32:
             raise UserError(f"{name}={told(config[name])}: expected {_SEED}")
+    if (config.get("checkpoint_minutes") or 0) < 0:
+        raise UserError(f"checkpoint_minutes={config['checkpoint_minutes']}: expected {_MINUTES}")
 
 
 def reaches_into_parts(overrides: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ A task takes a pruned model, so it is constructed up to the point where it would
 """
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import nn
 
 from vlp_bench.construct import construct, maker
@@ -53,9 +54,29 @@ def _rehearse_trainer(specification: Specification, recipe: Recipe) -> None:
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     with quiet():
         try:
-            maker(config["trainer"] | alone, "trainer", config["allow"])(logger=False, enable_checkpointing=False)
+            made = maker(config["trainer"] | alone, "trainer", config["allow"])(
+                logger=False, enable_checkpointing=False
+            )
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    _check_trainer(made, recipe.epochs)
+
+
+def _check_trainer(trainer: Trainer, epochs: int) -> None:
+    """What Lightning takes and no run can end well with: nothing trained on, never validated, nothing tested."""
+    parts = ("limit_train_batches", "limit_val_batches") if epochs else ()
+    for name in (*parts, "limit_test_batches"):
+        if not getattr(trainer, name):
+            raise UserError(f"trainer.{name}=0: a run needs at least one batch; recipe.epochs=0 trains nothing")
+    every = trainer.check_val_every_n_epoch
+    if epochs and every is not None and every > epochs:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every}: with recipe.epochs={epochs} no epoch would be validated, and "
+            f"the best one is tested; at most {epochs}"
+        )
+    steps = getattr(trainer, "log_every_n_steps", 0)
+    if steps < 0:
+        raise UserError(f"trainer.log_every_n_steps={steps}: expected 0 (never) or more steps")
 
 
 def _stop(model: nn.Module) -> None:

@@ -24,11 +24,12 @@ from rich.progress import (
 
 from vlp_bench.results.store import Store
 from vlp_bench.runs.finetune import root_device
-from vlp_bench.runs.object_cache import ObjectCache, inspect
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.prune_once import by_pruner, prune_once
 from vlp_bench.runs.spawn import GRACE
 from vlp_bench.runs.specification import Specification, register, specify
+from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import UserError

@@ -3,19 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from vlp_bench.results.report.answers import Answers, Examples
     from vlp_bench.results.report.material import Study
     from vlp_bench.results.report.page import Gallery
 
+CURE = "files=FOLDER allows what is below it"
 
-def galleries(study: "Study", baseline: str, count: int) -> "list[Gallery]":
+
+def galleries(study: "Study", baseline: str, count: int, folders: "Sequence[Path]") -> "list[Gallery]":
     """Dense against the best pruner and against the baseline, at the middle sparsity and the first seed, both ways.
 
     Args:
         count: examples in each.
+        folders: those whose files the runs' rows may name.
 
     Raises:
-        ValueError: the data are no longer those of the runs, or a file of theirs is broken.
+        ValueError: the data are no longer those of the runs, a file of theirs is broken, or lies elsewhere.
         OSError: images that have gone.
     """
     from vlp_bench.results.report.gallery import exhibits
@@ -25,7 +31,7 @@ def galleries(study: "Study", baseline: str, count: int) -> "list[Gallery]":
     runs = {pruner: run for pruner, run in _runs_at(study, level).items() if study.examples(run)}
     if "dense" not in runs or len(runs) < 2:
         return []
-    examples = _examples(study, runs["dense"])
+    examples = _examples(study, runs["dense"], folders)
     given = {p: a for p, run in runs.items() if (a := examples.answers(study.examples(run), study.folders[run]))}
     if "dense" not in given:
         return []
@@ -56,13 +62,14 @@ def _worth_showing(given: "dict[str, Answers]", baseline: str) -> list[str]:
     return list(dict.fromkeys([*best, *([baseline] if baseline in good else [])]))
 
 
-def _examples(study: "Study", run: str) -> "Examples":
+def _examples(study: "Study", run: str, folders: "Sequence[Path]") -> "Examples":
     """The test examples, if they are still those the run saw."""
     from vlp_bench.construct import construct
+    from vlp_bench.results.named_files import confined
     from vlp_bench.results.report.answers import examples_of
 
     origin = study.origin[run]
-    data: Any = construct(origin["config"]["data"], "data")
+    data: Any = construct(confined(origin["config"].get("data"), folders, "data", CURE), "data")
     if data.fingerprint() != origin["data"]:
         raise ValueError("the data have changed since the runs were made")
     return examples_of(data)

@@ -83,17 +83,14 @@ class Captioning(FineTuning):
     def monitor(self) -> str:
         return self.best
 
+    @classmethod
+    def check(cls, data: Any, *, trained: bool, **arguments: Any) -> None:
+        if trained:
+            chooser(arguments.get("best", cls.MONITOR), arguments["scorers"], data)
+
     def meet(self, data: Any) -> None:
         """ValueError if the metric that chooses the epoch is not computed of the validation images."""
-        images = cast(Pictures, data).described("val")
-        names = [name for scorer in self.scorers for name in scorer.names(images)]
-        if self.best in Truth.NAMES and self.best not in names:  # the user's own images
-            self.best = next((name for name in names if name.startswith("cider")), self.best)
-        if self.best not in names:
-            raise ValueError(
-                f"task.best={self.best} is not computed of the {len(images)} validation images, so no epoch can be "
-                f"chosen by it; set task.best to one of {', '.join(names)}"
-            )
+        self.best = chooser(self.best, self.scorers, data)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.captioning_losses(batch)
@@ -147,6 +144,24 @@ class Captioning(FineTuning):
     def _log_metrics(self, split: str) -> None:
         self.log_of_all(split, self.metrics.compute())
         self.notes = dict(self.metrics.scores.notes)
+
+
+def chooser(best: str, scorers: Sequence[CaptionScorer], data: Pictures) -> str:
+    """The metric that chooses the epoch: `best`, on the user's own images CIDEr in place of the world's truth.
+
+    Raises:
+        ValueError: it is not computed of the validation images.
+    """
+    images = data.described("val")
+    names = [name for scorer in scorers for name in scorer.names(images)]
+    if best in Truth.NAMES and best not in names:
+        best = next((name for name in names if name.startswith("cider")), best)
+    if best not in names:
+        raise ValueError(
+            f"task.best={best} is not computed of the {len(images)} validation images, so no epoch can be chosen by "
+            f"it; set task.best to one of {', '.join(names)}"
+        )
+    return best
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:

@@ -115,11 +115,15 @@ class Classification(Measured):
         self.classes = classes
         self.model.new_classifier(classes, seed=self.seed)
 
-    def setup(self, stage: str) -> None:
+    @classmethod
+    def check(cls, data: Any, *, trained: bool, **arguments: Any) -> None:
         """ValueError if the data has another number of classes."""
-        in_data = len(self._data().classes)
-        if in_data != self.classes:
-            raise ValueError(f"task.classes={self.classes}, but the data has {in_data} classes")
+        in_data, classes = len(data.classes), arguments["classes"]
+        if in_data != classes:
+            raise ValueError(f"task.classes={classes}, but the data has {in_data} classes; set it to that")
+
+    def setup(self, stage: str) -> None:
+        self.check(self._data(), trained=True, classes=self.classes)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.classification_losses(batch)

@@ -100,6 +100,10 @@ class FineTuning(LightningModule):
         """The metric whose best validation epoch is tested."""
         return self.MONITOR
 
+    @classmethod
+    def check(cls, data: Any, *, trained: bool, **arguments: Any) -> None:
+        """Before anything is pruned: ValueError if the task's arguments do not fit the data it is for."""
+
     def meet(self, data: Any) -> None:
         """See the data module before the training on it begins. ValueError if the two do not fit."""
 

@@ -48,29 +48,42 @@ def _in_package(text: str) -> Path:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(2, "no such package is installed", text)
-    return Path(next(iter(spec.submodule_search_locations))) / name
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise ValueError(f"{text}: it leads out of the package {package}")
+    return folder / name
 
 
 def _hub_folder(text: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name, _, revision = text.removeprefix(HUB).partition("@")
-    for local in (True, False):
-        try:
-            found = snapshot_download(
-                name, revision=revision or None, local_files_only=local, allow_patterns=list(READ)
-            )
-            return Path(found)
-        except LocalEntryNotFoundError:
-            continue
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{text}: not in the local hub cache, and cannot be fetched ({reason})") from error
+    found = cached(text) or _snapshot(text, local=False)
+    if found is not None:
+        return found
+    name = text.removeprefix(HUB).partition("@")[0]
     raise ValueError(
         f"{text}: not in the local hub cache, and the hub cannot be reached; fetch it where there is a network "
         f"(hf download {name}) or give the path of a file"
     )
+
+
+def cached(text: str) -> Path | None:
+    """The folder of a repository of the hub in the local cache, None where it is not there. Nothing is fetched."""
+    return _snapshot(text, local=True)
+
+
+def _snapshot(text: str, *, local: bool) -> Path | None:
+    """None: it is not there, or (`local` False) the hub cannot be reached. ValueError: it cannot be fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, _, revision = text.removeprefix(HUB).partition("@")
+    try:
+        found = snapshot_download(name, revision=revision or None, local_files_only=local, allow_patterns=list(READ))
+    except LocalEntryNotFoundError:
+        return None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{text}: not in the local hub cache, and cannot be fetched ({reason})") from error
+    return Path(found)
 
 
 def weight_file(place: Path | str) -> Path:
