@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from vlp_bench.data.readers.formats import Split
 
 SAMPLE = 200
-MOST_LOOKED_FOR = 20
-"""Images that are looked for beside an annotation file before it is said that their folder is missing."""
 
 
 def main() -> None:
@@ -138,12 +136,13 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
 
     from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
-    from vlp_bench.runs.specification import missing_files, register
+    from vlp_bench.runs.specification import check_values, missing_files, register
     from vlp_bench.runs.terminal.conf import conf_folder
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", list(words))
+    check_values(config)
     if missing := missing_files(config, "data"):
         places = "; ".join(f"{key}: {place}" for key, place in missing.items())
         raise UserError(f"{len(missing)} files or folders are not there: {places}; set paths.data=FOLDER")
@@ -239,14 +238,12 @@ def _looks(content: Any) -> str:
 
 def _check_images(path: Path, split: "Split[Any]") -> None:
     """Raise ValueError if no image lies beside its annotation file, and no folder was given."""
-    from vlp_bench.data.checking import keys
-    from vlp_bench.data.transforms.decoding import Folder
+    from vlp_bench.data.checking import absent
 
-    names = [key for record in split.records[:MOST_LOOKED_FOR] for key in keys(record)]
-    if isinstance(split.images, Folder) and not any(split.images.path(key).exists() for key in names):
+    if name := absent(split):
         raise ValueError(
-            f"images=FOLDER is missing: {path} names images such as {names[0]}, which is not in {path.parent}; give "
-            "the folder its paths start from"
+            f"images=FOLDER is missing: {path} names images such as {name}, which is not in {path.parent}; give the "
+            "folder its paths start from"
         )
 
 

@@ -25,6 +25,8 @@ SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")
 """What a source may call the records of a task, most special first."""
 CALIBRATION = ("general", "regions")
+MOST_LOOKED_FOR = 20
+"""Records whose images are looked for before it is said that their folder is missing."""
 MOST_COMPARED = 200
 """Pairs of images of equal names in two splits whose pixels are compared."""
 MOST_UNKNOWN = 0.2
@@ -88,6 +90,14 @@ def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any]
     report.source = split.images
     report.counts["images"] = len(report.images)
     return report, split
+
+
+def absent(split: Split[Any]) -> str:
+    """The first image of a split of which none of the first images is in its folder; "" where one is."""
+    names = [key for record in split.records[:MOST_LOOKED_FOR] for key in keys(record)]
+    if not names or not isinstance(split.images, Folder) or any(split.images.path(key).exists() for key in names):
+        return ""
+    return names[0]
 
 
 def read_words(report: Report, split: Split[Any], tokenizer: Tokenizer) -> None:

@@ -78,6 +78,7 @@ class Captioning(FineTuning):
         self.scorers, self.best = list(scorers), best
         self.lengths = {"beams": beams, "max_length": max_length, "min_length": min_length}
         self.examples: dict[str, Tensor] = {}
+        self._chosen: dict[str, str] = {}
 
     @property
     def monitor(self) -> str:
@@ -89,6 +90,7 @@ class Captioning(FineTuning):
         names = [name for scorer in self.scorers for name in scorer.names(images)]
         if self.best in Truth.NAMES and self.best not in names:  # the user's own images
             self.best = next((name for name in names if name.startswith("cider")), self.best)
+            self._chosen = {"epoch": f"chosen by {self.best} of the validation images"}
         if self.best not in names:
             raise ValueError(
                 f"task.best={self.best} is not computed of the {len(images)} validation images, so no epoch can be "
@@ -146,7 +148,7 @@ class Captioning(FineTuning):
 
     def _log_metrics(self, split: str) -> None:
         self.log_of_all(split, self.metrics.compute())
-        self.notes = dict(self.metrics.scores.notes)
+        self.notes = {**self.metrics.scores.notes, **self._chosen}
 
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:
