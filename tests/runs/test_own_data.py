@@ -226,3 +226,26 @@ def test_the_check_reads_the_same_folder(folder, monkeypatch, capsys) -> None:
     for kind in ("CMYK", "turned upright by EXIF", "transparent, shown on white", "16-bit, scaled to 8"):
         assert f"6 images are {kind}" in said
     assert "note: 0.8% of 1,935 words are not in the vocabulary ('zyxt')" in said
+    assert "of 27 captions are of several images" in said
+    monkeypatch.setattr(sys, "argv", ["data", "check", f"{folder}/dataset.json", f"images={folder}/images"])
+    data.main()
+    said = capsys.readouterr().out
+    assert re.findall(r"(\w+): (\d+) records", said) == [("train", "240"), ("val", "30"), ("test", "30")]
+
+
+def test_files_of_a_set_are_compared(folder, tmp_path, monkeypatch, capsys) -> None:
+    from vlp_bench.commands import data
+
+    for split, name in (("train", "0001.png"), ("val", "0002.png")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.png").write_bytes((folder / "images" / name).read_bytes())
+        own_folder.dumped(tmp_path / f"my_{split}.json", [{"image": f"{split}/1.png", "caption": f"a {split}"}])
+    words = ["data", "check", f"{tmp_path}/my_train.json", f"{tmp_path}/my_val.json"]
+    monkeypatch.setattr(sys, "argv", words)
+    data.main()
+    assert "nothing to mend" in capsys.readouterr().out  # equal names, other pixels
+    (tmp_path / "val/1.png").write_bytes((folder / "images/0001.png").read_bytes())
+    with pytest.raises(SystemExit):
+        data.main()
+    said = capsys.readouterr().out
+    assert f"1 images of {tmp_path}/my_train.json are in {tmp_path}/my_val.json too: train/1.png = val/1.png" in said

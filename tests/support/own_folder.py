@@ -63,7 +63,7 @@ def saved(image: Image.Image, folder: Path, number: int) -> str:
     exif = Image.Exif()
     if name.endswith("turned.jpg"):
         exif[ExifTags.Base.Orientation] = 6
-    image.save(folder / name, **({"exif": exif} if exif else {}))
+    image.save(folder / name, exif=exif)
     return name
 
 

@@ -294,12 +294,8 @@ def _kind(task: str) -> str:
 def _check_images(source: Any) -> None:
     """ValueError if the images of a split are looked for in the wrong folder, before anything is pruned."""
     for name, read in checking.splits_of(source).items():
-        split = read()
-        if key := checking.absent(split):
-            raise ValueError(
-                f"the {name} split names images such as {key}, which is not in {split.images.root}; give the folder "
-                "its paths start from with data.images=FOLDER"
-            )
+        if said := checking.absent(read()):
+            raise ValueError(f"the {name} split {said}; give the folder its paths start from with data.images=FOLDER")
 
 
 def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:
