@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
+from rich.console import Console
 
+import vlp_bench
 from tests.support import own_folder
+from vlp_bench.construct import construct
+from vlp_bench.data import checking
 from vlp_bench.results.store import Store
 from vlp_bench.results.tables import test_values as values
 from vlp_bench.runs.run import Helpers, run
-from vlp_bench.runs.terminal.errors import explain
+from vlp_bench.runs.terminal.errors import UserError, explain
+from vlp_bench.runs.trial_construction import construct_all
 
 SMALL = ("recipe.epochs=1", "recipe.target_batch=16", "data.batch_size=16", "trainer=cpu",
          "data.calibration.batch_size=8", "data.calibration.num_batches=2")  # fmt: skip
@@ -45,6 +50,99 @@ def own(tiny_weights, tmp_path):
 def performed(specification) -> dict[str, float]:
     run(specification, Helpers())
     return values(Store(specification.out / "runs").query(), run=specification.run)
+
+
+ANY = {"captions": "xvlm_itr", "questions": "xvlm_vqa", "pairs": "blip_nlvr2", "classes": "clip_zeroshot"}
+CUT = {  # batches that a rehearsal's sizes leave
+    "xvlm_itr": ("xvlm_ic", "blip_itr", "blip_ic"), "xvlm_vqa": ("blip_vqa",), "clip_zeroshot": ("dino_cls",),
+}  # fmt: skip
+FORMS = [(kind, form) for kind, forms in own_folder.FORMS.items() for form in forms] + [("captions", "karpathy")]
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """Words as they are typed, after `vlp-bench run` -> their specification."""
+    from hydra import compose, initialize_config_dir
+
+    from vlp_bench.runs.specification import register, specify
+    from vlp_bench.runs.terminal.conf import conf_folder
+
+    def specification(*words: str):
+        register()
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", [*words, f"paths.out={tmp_path}/out"], return_hydra_config=True)
+        return specify(config, config.hydra)
+
+    return specification
+
+
+@pytest.mark.parametrize(("kind", "form"), FORMS)
+def test_four_keys_suffice_for_every_form(typed, tmp_path, kind, form) -> None:
+    """Everything but the model is constructed, with the batches of the task and not others that are typed."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    own_folder.write_as(tmp_path / "mine", kind, form)
+    for exp in (ANY[kind], *CUT.get(ANY[kind], ())):
+        specification = typed(f"+exp={exp}", "data=own", f"data.root={tmp_path}/mine", f"data.format={form}")
+        construct_all(specification)
+        data = construct(specification.config["data"], "data")
+        splits = {name: read() for name, read in checking.splits_of(data.source).items()}
+        # CIFAR keeps no images for validation: its training split has theirs
+        sizes = {"train": 48, "val": 6, "test": 6} if form != "cifar" else {"train": 54, "val": 6, "test": 6}
+        if kind == "pairs":
+            data.inspect(None)
+        assert {name: len(splits[name].records) for name in sizes} == sizes
+        assert splits["val"].images.open(checking.keys(splits["val"].records[0])[0]).mode == "RGB"
+        assert len(list(data.calibration())) >= 1
+        assert (specification.benchmark, specification.identity()["benchmark"]) == ("own", "own")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["+exp=xvlm_itr"], r"data=own lacks data\.root=FOLDER \(.*\) and data\.format=NAME \(.* salesforce, "
+         r".*; e\.g\. vlp-bench run \+exp=xvlm_itr data=own data\.root=my_pictures data\.format=salesforce$"),
+        (["+exp=xvlm_vqa", "data.root=here"], r"data=own lacks data\.format=.* vqav2, .*root=here data\.format=sal"),
+        (["+exp=dino_cls"], r"data=own lacks data\.root=.* imagefolder, coop, .* data\.format=imagefolder$"),
+        (["+exp=clip_zeroshot", "data.format=coop"], r"data=own lacks data\.root=.* data\.format=coop$"),
+        (["+exp=dino_cls", "data.root=x", "data.format=y"], r"^data\.format=y: there is no such format here"),
+        (["+exp=dino_cls", "data.root=x", "data.format=coop"], r"^data\.root=x: there is no such folder$"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said_in_one_line(typed, words, says) -> None:
+    with pytest.raises(UserError) as error:
+        typed("data=own", *words)
+    assert re.search(says, str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_classes_that_the_small_model_has_no_word_for_are_refused(typed, tmp_path) -> None:
+    own_folder.write_as(tmp_path / "mine", "classes", "imagefolder")
+    for split in own_folder.SPLITS:
+        (tmp_path / "mine" / split / "circle").rename(tmp_path / "mine" / split / "okapi")
+    words = ["+exp=clip_zeroshot", "data=own", f"data.root={tmp_path}/mine", "data.format=imagefolder"]
+    with pytest.raises(ValueError, match=r"'there is a large okapi': 6\.7% of 15 words .*'okapi'"):
+        construct(typed(*words, "data.max_unknown=0").config["data"], "data")
+    data = construct(typed(*words, "data.max_unknown=0.5").config["data"], "data")
+    assert data.classes == ("okapi", "square", "triangle")
+
+
+def test_files_elsewhere_are_not_called_the_papers(typed, tmp_path, capsys) -> None:
+    from vlp_bench.data.minicopy import write
+    from vlp_bench.runs import screen
+
+    copy = write(tmp_path / "copy", 20)
+    (tmp_path / "copy/weights").mkdir()
+    (mine := tmp_path / "mine.json").write_text((copy.root / "finetune/itr/coco_train.json").read_text())
+    weights = Path(vlp_bench.__file__).parent / "assets/xvlm_shapes.safetensors"
+    words = ["+exp=xvlm_itr", "benchmark=paper", f"paths.data={copy.root}", f"model.weights={weights}"]
+    assert typed(*words).benchmark == "paper"
+    elsewhere = typed(*words, f"data.source.train={mine}")
+    assert elsewhere.benchmark == "own"
+    screen.header(Console(width=300), elsewhere)
+    said = capsys.readouterr().out
+    assert f"your own data (data.source.train={mine}), calibrated on {copy.root}/pretrain/" in said
+    assert "the papers' data" not in said
 
 
 def test_a_dense_and_a_pruned_run_on_three_hundred_pictures(own, folder, capsys, caplog) -> None:
@@ -125,8 +223,29 @@ def test_the_check_reads_the_same_folder(folder, monkeypatch, capsys) -> None:
     data.main()
     said = capsys.readouterr().out
     assert "train: 240 records, 480 captions, 240 images, 240 opened, 0 broken" in said
-    for kind in ("CMYK", "turned upright by EXIF"):
-        assert f"8 images are {kind}" in said
-    for kind in ("transparent, shown on white", "16-bit, scaled to 8"):
-        assert f"7 images are {kind}" in said
+    for kind in ("CMYK", "turned upright by EXIF", "transparent, shown on white", "16-bit, scaled to 8"):
+        assert f"6 images are {kind}" in said
     assert "note: 0.8% of 1,935 words are not in the vocabulary ('zyxt')" in said
+    assert "of 27 captions are of several images" in said
+    monkeypatch.setattr(sys, "argv", ["data", "check", f"{folder}/dataset.json", f"images={folder}/images"])
+    data.main()
+    said = capsys.readouterr().out
+    assert re.findall(r"(\w+): (\d+) records", said) == [("train", "240"), ("val", "30"), ("test", "30")]
+
+
+def test_files_of_a_set_are_compared(folder, tmp_path, monkeypatch, capsys) -> None:
+    from vlp_bench.commands import data
+
+    for split, name in (("train", "0001.png"), ("val", "0002.png")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.png").write_bytes((folder / "images" / name).read_bytes())
+        own_folder.dumped(tmp_path / f"my_{split}.json", [{"image": f"{split}/1.png", "caption": f"a {split}"}])
+    words = ["data", "check", f"{tmp_path}/my_train.json", f"{tmp_path}/my_val.json"]
+    monkeypatch.setattr(sys, "argv", words)
+    data.main()
+    assert "nothing to mend" in capsys.readouterr().out  # equal names, other pixels
+    (tmp_path / "val/1.png").write_bytes((folder / "images/0001.png").read_bytes())
+    with pytest.raises(SystemExit):
+        data.main()
+    said = capsys.readouterr().out
+    assert f"1 images of {tmp_path}/my_train.json are in {tmp_path}/my_val.json too: train/1.png = val/1.png" in said

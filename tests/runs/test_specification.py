@@ -73,7 +73,7 @@ def test_the_folder_says_what_runs_there(specified, tmp_path):
 def test_the_command_of_a_neighbour(specified):
     found = specified("pruner=multiflow", "sparsity=0.9", "pruner.num_batches=3", "force=true", "seed=1")
     command = found.command(pruner="dense", sparsity=0)
-    assert command.startswith("python -m vlp_bench +exp=xvlm_itr ")
+    assert command.startswith("vlp-bench run +exp=xvlm_itr ")
     assert command.endswith("seed=1 pruner=dense sparsity=0")
     assert "force" not in command
     assert "num_batches=3" not in command

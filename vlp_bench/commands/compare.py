@@ -61,7 +61,7 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     from vlp_bench.runs.specification import digest
 
     first, runs = cells[0], {cell.run for cell in cells}
-    experiment, benchmark = first.config["experiment"], first.config["benchmark"]["name"]
+    experiment, benchmark = first.config["experiment"], first.benchmark
     store = Store(first.out / "runs")
     frame = store.query()
     warn(store.problems)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from vlp_bench.data.readers.formats import Split
 
 SAMPLE = 200
-MOST_LOOKED_FOR = 20
-"""Images that are looked for beside an annotation file before it is said that their folder is missing."""
 
 
 def main() -> None:
@@ -138,12 +136,13 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
 
     from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
-    from vlp_bench.runs.specification import missing_files, register
+    from vlp_bench.runs.specification import check_values, missing_files, register
     from vlp_bench.runs.terminal.conf import conf_folder
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", list(words))
+    check_values(config)
     if missing := missing_files(config, "data"):
         places = "; ".join(f"{key}: {place}" for key, place in missing.items())
         raise UserError(f"{len(missing)} files or folders are not there: {places}; set paths.data=FOLDER")
@@ -163,13 +162,36 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
 
 
 def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
+    from vlp_bench.data import checking
+
     if not paths:
         raise UserError("check takes +exp=NAME or annotation files; --help tells more")
     if wrong := [word for word in paths if "=" in word or word.startswith("-")]:
         raise UserError(
             f"{wrong[0]}: with files, check knows images=DIR, format=NAME, vocab=FILE, --all and --sample=N"
         )
+    if len(paths) == 1 and "karpathy" in ([form] if form else _looks_like(paths[0])):
+        return {split: _of_karpathy(paths[0], images, split) for split in checking.SPLITS}
     return {name: (lambda path=path: _recognised(path, images, form)) for name, path in _named(paths).items()}
+
+
+def _looks_like(path: str) -> list[str]:
+    from vlp_bench.data.readers import formats
+
+    return formats.recognise(Path(path)) if Path(path).suffix == ".json" else []
+
+
+def _of_karpathy(path: str, images: str, split: str) -> "Callable[[], Split[Any]]":
+    """A split of a file that keeps all three."""
+    from vlp_bench.data.readers import formats
+
+    def read() -> "Split[Any]":
+        found = formats.captions(path, images or str(Path(path).parent), "karpathy", split)
+        if not images:
+            _check_images(Path(path), found)
+        return found
+
+    return read
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
@@ -186,7 +208,7 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _recognised(path: str, images: str, form: str) -> "Split[Any]":
-    """A file read as the first kind of data its content can be; Karpathy's and tables give their training split."""
+    """A file read as the first kind of data its content can be; tables give their training split."""
     from vlp_bench.data.readers import checked, formats
 
     given = Path(path)
@@ -239,15 +261,10 @@ def _looks(content: Any) -> str:
 
 def _check_images(path: Path, split: "Split[Any]") -> None:
     """Raise ValueError if no image lies beside its annotation file, and no folder was given."""
-    from vlp_bench.data.checking import keys
-    from vlp_bench.data.transforms.decoding import Folder
+    from vlp_bench.data.checking import absent
 
-    names = [key for record in split.records[:MOST_LOOKED_FOR] for key in keys(record)]
-    if isinstance(split.images, Folder) and not any(split.images.path(key).exists() for key in names):
-        raise ValueError(
-            f"images=FOLDER is missing: {path} names images such as {names[0]}, which is not in {path.parent}; give "
-            "the folder its paths start from"
-        )
+    if said := absent(split):
+        raise ValueError(f"images=FOLDER is missing: {path} {said}; give the folder its paths start from")
 
 
 def _record(error: ValueError) -> int:

@@ -179,7 +179,7 @@ def _announcement(cells: "Sequence[Specification]", todo: "Sequence[Specificatio
         f"{len(cells)} runs: {len(cells) - len(todo)} stored already, {len(todo)} to compute with {workers} processes"
     )
     frame = Store(cells[0].out / "runs").query()
-    names = {(c.config["experiment"], c.config["benchmark"]["name"]) for c in cells}
+    names = {(c.config["experiment"], c.benchmark) for c in cells}
     like = frame.loc[[pair in names for pair in zip(frame["exp"], frame["benchmark"], strict=True)], :]
     seconds = like.drop_duplicates("run")["seconds"].tolist()
     if todo and seconds:

@@ -109,7 +109,7 @@ def _file(pruner: str, cells: "Sequence[Specification]") -> Path:
     from vlp_bench.runs.specification import digest
 
     first = cells[0]
-    name = f"{first.config['experiment']}-{first.config['benchmark']['name']}-{pruner}"
+    name = f"{first.config['experiment']}-{first.benchmark}-{pruner}"
     return first.out / "ridge" / f"{name}-{digest(sorted(cell.run for cell in cells))}.json"
 
 

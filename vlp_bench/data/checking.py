@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,6 +26,8 @@ SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")
 """What a source may call the records of a task, most special first."""
 CALIBRATION = ("general", "regions")
+MOST_LOOKED_FOR = 20
+"""Records whose images are looked for before it is said that their folder is missing."""
 MOST_COMPARED = 200
 """Pairs of images of equal names in two splits whose pixels are compared."""
 MOST_UNKNOWN = 0.2
@@ -83,11 +86,32 @@ def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any]
             report.problems += [*listed("records are wrong", faults), *([] if faults else [str(error)])]
             return report, None
     report.problems += listed("records are wrong", faults)
+    report.notes = list(dict.fromkeys(report.notes))  # a file whose kind is found out is read more than once
     report.counts = dict(_counts(split.records))
     report.images = dict.fromkeys((key for record in split.records for key in keys(record)), "")
     report.source = split.images
     report.counts["images"] = len(report.images)
+    if name not in CALIBRATION:
+        report.notes += _shared_captions(split.records)
     return report, split
+
+
+def absent(split: Split[Any]) -> str:
+    """What is said of a split of whose first images none is in its folder; "" where one is."""
+    names = [key for record in split.records[:MOST_LOOKED_FOR] for key in keys(record)]
+    if not names or not isinstance(split.images, Folder) or any(split.images.path(key).exists() for key in names):
+        return ""
+    return f"names images such as {names[0]}, which is not in {split.images.root}"
+
+
+def _shared_captions(records: Sequence[Any]) -> list[str]:
+    """A note on captions that several images have: in retrieval only one's own image counts as right."""
+    told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in set(r.captions))
+    several = [text for text, images in told.items() if images > 1]
+    if not several:
+        return []
+    shown = f"{len(several):,} of {len(told):,} captions are of several images, e.g. {several[0]!r}"
+    return [f"{shown}: in retrieval only the image they stand with is right"]
 
 
 def read_words(report: Report, split: Split[Any], tokenizer: Tokenizer) -> None:
@@ -164,15 +188,25 @@ def leaks(reports: Mapping[str, Report]) -> tuple[list[str], list[str]]:
     """
     problems: list[str] = []
     notes: list[str] = []
-    there = [reports[name] for name in SPLITS if name in reports and reports[name].images]
-    for i, first in enumerate(there):
-        for second in there[i + 1 :]:
-            if set(map(first.place, first.images)) == set(map(second.place, second.images)):
-                notes.append(f"{first.name} and {second.name} show the same {len(first.images)} images")
-                continue
-            found = sorted(_shared(first, second))
-            problems += listed(f"images of {first.name} are in {second.name} too", found)
+    for first, second in _beside(reports):
+        if set(map(first.place, first.images)) == set(map(second.place, second.images)):
+            notes.append(f"{first.name} and {second.name} show the same {len(first.images)} images")
+            continue
+        found = sorted(_shared(first, second))
+        problems += listed(f"images of {first.name} are in {second.name} too", found)
     return problems, notes
+
+
+def _beside(reports: Mapping[str, Report]) -> Iterator[tuple[Report, Report]]:
+    """Pairs of splits of one set: reports or files whose names differ in train, val and test alone."""
+    sets: dict[tuple[str, ...], dict[str, Report]] = {}
+    for name, report in reports.items():
+        words = re.findall("[a-z]+", PurePosixPath(name).stem.lower())
+        split = next((split for split in SPLITS if split in words), None)
+        if split is not None and report.images:
+            sets.setdefault(tuple(word for word in words if word != split), {})[split] = report
+    for found in sets.values():
+        yield from combinations((found[split] for split in SPLITS if split in found), 2)
 
 
 def _shared(first: Report, second: Report) -> Iterator[str]:

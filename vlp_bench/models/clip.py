@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from vlp_bench.batch import Batch, Place
+from vlp_bench.data.datasets.prompts import world_tokenizer
+from vlp_bench.data.text import Tokenizer
 from vlp_bench.models.checkpoints.hub import read_pretrained
 from vlp_bench.models.checkpoints.locations import located
 from vlp_bench.models.checkpoints.read_write import load_model
@@ -159,6 +161,11 @@ def clip_tokenizer(weights: Path | str) -> CLIPTokenizer:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{weights}: no tokenizer.json (nor vocab.json and merges.txt) in {folder}")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def sentence_tokenizer(vocab: str | None, weights: Path | str | None) -> Tokenizer:
+    """What reads sentences about classes: of the embedded world's CLIP ("world"), else what lies beside the weights."""
+    return world_tokenizer() if vocab == "world" or weights is None else clip_tokenizer(weights)
 
 
 @dataclass(frozen=True)

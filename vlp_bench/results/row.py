@@ -25,6 +25,7 @@ PROVENANCE = (
     "seconds",  # wall time of the run up to this row
     "time",  # UTC, ISO 8601
 )
+OWN = "own"  # the benchmark of data of one's own, whatever sizes they are run with
 REQUIRED = ("config", "versions", "hardware", "time")  # these may not be empty
 
 

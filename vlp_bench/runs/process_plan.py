@@ -44,8 +44,8 @@ class Plan:
     def of(cls, specification: Specification) -> "Plan":
         """What conf/trainer asks for, and batches that keep the recipe's target batch.
 
-        data.batch_size is that of one device. Where several of them would see more than the target, or no divisor of
-        it, they take the largest batches that fit, unless data.batch_size was typed.
+        data.batch_size is that of one device. Where devices would see more than the target, or no divisor of it, they
+        take the largest batches that fit, unless data.batch_size was typed.
 
         Raises:
             UserError: a strategy that cannot keep zeros, or devices that cannot be counted.
@@ -64,13 +64,17 @@ def _batch_size(specification: Specification, devices: int, nodes: int) -> int |
     """Examples for each device at a time."""
     config, world = specification.config, devices * nodes
     target, given = config["recipe"].get("target_batch"), config["data"].get("batch_size")
-    if world == 1 or not target or not given:
+    if not target or not given:
         return given
     typed = any(word.lstrip("+").startswith("data.batch_size=") for word in specification.overrides)
     if not typed and target % world == 0:
         share = target // world
         given = max(n for n in range(1, min(share, given) + 1) if share % n == 0)
-    accumulation(target, given, devices, nodes)
+    try:
+        accumulation(target, given, devices, nodes)
+    except ValueError as error:
+        keys = f"recipe.target_batch={target}, data.batch_size={given}, trainer.devices={devices}"
+        raise ValueError(f"{keys}: {error}") from error
     return given
 
 

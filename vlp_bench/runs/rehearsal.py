@@ -29,5 +29,7 @@ def rehearse(config: DictConfig) -> None:
         OmegaConf.update(config, "pruner.batches_per_step", None)  # every step sees the few batches there are
     if not isinstance(OmegaConf.select(config, "data.source.train"), int):
         OmegaConf.update(config, "trainer.limit_train_batches", BATCHES, force_add=True)
-    OmegaConf.update(config, "benchmark.says", f"{SAYS} {config.benchmark.says}")
+    for key in ("benchmark.says", "data.says"):
+        if (says := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(config, key, f"{SAYS} {says}")
     OmegaConf.update(config, "paths.out", f"{config.paths.out}/{FOLDER}")

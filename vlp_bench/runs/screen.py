@@ -1,7 +1,8 @@
 """What the user sees of a run, from the header to the last table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -22,7 +23,7 @@ from vlp_bench.results.tables import (
 from vlp_bench.runs.object_cache import task_class
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.prune_once import Pruned
-from vlp_bench.runs.specification import Specification
+from vlp_bench.runs.specification import Specification, own_data
 from vlp_bench.runs.terminal.conf import blurb, choices
 
 
@@ -30,14 +31,20 @@ def header(console: Console, specification: Specification) -> None:
     """Which benchmark (and which other there is), model, data, pruner, sparsity and seed run, and where results go."""
     c, chosen = specification.config, specification.choices
     name, says = c["benchmark"]["name"], c["benchmark"]["says"]
-    if own := c["data"].get("says"):
-        shown = f"{own}, calibrated on {c['data'].get('general') or 'its training split'}"
+    if own := own_data(c):
+        shown = f"{own}, calibrated on {_calibrated_on(c['data'])}"
         console.print(f"[bold]data={chosen['data']}[/]: {escape(shown)} (sizes of benchmark={name})", soft_wrap=True)
     else:
         console.print(f"[bold]benchmark={name}[/]: {escape(says)} ({escape(_others(name))})", soft_wrap=True)
     console.print(f"model {chosen['model']}, data {chosen['data']}, task {chosen['task']}")
     console.print(f"pruner [bold]{chosen['pruner']}[/], sparsity [bold]{c['sparsity']:g}[/], seed {c['seed']}")
     console.print(f"results in {escape(str(specification.folder))}", soft_wrap=True)
+
+
+def _calibrated_on(data: Mapping[str, Any]) -> str:
+    """The files that a pruner is shown, of data that lie in files."""
+    source, apart = data.get("source") or data, data.get("calibration_source") or {}
+    return str(apart.get("root") or source.get("general") or "its training split")
 
 
 def _others(name: str) -> str:
@@ -53,12 +60,13 @@ def step(console: Console, what: str) -> Iterator[None]:
 
 
 def plan(console: Console, specification: Specification, plan: Plan) -> None:
-    """Say what each of several devices does where it is not what the configuration says."""
+    """Say how many examples a device takes at a time where it is not what the configuration says."""
     given = specification.config["data"].get("batch_size")
     if plan.batch_size != given:
         target = specification.config["recipe"]["target_batch"]
+        who = f"each of {plan.world} devices" if plan.world > 1 else "the device"
         console.print(
-            f"each of {plan.world} devices takes {plan.batch_size} examples at a time, not data.batch_size={given}: "
+            f"{who} takes {plan.batch_size} examples at a time, not data.batch_size={given}: "
             f"a step sees {target}, the target batch",
             soft_wrap=True,
         )
@@ -106,7 +114,7 @@ def result(console: Console, specification: Specification, store: Store) -> None
 
 def _recorded(specification: Specification) -> pd.DataFrame:
     """The shipped rows that this run may stand beside: it is the experiment as it is shipped, but for its pruner."""
-    if specification.config["benchmark"]["name"] != "mini" or not specification.as_shipped:
+    if specification.benchmark != "mini" or not specification.as_shipped:
         return pd.DataFrame()
     return recorded.recorded(specification.config["experiment"], specification.weights)
 

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from vlp_bench.annotations import told
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.pruning.options import constructor_call, typed_keys
+from vlp_bench.results.row import OWN
 from vlp_bench.runs import schema
 from vlp_bench.runs.rehearsal import rehearse
-from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError, reason
 from vlp_bench.runs.terminal.help import no_experiment
 
 DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
+OWN_KEYS = {  # of conf/data/own.yaml, which a command must give
+    "data.root": "data.root=FOLDER (where annotations and images lie)",
+    "data.format": "data.format=NAME (what the annotations are; for this task one of {formats})",
+}
 INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a run
     "": {
         "paths", "pruning_seed", "force", "scores", "debug", "logger", "metrics", "precision", "compile", "recompute",
@@ -34,7 +39,7 @@ INCIDENTAL = {  # parts of the configuration that do not decide the numbers of a
         "dataset", "coop_sets",  # the experiment's name and its data say which set it is
     },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "enable_model_summary"},
-    "data": {"calibration_cache", "max_unknown"},
+    "data": {"calibration_cache", "max_unknown", "sentences"},  # a tokenizer follows from weights and vocabulary
 }  # fmt: skip
 
 
@@ -61,14 +66,13 @@ class Specification:
     def name(self) -> str:
         """The folder of the run below outputs/runs: readable first, unique by its last part."""
         c = self.config
-        words = [
-            c["experiment"],
-            c["benchmark"]["name"],
-            self.choices["pruner"],
-            f"{c['sparsity']:g}",
-            f"seed{c['seed']}",
-        ]
+        words = [c["experiment"], self.benchmark, self.choices["pruner"], f"{c['sparsity']:g}", f"seed{c['seed']}"]
         return "-".join([*words, self.run])
+
+    @property
+    def benchmark(self) -> str:
+        """What its rows say they are measured on: "mini", "paper", or "own" for data of one's own."""
+        return benchmark_of(self.config)
 
     @property
     def folder(self) -> Path:
@@ -84,12 +88,7 @@ class Specification:
     def identity(self) -> dict[str, Any]:
         """The columns of a result row that come from the specification."""
         c = self.config
-        own = {
-            "exp": c["experiment"],
-            "benchmark": c["benchmark"]["name"],
-            "sparsity": c["sparsity"],
-            "seed": c["seed"],
-        }
+        own = {"exp": c["experiment"], "benchmark": self.benchmark, "sparsity": c["sparsity"], "seed": c["seed"]}
         return (
             own | {k: self.choices[k] for k in ("model", "task", "pruner")} | {"run": self.run, "setting": self.setting}
         )
@@ -98,7 +97,26 @@ class Specification:
         """The command line of this run, with some of its values changed; options of a changed group are left out."""
         dropped = {"force", "debug", *changes}
         kept = [word for word in self.overrides if re.split(r"[=./]", word.lstrip("+~"))[0] not in dropped]
-        return " ".join(["python -m vlp_bench", *kept, *(f"{key}={value}" for key, value in changes.items())])
+        return " ".join(["vlp-bench run", *kept, *(f"{key}={value}" for key, value in changes.items())])
+
+
+def own_data(config: Mapping[str, Any]) -> str:
+    """'your own data in FOLDER' of a run on them, or on files that lie outside paths.data; empty for any other."""
+    if says := config["data"].get("says"):
+        return str(says)
+    source, root = config["data"].get("source") or {}, f"{config['paths']['data']}/"
+    named = {key: value for key in ("train", "val", "test", "root") for value in _files_of(source.get(key))}
+    elsewhere = [f"data.source.{key}={file}" for key, file in named.items() if not file.startswith(root)]
+    return f"your own data ({elsewhere[0]})" if elsewhere else ""
+
+
+def _files_of(given: Any) -> list[str]:
+    return [file for file in (given if isinstance(given, list) else [given]) if isinstance(file, str)]
+
+
+def benchmark_of(config: Mapping[str, Any]) -> str:
+    """Where the numbers of a configuration belong: its benchmark, or "own" with the sizes of either."""
+    return OWN if own_data(config) else str(config["benchmark"]["name"])
 
 
 def register() -> None:
@@ -136,6 +154,7 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     overrides = tuple(map(str, typed))
     choices = {str(group): choice for group, choice in hydra.runtime.choices.items()}
     check_dataset(own)
+    check_values(own)
     if OmegaConf.is_dict(own.get("pruner")) and "_target_" in own.pruner:
         _pruner_of(own, str(choices.get("pruner")), overrides)
     plain = _plain(own)
@@ -168,9 +187,28 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        raise UserError(_unresolved_key(config) or " ".join(str(error).split())) from None
+        raise UserError(_unresolved_key(config) or reason(error)) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def check_values(config: DictConfig) -> None:
+    """UserError for keys that have no value yet: all of one's own data at once, with what may stand there."""
+    missing = sorted(key for key, value in _leaves(_unresolved(config)) if value == "???")
+    if not missing:
+        return
+    own = [key for key in missing if key in OWN_KEYS]
+    if not own:
+        raise UserError(f"{missing[0]} has no value yet; set it with {missing[0]}=VALUE")
+    from vlp_bench.data.datasets.own import allowed_formats
+
+    allowed = allowed_formats(str(config.task._target_))
+    told = [OWN_KEYS[key].format(formats=", ".join(allowed)) for key in reversed(own)]
+    typed = {"root": "my_pictures", "format": allowed[0]}
+    words = [f"data.{key}={value if f'data.{key}' in own else config.data[key]}" for key, value in typed.items()]
+    raise UserError(
+        f"data=own lacks {' and '.join(told)}; e.g. vlp-bench run +exp={config.experiment} data=own {' '.join(words)}"
+    )
 
 
 def _unresolved_key(config: DictConfig) -> str:
@@ -182,13 +220,13 @@ def _unresolved_key(config: DictConfig) -> str:
             OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
         except RecursionError:
             return f"{key}={told(text)}: it stands for itself; write a value"
-        except MissingMandatoryValue:
-            return f"{key} has no value yet; set it with {key}=VALUE"
         except InterpolationKeyError as error:
             wanted = re.search(r"'([^']*)' not found", str(error))
             return f"{key}={told(text)}: there is no value {wanted[1] if wanted else 'of that name'} to stand for"
         except OmegaConfBaseException as error:
-            why = " ".join(str(error).split())
+            why = reason(error)
+            if why != " ".join(str(error).split()):  # what was found below data.root says itself which key it is of
+                return why
             return f"{key}={told(text)}: {'it stands for itself; write a value' if 'Recursive' in why else why}"
     return ""
 

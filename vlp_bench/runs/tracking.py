@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from vlp_bench.runs.specification import digest
+from vlp_bench.runs.specification import benchmark_of, digest
 from vlp_bench.runs.terminal.console import stderr
 
 APART = ("seed", "paths", "force", "debug", "logger")  # what runs of one group may differ in
@@ -21,7 +21,7 @@ APART = ("seed", "paths", "force", "debug", "logger")  # what runs of one group 
 def labels(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Name, group and job type of a run: runs that differ in the seed alone share a group."""
     job = "finetune" if config["recipe"]["epochs"] else "evaluate"
-    words = [config["experiment"], config["benchmark"]["name"], config["pruner"].get("name", "pruner")]
+    words = [config["experiment"], benchmark_of(config), config["pruner"].get("name", "pruner")]
     group = "-".join([*map(str, words), f"{config['sparsity']:g}", digest(_without(config))])
     return {"name": folder.name, "group": group, "job_type": job}
 

@@ -45,12 +45,7 @@ def construct_all(specification: Specification) -> None:
 def _rehearse_trainer(specification: Specification, recipe: Recipe) -> None:
     """Construct the Trainer on one device, as its other devices may be those of other processes."""
     config, plan = specification.config, Plan.of(specification)
-    batch = plan.batch_size or recipe.target_batch
-    try:
-        recipe.trainer_arguments(batch, plan.devices, plan.nodes)
-    except ValueError as error:
-        given = f"recipe.target_batch={recipe.target_batch}, data.batch_size={batch}, trainer.devices={plan.devices}"
-        raise ValueError(f"{given}: {error}") from error
+    recipe.trainer_arguments(plan.batch_size or recipe.target_batch, plan.devices, plan.nodes)
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     with quiet():
         try:

@@ -78,6 +78,7 @@ class Captioning(FineTuning):
         self.scorers, self.best = list(scorers), best
         self.lengths = {"beams": beams, "max_length": max_length, "min_length": min_length}
         self.examples: dict[str, Tensor] = {}
+        self._chosen: dict[str, str] = {}
 
     @property
     def monitor(self) -> str:
@@ -90,7 +91,10 @@ class Captioning(FineTuning):
 
     def meet(self, data: Any) -> None:
         """ValueError if the metric that chooses the epoch is not computed of the validation images."""
-        self.best = chooser(self.best, self.scorers, data)
+        chosen = chooser(self.best, self.scorers, cast(Pictures, data))
+        if chosen != self.best:
+            self._chosen = {"epoch": f"chosen by {chosen} of the validation images"}
+        self.best = chosen
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.captioning_losses(batch)
@@ -143,7 +147,7 @@ class Captioning(FineTuning):
 
     def _log_metrics(self, split: str) -> None:
         self.log_of_all(split, self.metrics.compute())
-        self.notes = dict(self.metrics.scores.notes)
+        self.notes = {**self.metrics.scores.notes, **self._chosen}
 
 
 def chooser(best: str, scorers: Sequence[CaptionScorer], data: Pictures) -> str:

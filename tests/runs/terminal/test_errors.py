@@ -202,5 +202,5 @@ def test_an_error_of_a_worker_is_the_line_it_said(tmp_path):
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError) as error:
             next(iter(DataLoader(Images(), num_workers=1)))
-    said = f"there is no image {tmp_path}/no.jpg: is the data complete, and paths.data right?"
+    said = f"there is no image {tmp_path}/no.jpg: are the data complete, and is their folder right?"
     assert explain(error.value, []) == said

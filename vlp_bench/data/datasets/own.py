@@ -10,18 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlp_bench.data import checking
 from vlp_bench.data.calibration import CalibrationSettings
 from vlp_bench.data.datasets.captioning import CaptioningData
 from vlp_bench.data.datasets.classification import ClassificationData, LabelledCalibration
 from vlp_bench.data.datasets.files import SPLITS, FilesCalibration, FilesPairs, FilesQuestions, FilesRetrieval
 from vlp_bench.data.datasets.labelled_files import LABELLED, FilesLabelled
 from vlp_bench.data.datasets.pairs import PairData
+from vlp_bench.data.datasets.prompts import Prompts
 from vlp_bench.data.datasets.questions import QuestionData
 from vlp_bench.data.datasets.retrieval import RetrievalData
 from vlp_bench.data.datasets.seeded import SeededData
 from vlp_bench.data.datasets.sources import Split
 from vlp_bench.data.readers import formats
 from vlp_bench.data.records import CaptionedImage, said_in
+from vlp_bench.data.text import Tokenizer, unknown_words
 
 _log = logging.getLogger(__name__)
 NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("test",)}
@@ -42,8 +45,7 @@ def found(root: Path, form: str, split: str) -> Path:
     Raises:
         ValueError: there is no such folder, none fits, or several do; it says which key names the right one.
     """
-    if not root.is_dir():
-        raise ValueError(f"data.root={root}: there is no such folder")
+    check_root(root)
     fitting = _fitting(root, form, split)
     if not fitting and split == "test":
         _log.warning("%s has no test split: what is tested is the validation split", root)
@@ -55,6 +57,14 @@ def found(root: Path, form: str, split: str) -> Path:
             f"data.{split}=FILE"
         )
     return fitting[0]
+
+
+def check_root(root: Path) -> None:
+    """ValueError if there is no such folder."""
+    if root.is_file():
+        raise ValueError(f"data.root={root}: this is a file; give its folder, and the file as data.train=FILE")
+    if not root.is_dir():
+        raise ValueError(f"data.root={root}: there is no such folder")
 
 
 def _fitting(root: Path, form: str, split: str) -> list[Path]:
@@ -123,8 +133,11 @@ KINDS: Mapping[str, tuple[Callable[..., SeededData], Callable[..., Any], Sequenc
     "VQA": (QuestionData, OwnQuestions, tuple(formats.QUESTIONS)),
     "Pairs": (PairData, OwnPairs, tuple(formats.PAIRS)),
     "Classification": (ClassificationData, FilesLabelled, LABELLED),
+    "ZeroShot": (ClassificationData, FilesLabelled, LABELLED),
 }
 """Task -> its data, their source, and the formats that may be read."""
+TEMPLATE, WORLD_TEMPLATE = "a photo of a {}.", "there is a large {}"
+"""Sentences about a class, where none is given: as CLIP's authors put it, and as the embedded world does."""
 COMMON = ("train_transform", "eval_transform", "batch_size", "eval_batch_size", "num_workers", "seed")
 _TEXTS = ("max_words", "max_tokens", "sep", "max_unknown", "max_broken")
 OPTIONS: Mapping[str, Sequence[str]] = {
@@ -133,6 +146,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "VQA": (*_TEXTS, "flip", "train_on_val", "test_words"),
     "Pairs": (*_TEXTS, "swap"),
     "Classification": (),
+    "ZeroShot": (),
 }
 """What the data of a task take beside what those of all tasks take (`COMMON`)."""
 
@@ -165,15 +179,19 @@ class Files:
     def folder(self) -> Path:
         return Path(self.root)
 
+    @property
+    def _pictures(self) -> str:
+        below = self.folder / "images"
+        return self.images or str(below if below.is_dir() else self.folder)
+
     def source(self, make: Callable[..., Any]) -> Any:
         """A source of texts, calibrated on its training split where no other captions are given."""
         splits = {split: getattr(self, split) or str(found(self.folder, self.format, split)) for split in SPLITS}
-        below = self.folder / "images"
         ranked = {"answer_list": self.answer_list, "least": self.least} if make is OwnQuestions else {}
         read = make(
             **splits,
             **ranked,
-            images=self.images or str(below if below.is_dir() else self.folder),
+            images=self._pictures,
             format=self.format,
             vocab=self.vocab,
             orientation=self.orientation,
@@ -186,14 +204,21 @@ class Files:
 
     def labelled(self) -> FilesLabelled:
         """A source of images by class."""
+        if self.format != "cifar":  # whose archive may be one file
+            check_root(self.folder)
         listed = str(found(self.folder, self.format, "train")) if self.format == "coop" else None
-        tested = self.format != "imagefolder" or (self.folder / "test").is_dir()
+        instead = {}
+        if self.format == "imagefolder" and not (self.folder / "test").is_dir():
+            instead = {"test": "val"}
+        elif self.format == "cifar":
+            instead = {"val": "test"}
+            _log.warning("%s has no validation split: the epoch is chosen on the test split", self.root)
         return FilesLabelled(
             root=self.root,
             format=self.format,
-            splits={} if tested else {"test": "val"},
+            splits=instead,
             annotations=listed,
-            images=self.images,
+            images=self._pictures,
             orientation=self.orientation,
         )
 
@@ -209,21 +234,68 @@ def own_data(*, task: str, calibration: CalibrationSettings, **given: Any) -> Se
     Raises:
         ValueError: another task or format, or files that are not there.
     """
-    kind = task.rpartition(".")[2]
-    if kind not in KINDS:
-        raise ValueError(f"data=own knows the tasks {', '.join(KINDS)}, not {kind}: write a yaml under conf/data")
-    make, source, allowed = KINDS[kind]
+    kind, allowed = _kind(task), allowed_formats(task)
+    make, source, _ = KINDS[kind]
     names = {field.name for field in fields(Files)}
     files = Files(**{key: value for key, value in given.items() if key in names})
     formats.check(files.format, allowed, "data.format")
     settings = {key: given[key] for key in (*COMMON, *OPTIONS[kind]) if key in given}
-    if kind == "Classification":
+    if source is FilesLabelled:
         labelled = files.labelled()
+        _check_images(labelled)
+        if kind == "ZeroShot":
+            settings["prompts"] = _prompts(labelled.classes, **{key: given[key] for key in _SENTENCES})
         cut = _cut(calibration, len(labelled.labelled("calibration").records))
         shown = LabelledCalibration(cut.transform, cut.num_batches, cut.batch_size, cut.seed)
         return make(labelled, calibration=shown, **settings)
     read = files.source(source)
+    _check_images(read)
     return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
+
+
+_SENTENCES = ("template", "sentences", "vocab", "max_unknown")
+
+
+def _prompts(
+    classes: Sequence[str],
+    template: str | None,
+    sentences: Callable[[], Tokenizer],
+    vocab: str | None,
+    max_unknown: float,
+) -> Prompts:
+    """Sentences about classes, in words that the model knows; ValueError where too few of them are."""
+    tokenizer = sentences()
+    found = Prompts(template or (WORLD_TEMPLATE if vocab == "world" else TEMPLATE), tokenizer)
+    if vocab == "world":  # CLIP's own tokenizer knows every word by its pieces
+        told = unknown_words(map(found.sentence, classes), tokenizer)
+        if told.share > max_unknown:
+            raise ValueError(
+                f"sentences about the classes, such as {found.sentence(classes[0])!r}: {told}. Take a model that knows "
+                "them (benchmark=paper paths.weights=FOLDER), other names of class folders, another data.template, or "
+                f"go on all the same with data.max_unknown=1 (now {max_unknown:g})"
+            )
+        if told.unknown:
+            _log.warning("sentences about the classes: %s", told)
+    return found
+
+
+def allowed_formats(task: str) -> Sequence[str]:
+    """The formats that the data of a task (its class, by its whole name) may have; errors as for `own_data`."""
+    return KINDS[_kind(task)][2]
+
+
+def _kind(task: str) -> str:
+    kind = task.rpartition(".")[2]
+    if kind not in KINDS:
+        raise ValueError(f"data=own knows the tasks {', '.join(KINDS)}, not {kind}: write a yaml under conf/data")
+    return kind
+
+
+def _check_images(source: Any) -> None:
+    """ValueError if the images of a split are looked for in the wrong folder, before anything is pruned."""
+    for name, read in checking.splits_of(source).items():
+        if said := checking.absent(read()):
+            raise ValueError(f"the {name} split {said}; give the folder its paths start from with data.images=FOLDER")
 
 
 def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:
@@ -234,5 +306,6 @@ def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:
 
 
 def number_of_classes(root: str, form: str) -> int:
-    """How many classes a folder's training split has."""
+    """How many classes a folder's training split has; ValueError as for `own_data`."""
+    formats.check(form, LABELLED, "data.format")
     return len(Files(root, form).labelled().classes)

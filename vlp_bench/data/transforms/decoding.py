@@ -65,7 +65,9 @@ def decode(path: Path, least: Least | None = None, *, upright: bool = True) -> I
         with open(path, "rb") as file:
             return _decoded(file, str(path), least, upright)
     except FileNotFoundError:
-        raise BrokenImage(f"there is no image {path}: is the data complete, and paths.data right?", str(path)) from None
+        raise BrokenImage(
+            f"there is no image {path}: are the data complete, and is their folder right?", str(path)
+        ) from None
     except OSError as error:
         raise _broken(str(path), error) from None
 

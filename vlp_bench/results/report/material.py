@@ -162,6 +162,8 @@ def _key(row: Row) -> str:
     weights, version = row.provenance["weights"], row.provenance["versions"].get("vlp_bench")
     if isinstance(config.get("model"), dict):  # where the file lies is not what it holds
         config["model"] = {key: value for key, value in config["model"].items() if key != "weights"}
+    if isinstance(config.get("data"), dict):  # its tokenizer lies beside the weights
+        config["data"] = {key: value for key, value in config["data"].items() if key != "sentences"}
     return _digest([_without_seeds(config), weights, version])
 
 
@@ -179,8 +181,9 @@ def _pruning_seed(row: Row) -> int:
 
 def _files(config: Mapping[str, Any]) -> list[str]:
     """What the data of a configuration are trained on: files or a folder; none of the embedded world."""
-    source = (config.get("data") or {}).get("source") or {}
-    given = source.get("train", source.get("root", []))
+    data = config.get("data") or {}
+    source = data.get("source") or data  # data=own names its files itself
+    given = source.get("train") or source.get("root") or []
     return [str(file) for file in (given if isinstance(given, list) else [given]) if isinstance(file, str)]
 
 

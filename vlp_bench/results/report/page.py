@@ -13,6 +13,7 @@ from vlp_bench.results.report import figures, tables, trials
 from vlp_bench.results.report.gallery import Exhibit
 from vlp_bench.results.report.material import Mask, Study
 from vlp_bench.results.report.scores import Weights, quantiles, threshold
+from vlp_bench.results.row import OWN
 from vlp_bench.results.statistics import NO_SPREAD, summary
 from vlp_bench.results.tables import escaped
 
@@ -54,7 +55,8 @@ class Chapter:
     @property
     def title(self) -> str:
         study = self.study
-        return f"{study.exp}, benchmark={study.benchmark}" + (f", data: {study.source}" if study.source else "")
+        where = "your own data" if study.benchmark == OWN else f"benchmark={study.benchmark}"
+        return f"{study.exp}, {where}" + (f": {study.source}" if study.source else "")
 
     @property
     def anchor(self) -> str:

@@ -108,7 +108,14 @@ def _explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None
         return f"{found[1]}: expected a value of the kind that stands there"
     if (inner := _inner(error)) is not None:
         return explain(inner, arguments)
-    return _flat(text.split("See https")[0])
+    return reason(error)
+
+
+def reason(error: BaseException) -> str:
+    """What an error of Hydra's says, without where in a configuration it was being read."""
+    text = _flat(str(error).split("See https")[0])
+    found = re.match(r"ValueError raised while resolving interpolation: (.*) full_key: \S+( object_type=\w+)?$", text)
+    return found[1] if found else text
 
 
 def _no_choice(arguments: Sequence[str]) -> str | None:
