@@ -31,6 +31,6 @@ def test_small_layers_stay_denser_and_full_ones_hand_on_the_rest():
 
 
 def test_by_hand():
-    """(4 + 4) / 16 and (2 + 4) / 8: densities as 2 to 3, so 11 of 24 are 16·.31 and 8·.46 with 40/11 to a third."""
+    """Counts as (4 + 4) to (2 + 4): of 12 they are 6.86 and 5.14."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    assert ERK()(Calibration(model), 0.5) == {"0.weight": 7, "1.weight": 5}  # 12 = ε (8 + 6): 6.86 and 5.14
+    assert ERK()(Calibration(model), 0.5) == {"0.weight": 7, "1.weight": 5}

@@ -60,6 +60,7 @@ class Calibration(Passes):
         self.alive: Final[Mapping[str, Tensor]] = MappingProxyType(dict(alive or {}))
         self.is_step: Final = is_step
         self._stored = stored
+        self._before_sweep: Calibration | None = None
         self._known: dict[Hashable, Any] = {}
         if isinstance(stored, StoredStatistics):
             self._seen.data_hash = stored.data_hash
@@ -137,8 +138,18 @@ class Calibration(Passes):
             is_step=True,
         )
 
+    @property
+    def before_sweep(self) -> Calibration:
+        """What the model said before a sweep began to change it: of all layers, for what is asked once."""
+        return self._before_sweep or self
+
     def subset(
-        self, names: Iterable[str], *, adapter: Adapter | None = None, stored: Store | None = None
+        self,
+        names: Iterable[str],
+        *,
+        adapter: Adapter | None = None,
+        stored: Store | None = None,
+        before_sweep: Calibration | None = None,
     ) -> Calibration:
         """The same questions about some of the layers, at the weights as they are now; nothing is known yet.
 
@@ -158,6 +169,7 @@ class Calibration(Passes):
         )
         part.layers = {name: part.layers[name] for name in names}
         part._seen = self._seen
+        part._before_sweep = before_sweep or self._before_sweep
         return part
 
     @property

@@ -5,7 +5,7 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import TwoModalities, labelled, sequential
 from vlp_bench.pruning.allocation.budgets import spread
-from vlp_bench.pruning.allocation.spread import DLP, OWL
+from vlp_bench.pruning.allocation.owl import DLP, OWL
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.scores import wanda
 from vlp_bench.pruning.solvers.keep_top import KeepTop
@@ -83,7 +83,7 @@ def test_by_name():
         sequential(), "wanda", 0.5, labelled(), options={"allocate": "owl", "allocate.outlier": 2}
     )
     assert solution.report["settings"]["allocate"] == {
-        "_target_": "vlp_bench.pruning.allocation.spread.OWL",
+        "_target_": "vlp_bench.pruning.allocation.owl.OWL",
         "outlier": 2,
         "spread": 0.08,
     }
