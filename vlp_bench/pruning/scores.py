@@ -103,6 +103,11 @@ def snip(layer: Layer, calibration: Calibration) -> Tensor:
     return (calibration[MeanGradient()][layer.name] * layer.matrix).abs_()
 
 
+def force(layer: Layer, calibration: Calibration) -> Tensor:
+    """|g · w⁰|: the weight before the first step, the gradient after the last (FORCE, de Jorge et al., ICLR 2021)."""
+    return (calibration[MeanGradient()][layer.name] * calibration.original(layer)).abs_()
+
+
 def obd(layer: Layer, calibration: Calibration) -> Tensor:
     """|w| times the mean |g| over batches (ECoFLaP's iterative OBD baseline)."""
     return calibration[MeanGradientMagnitude()][layer.name] * layer.matrix.abs()
