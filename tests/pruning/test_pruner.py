@@ -17,7 +17,6 @@ from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 AWKWARD = [0.0, 0.001, 0.1, 1 / 3, 0.5, 0.63, 0.75, 0.9, 0.995]
-BY_LAYER = ("lmp", "wanda", "sparsegpt", "ria")
 # one order of weights for all budgets:
 NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "snip", "multiflow_edges")
 
@@ -25,7 +24,8 @@ NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "snip", "multiflow_edge
 def expected_kept(name, layers, sparsity):
     """What the definition of each pruner says, in all."""
     groups = {"model": lambda layer: "", "modality": lambda layer: layer["modality"], "layer": id}
-    between = "modality" if name.startswith(("multiflow", "obd")) else "layer" if name in BY_LAYER else "model"
+    by_layer = isinstance(catalogue.load(name).allocate, Uniform)
+    between = "modality" if name.startswith(("multiflow", "obd")) else "layer" if by_layer else "model"
     totals = {}
     for layer in layers.values():
         key = groups[between](layer)

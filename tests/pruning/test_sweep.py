@@ -149,7 +149,7 @@ def whole_passes(model, batches, name="wanda"):
     return _in_turn(pruner.solve, calibration, budgets, blocks(calibration), None)
 
 
-@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "wanda_pp"])
 @pytest.mark.parametrize("again", [False, "always", "sometimes"])
 def test_resumed_passes_give_what_whole_passes_give(again, name, caplog):
     model = Twice(again)

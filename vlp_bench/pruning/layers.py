@@ -22,6 +22,7 @@ __all__ = [
     "Reader",
     "adapter_for",
     "find_layers",
+    "give_back",
     "is_conv1d",
     "parameters_by_name",
     "preserve_weights",
@@ -189,12 +190,17 @@ def writes_of(tensor: Tensor) -> int:
 
 
 @contextmanager
-def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[None]:
-    """Gives the weights of `layers` their values back in the end."""
+def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]:
+    """Gives the weights of `layers` their values back in the end; these, by name and as stored, meanwhile."""
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:
-        yield
+        yield before
     finally:
-        with torch.no_grad():
-            for name, values in before.items():
-                layers[name].weight.copy_(values)
+        give_back(layers, before)
+
+
+@torch.no_grad()
+def give_back(layers: Mapping[str, Layer], values: Mapping[str, Tensor]) -> None:
+    """Writes values, as stored, into the weights of their layers."""
+    for name, own in values.items():
+        layers[name].weight.copy_(own)

@@ -11,14 +11,14 @@ from inspect import signature
 from numbers import Real
 from typing import Any, Self, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity, name_of
-from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
-from vlp_bench.pruning.schedule import Schedule, one_shot
+from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -27,6 +27,7 @@ from vlp_bench.pruning.sweep import Solve, Sweep, at_once
 from vlp_bench.pruning.weights_hash import hash_of_weights
 
 log = logging.getLogger(__name__)
+Tensors = Mapping[str, Tensor]  # by layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,23 +204,30 @@ class Pruner:
     def _follow(self, path: list[float], calibration: Calibration, allocate: Allocate) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
         stage, solved = calibration, Solved({}, {})
-        with preserve_weights(calibration.layers if len(path) > 1 else {}):
+        revives = isinstance(self.schedule, Reviving)
+        with preserve_weights(calibration.layers if len(path) > 1 else {}) as originals:
             for step, target in enumerate(path):
-                stage = self._stage(calibration, solved, step, len(path))
+                alive = {} if revives else solved.masks
+                stage = self._stage(calibration, alive, originals if revives else {}, step, len(path))
                 budgets = allocate(stage, target)
                 check_budgets(self.allocate, budgets, stage, target)
                 solved = self.sweep(self.solve, stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
+                    give_back(calibration.layers, originals if revives else {})
                     solved.install({name: layer.weight for name, layer in calibration.layers.items()})
         return solved, stage.data_hash
 
-    def _stage(self, calibration: Calibration, before: Solved, step: int, steps: int) -> Calibration:
+    def _stage(
+        self, calibration: Calibration, masks: Tensors, originals: Tensors, step: int, steps: int
+    ) -> Calibration:
         """The statistics step `step` sees: the shared ones if it is the only step, else fresh ones."""
         if steps == 1 and self.batches_per_step is None:
             return calibration
-        alive = {name: calibration.layers[name].from_stored(mask) for name, mask in before.masks.items()}
-        return calibration.stage(step, self.batches_per_step, alive)
+        layers = calibration.layers
+        alive = {name: layers[name].from_stored(mask) for name, mask in masks.items()}
+        originals = {name: layers[name].from_stored(weight) for name, weight in originals.items()}
+        return calibration.stage(step, self.batches_per_step, alive, originals)
 
 
 def check_path(schedule: Schedule, path: Any, sparsity: float) -> list[float]:

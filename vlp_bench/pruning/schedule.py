@@ -6,6 +6,7 @@ A schedule is a function `sparsity -> [sparsity of step 1, ..., sparsity]`; bind
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from vlp_bench.pruning.checks import Compat, check_compat
 
@@ -55,3 +56,17 @@ def constant(sparsity: float, *, steps: int) -> list[float]:
     """The target in every step."""
     _check_steps(steps)
     return [sparsity] * steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reviving:
+    """The sparsities of another schedule, where each step chooses among all weights: removed ones may return.
+
+    A score sees the model as the step before left it, and what its weights were at first (`Calibration.original`).
+    """
+
+    path: Schedule
+
+    def __call__(self, sparsity: float) -> list[float]:
+        """The path."""
+        return self.path(sparsity)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.block_gradients import BlockGradients
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import FisherDiagonal, MeanGradient, MeanGradientMagnitude
 from vlp_bench.pruning.statistics.inputs import InputNorms
 
 Score = Callable[[Layer, Calibration], Tensor]
+Order = Literal["l1", "l2"]  # of a norm
 
 
 def share_of_norm(w: Tensor) -> Tensor:
@@ -68,6 +71,12 @@ def relative_importance(w: Tensor) -> Tensor:
     return sizes / sizes.sum(0).clamp_min(tiny) + sizes / sizes.sum(1, keepdim=True).clamp_min(tiny)
 
 
+def from_zero_to_one(g: Tensor) -> Tensor:
+    """(g - min) / (max - min); ones where all are equal."""
+    least, most = g.aminmax()
+    return (g - least) / (most - least) if most > least else torch.ones_like(g)
+
+
 def magnitude(layer: Layer, calibration: Calibration) -> Tensor:
     """|w|."""
     return layer.matrix.abs()
@@ -92,6 +101,11 @@ def lamp(layer: Layer, calibration: Calibration) -> Tensor:
 def snip(layer: Layer, calibration: Calibration) -> Tensor:
     """|g · w| with g the mean gradient (SNIP, Lee et al., ICLR 2019, Eq. 6, up to a factor common to all layers)."""
     return (calibration[MeanGradient()][layer.name] * layer.matrix).abs_()
+
+
+def force(layer: Layer, calibration: Calibration) -> Tensor:
+    """|g · w⁰|: the weight before the first step, the gradient after the last (FORCE, de Jorge et al., ICLR 2021)."""
+    return (calibration[MeanGradient()][layer.name] * calibration.original(layer)).abs_()
 
 
 def obd(layer: Layer, calibration: Calibration) -> Tensor:
@@ -132,9 +146,50 @@ def ria(layer: Layer, calibration: Calibration, *, exponent: float = 0.5, compat
     return relative_importance(layer.matrix) * _norm(layer, calibration, compat) ** exponent
 
 
+def ri(layer: Layer, calibration: Calibration) -> Tensor:
+    """|w_ij| / Σ_k |w_kj| + |w_ij| / Σ_k |w_ik|: RIA without data."""
+    return relative_importance(layer.matrix)
+
+
+def gblm(
+    layer: Layer,
+    calibration: Calibration,
+    *,
+    order: Order = "l1",
+    alpha: float = 100.0,
+    samples: int = 128,
+    compat: Compat = "corrected",
+) -> Tensor:
+    """|w_ij| · (‖X_j‖ + α ‖G_ij‖) (GBLM-Pruner, Das et al., 2023), G the dense model's gradients.
+
+    ‖G‖ is a sum over samples where ‖X‖² is a mean: the means over our batches stand for `samples` of them.
+    """
+    return layer.matrix.abs() * (
+        _norm(layer, calibration, compat) + alpha * _lengths(layer, calibration, order, samples)
+    )
+
+
+def pruner_zero(layer: Layer, calibration: Calibration, *, order: Order = "l1") -> Tensor:
+    """w² · (‖G‖ - min) / (max - min) over the matrix (Pruner-Zero, Dong et al., ICML 2024); w² if all ‖G‖ are equal."""
+    return layer.matrix.square() * from_zero_to_one(_lengths(layer, calibration, order, 1))
+
+
+def wanda_pp(layer: Layer, calibration: Calibration, *, alpha: float = 100.0, compat: Compat = "corrected") -> Tensor:
+    """|w_ij| · (‖X_j‖ + α G_ij) (Wanda++, Yang et al., Findings of ACL 2025), G of the block's own output."""
+    return layer.matrix.abs() * (_norm(layer, calibration, compat) + alpha * calibration[BlockGradients()][layer.name])
+
+
 def inverted(layer: Layer, calibration: Calibration, *, score: Score) -> Tensor:
     """The smallest scores survive: the mask turned round, at the same budgets (a check that the order matters)."""
     return -score(layer, calibration)
+
+
+def _lengths(layer: Layer, calibration: Calibration, order: Order, samples: int) -> Tensor:
+    """Σ |g| or √Σ g² over the gradients of so many samples, of the model before any block was pruned."""
+    dense = calibration.before_sweep
+    if order == "l1":
+        return samples * dense[MeanGradientMagnitude()][layer.name]
+    return (samples * dense[FisherDiagonal()][layer.name]).sqrt_()
 
 
 def _norm(layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:

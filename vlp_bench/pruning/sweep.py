@@ -51,7 +51,7 @@ def _in_turn(
     masks, weights = {}, {}
     with preserve_weights(calibration.layers):
         for names in found:
-            part = calibration.subset(names, adapter=resuming)
+            part = calibration.subset(names, adapter=resuming, before_sweep=calibration)
             if resuming is not None:
                 resuming.next_pass(names)
             solved = solve(part, {name: budgets[name] for name in names if name in budgets})

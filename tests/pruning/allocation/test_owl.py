@@ -5,11 +5,12 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import TwoModalities, labelled, sequential
 from vlp_bench.pruning.allocation.budgets import spread
-from vlp_bench.pruning.allocation.owl import OWL
+from vlp_bench.pruning.allocation.owl import DLP, OWL
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.scores import wanda
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.inputs import InputNorms
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,20 @@ def test_outliers_by_hand():
     model[1].weight = nn.Parameter(torch.tensor([[8.0, -1.0], [1.0, 1.0]]))
     calibration = Calibration(model, [torch.tensor([[1.0, 1.0]])])
     owl = OWL(outlier=2.5, spread=0.25)
-    shares = [owl._outliers([layer], calibration) for layer in calibration.layers.values()]
+    shares = [owl.value([layer], calibration) for layer in calibration.layers.values()]
     assert shares == [0.0, 0.25]
     assert owl(calibration, 0.5) == {"0.weight": 1, "1.weight": 3}  # densities .25 and .75
+
+
+def test_medians_and_means_by_hand():
+    """Inputs of length 1: |w| is (1, 1, 1, 9) in the first block, (2, 2, 2, 2) in the second."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[0].weight = nn.Parameter(torch.tensor([[1.0, -1.0], [1.0, 9.0]]))
+    model[1].weight = nn.Parameter(torch.full((2, 2), 2.0))
+    calibration = Calibration(model, [torch.tensor([[1.0, 0.0]])])
+    calibration._known[InputNorms()] = {name: torch.ones(2) for name in calibration.layers}
+    assert DLP(spread=0.25)(calibration, 0.5) == {"0.weight": 3, "1.weight": 1}  # medians 1 and 2: .75 and .25
+    assert DLP(spread=0.25, compat="official")(calibration, 0.5) == {"0.weight": 1, "1.weight": 3}  # means 3 and 2
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.63, 0.97])
@@ -78,7 +90,7 @@ def test_by_name():
     assert solution.kept == 76
 
 
-@pytest.mark.parametrize("option", ["outlier", "spread"])
-def test_bad_settings(option):
+@pytest.mark.parametrize("part, option", [(OWL, "outlier"), (OWL, "spread"), (DLP, "spread")])
+def test_bad_settings(part, option):
     with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
-        OWL(**{option: 0})
+        part(**{option: 0})

@@ -10,6 +10,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 Allocate = Callable[[Calibration, float], dict[str, int]]  # (calibration, sparsity) -> kept weights per layer
+Densities = Callable[[float], Sequence[float]]  # a number -> the density of each group
 
 
 def kept_of(total: int, sparsity: float, compat: Compat = "corrected") -> int:
@@ -104,11 +105,35 @@ def share_out(groups: Sequence[Sequence[Layer]], kept: Sequence[int]) -> dict[st
     return dict(zip(names, (count for share in shares for count in share), strict=True))
 
 
+def pinned(density: Densities, least: float, most: float, sizes: Sequence[int], kept: int) -> list[int]:
+    """Budgets of groups whose densities all grow with one number, which is chosen so that they add up to `kept`.
+
+    Densities below 0 and above 1 are cut, and the others make up for it together. No group's size matters but as a
+    weight: the mean density over weights is what is asked for, exactly.
+
+    Args:
+        density: one for each group at a number.
+        least: where nothing stays.
+        most: where all does.
+        sizes: weights in each group.
+        kept: at most the sum of the sizes.
+    """
+    for _ in range(100):
+        middle = (least + most) / 2
+        enough = sum(_wanted(density, middle, sizes)) >= kept
+        least, most = (least, middle) if enough else (middle, most)
+    return _rounded(_wanted(density, most, sizes), sizes, kept)
+
+
+def _wanted(density: Densities, number: float, sizes: Sequence[int]) -> list[float]:
+    return [min(1.0, max(0.0, own)) * size for own, size in zip(density(number), sizes, strict=True)]
+
+
 def spread(values: Sequence[float], sizes: Sequence[int], width: float, kept: int) -> list[int]:
     """Budgets of groups whose densities grow linearly with their values and add up to `kept`.
 
-    The densities of the smallest and the largest value differ by `width`; what would lie below 0 or above 1 is cut, and
-    the others make up for it together. Equal values give equal densities.
+    The densities of the smallest and the largest value differ by `width`, before they are cut at 0 and 1. Equal values
+    give equal densities.
 
     Args:
         values: one for each group, finite.
@@ -116,18 +141,14 @@ def spread(values: Sequence[float], sizes: Sequence[int], width: float, kept: in
         width: at least 0.
         kept: at most the sum of the sizes.
     """
+    above_least = [width * share for share in in_unit_interval(values)]
+    return pinned(lambda shift: [own + shift for own in above_least], -width, 1.0, sizes, kept)
+
+
+def in_unit_interval(values: Sequence[float]) -> list[float]:
+    """(v - min) / (max - min); zeros where all are equal."""
     low, high = min(values), max(values)
-    wanted = [(value - low) / (high - low) * width if high > low else 0.0 for value in values]
-
-    def densities(shift: float) -> list[float]:
-        return [min(1.0, max(0.0, density + shift)) for density in wanted]
-
-    below, above = -width, 1.0  # nothing stays, everything does
-    for _ in range(100):
-        middle = (below + above) / 2
-        enough = sum(d * size for d, size in zip(densities(middle), sizes, strict=True)) >= kept
-        below, above = (below, middle) if enough else (middle, above)
-    return _rounded([d * size for d, size in zip(densities(above), sizes, strict=True)], sizes, kept)
+    return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
 def _rounded(shares: Sequence[float], sizes: Sequence[int], kept: int) -> list[int]:

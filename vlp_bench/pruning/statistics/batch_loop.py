@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -192,18 +192,38 @@ class Passes:
         self, statistics: Sequence[InputStatistic], compat: Compat, take: Callable[[Event], None]
     ) -> Iterator[int]:
         """The number of every batch, once what reaches the layers in it has been taken."""
-        relay = Relay(take, list(self.layers), self._device, self.shared)
+        relay = self.relay(take)
         layers = self.layers.values()
         one_reader = compat == "official" and statistics[0].one_reader
         watch = InputWatch(by_first_reader(layers) if one_reader else layers, statistics, relay)
 
+        def begin(part: Any) -> None:
+            shown = as_released(part) if compat == "official" else part
+            watch.new_part(TokenMasks(self.adapter, self.model, shown))
+
+        yield from self.forwards(relay, watch.watching(), begin)
+
+    def relay(self, take: Callable[[Event], None]) -> Relay:
+        """Hands on what hooks see, in the batches' order."""
+        return Relay(take, list(self.layers), self._device, self.shared)
+
+    def forwards(
+        self, relay: Relay, watching: AbstractContextManager[Any], begin: Callable[[Any], None]
+    ) -> Iterator[int]:
+        """The number of every batch, once what the relay was told in its forward pass has been taken.
+
+        Args:
+            relay: for the hooks.
+            watching: sets hooks and takes them away.
+            begin: gets every part of a batch before it is encoded.
+        """
+
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                shown = as_released(part) if compat == "official" else part
-                watch.new_part(TokenMasks(self.adapter, self.model, shown))
+                begin(part)
                 self.adapter.encode(self.model, part)
 
-        with watch.watching(), self._undisturbed(), torch.no_grad():
+        with watching, self._undisturbed(), torch.no_grad():
             yield from relay.through(self._parts(), run)
 
     def gradient_statistics(self, statistics: Sequence[GradientStatistic]) -> list[Sums]:
@@ -310,6 +330,8 @@ class Passes:
         """The number and the parts of every batch (of the first `limit`), on the model's device."""
         if self.batches is None:
             raise ValueError("this pruner asks the data: pass calibration=batches")
+        if rewind := getattr(self.adapter, "rewind", None):  # of one that keeps count of the parts
+            rewind()
         device = self._device
         count = self.num_batches if limit is None else limit
         last = None if count is None else self.first_batch + count

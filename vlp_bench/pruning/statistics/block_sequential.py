@@ -56,7 +56,7 @@ class Resuming:
         self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
         self._tapes: list[Tape] = []
         self._part = 0
-        self._may_stop = False
+        self._may_stop, self._outputs = False, False
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
 
     def prunable(self, model: nn.Module) -> list[str]:
@@ -81,10 +81,23 @@ class Resuming:
         yield
         self.calls = 0
 
+    def rewind(self) -> None:
+        """A pass over the batches begins."""
+        self._part = 0
+
+    @contextmanager
+    def with_outputs(self) -> Iterator[None]:
+        """Passes run a block to its end, for what it gives; else they stop where its last weight is read."""
+        self._outputs = True
+        try:
+            yield
+        finally:
+            self._outputs = False
+
     def next_pass(self, wanted: Iterable[str]) -> None:
-        """The pass that follows is for the inputs of these layers; those of earlier passes have their last values."""
+        """The passes that follow are for the inputs of these layers; those of earlier ones have their last values."""
         self._solved.update(self._wanted)
-        self._wanted, self._part = list(wanted), 0
+        self._wanted = list(wanted)
         self._may_stop = len(self._solved) + len(self._wanted) < len(self._layers)  # the last looks for the unforeseen
 
     def encode(self, model: nn.Module, batch: Any) -> None:
@@ -137,6 +150,7 @@ class _Run:
 
     def _reading(self, name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
+            over = self.plan._outputs and self._has_read_all()
             self.seen[name] += 1
             if not self.expected:
                 return
@@ -145,10 +159,13 @@ class _Run:
                     raise ControlFlowChanged(name)
                 return
             self.final = False
-            if self.plan._may_stop and all(0 < self.expected[own] <= self.seen[own] for own in self.plan._wanted):
+            if self.plan._may_stop and (over or (not self.plan._outputs and self._has_read_all())):
                 raise _Done
 
         return hook
+
+    def _has_read_all(self) -> bool:
+        return all(0 < self.expected[own] <= self.seen[own] for own in self.plan._wanted)
 
     def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def resumed(*args: Any, **kwargs: Any) -> Any:

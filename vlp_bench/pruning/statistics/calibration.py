@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.batch_loop import Passes
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic
@@ -37,6 +38,7 @@ class Calibration(Passes):
         stored: where statistics are looked for, and left for other programs; None: nowhere.
         alive: masks (d_out, d_in) of what earlier steps of a schedule have left; a layer without one is dense.
         is_step: this is for one step of a schedule.
+        originals: weights (d_out, d_in) before the first step, where they may return; a layer without has its own.
 
     Raises:
         ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
@@ -55,11 +57,14 @@ class Calibration(Passes):
         stored: Store | None = None,
         alive: Mapping[str, Tensor] | None = None,
         is_step: bool = False,
+        originals: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared)
         self.alive: Final[Mapping[str, Tensor]] = MappingProxyType(dict(alive or {}))
         self.is_step: Final = is_step
+        self._originals = dict(originals or {})
         self._stored = stored
+        self._before_sweep: Calibration | None = None
         self._known: dict[Hashable, Any] = {}
         if isinstance(stored, StoredStatistics):
             self._seen.data_hash = stored.data_hash
@@ -117,7 +122,13 @@ class Calibration(Passes):
         statistics = [s for s in self._known if isinstance(s, LayerStatistic) and s.on_disk]
         return self._as_stored(statistics, weights)
 
-    def stage(self, step: int, batches: int | None = None, alive: Mapping[str, Tensor] | None = None) -> Calibration:
+    def stage(
+        self,
+        step: int,
+        batches: int | None = None,
+        alive: Mapping[str, Tensor] | None = None,
+        originals: Mapping[str, Tensor] | None = None,
+    ) -> Calibration:
         """The same questions for step `step` of a schedule, at the weights as they are now; nothing is known yet.
 
         With `batches` step t sees batches t·`batches` to (t + 1)·`batches` only, else the same as this one.
@@ -135,10 +146,21 @@ class Calibration(Passes):
             shared=self.shared,
             alive=alive,
             is_step=True,
+            originals=originals,
         )
 
+    @property
+    def before_sweep(self) -> Calibration:
+        """What the model said before a sweep began to change it: of all layers, for what is asked once."""
+        return self._before_sweep or self
+
     def subset(
-        self, names: Iterable[str], *, adapter: Adapter | None = None, stored: Store | None = None
+        self,
+        names: Iterable[str],
+        *,
+        adapter: Adapter | None = None,
+        stored: Store | None = None,
+        before_sweep: Calibration | None = None,
     ) -> Calibration:
         """The same questions about some of the layers, at the weights as they are now; nothing is known yet.
 
@@ -155,10 +177,16 @@ class Calibration(Passes):
             shared=self.shared,
             stored=stored,
             alive={name: self.alive[name] for name in names if name in self.alive},
+            originals=self._originals,
         )
         part.layers = {name: part.layers[name] for name in names}
         part._seen = self._seen
+        part._before_sweep = before_sweep or self._before_sweep
         return part
+
+    def original(self, layer: Layer) -> Tensor:
+        """(d_out, d_in) its weight before the first step of a schedule whose removed weights may return."""
+        return self._originals.get(layer.name, layer.matrix).to(layer.matrix.dtype)
 
     @property
     def total(self) -> int:

@@ -1,0 +1,117 @@
+"""Gradients of what a block gives, not of the model's loss: one forward pass, each block with a backward of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.activation_cache import blocks_of
+from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
+from vlp_bench.pruning.statistics.data_parallel import Event
+from vlp_bench.pruning.statistics.inputs import Mask
+from vlp_bench.pruning.statistics.protocol import Sums
+
+
+@dataclass(frozen=True)
+class BlockGradients:
+    """Statistic: (d_out, d_in) float32: √ of the mean of g² over the calls of a layer's block, one or more a batch.
+
+    g is the gradient of ‖f(X)‖ for the block's output f(X), the mean over a batch's rows: of samples where batches have
+    one row. No label is asked for; tokens that don't count don't count in f(X) either.
+    """
+
+    def of(self, calibration: Any) -> Sums:
+        """By layer."""
+        sums, calls = Sums(), Counter[str]()
+
+        def take(event: Event) -> None:
+            sums[event.layer] = sums[event.layer].add_(event.tensors[0]) if event.layer in sums else event.tensors[0]
+            calls[event.layer] += 1
+
+        relay = calibration.relay(take)
+        watch = _Watch(holders(calibration.model, calibration.layers, calibration.before_sweep.layers), relay)
+        begin = lambda part: watch.new_part(lambda *of: calibration.adapter.token_mask(part, *of))  # noqa: E731
+        with getattr(calibration.adapter, "with_outputs", nullcontext)():
+            for number in calibration.forwards(relay, watch.watching(), begin):
+                refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
+        check_reached(calibration.layers, calls)
+        return {
+            name: layer.from_stored(sums[name].div_(calls[name]).sqrt_()) for name, layer in calibration.layers.items()
+        }
+
+
+def holders(
+    model: nn.Module, layers: Mapping[str, Layer], of_model: Mapping[str, Layer]
+) -> dict[nn.Module, list[Layer]]:
+    """The blocks that read the layers, each with those it reads; a layer outside all blocks is held by its reader."""
+    owner = {module: block for block in blocks_of(model, of_model.values()) for module in block.modules()}
+    found: dict[nn.Module, list[Layer]] = {}
+    for layer in layers.values():
+        for block in dict.fromkeys(owner.get(reader.module, reader.module) for reader in layer.readers):
+            found.setdefault(block, []).append(layer)
+    return found
+
+
+class _Watch:
+    """Runs blocks with gradients, each cut off from what comes before it."""
+
+    def __init__(self, blocks: Mapping[nn.Module, list[Layer]], tell: Callable[[Event], None]) -> None:
+        self._blocks, self._tell = blocks, tell
+        self._mask: Mask = lambda name, tokens: None
+
+    def new_part(self, mask: Mask) -> None:
+        """Says which tokens count in the forward pass that follows."""
+        self._mask = mask
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks every block; weights ask for gradients as before afterwards."""
+        weights = [layer.weight for layers in self._blocks.values() for layer in layers]
+        before = [(weight, weight.requires_grad) for weight in weights]
+        with ExitStack() as undo:
+            for weight, required in before:
+                undo.callback(weight.requires_grad_, required)
+                weight.requires_grad_(True)
+            for block in self._blocks:
+                undo.callback(block.register_forward_pre_hook(_cut_off, with_kwargs=True).remove)
+                undo.callback(block.register_forward_hook(self._measured).remove)
+            yield
+
+    def _measured(self, block: nn.Module, args: Any, output: Any) -> Any:
+        layers = self._blocks[block]
+        given = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        if given.requires_grad:
+            gradients = torch.autograd.grad(
+                self._length(given, layers[-1].name), [layer.weight for layer in layers], allow_unused=True
+            )
+            for layer, gradient in zip(layers, gradients, strict=True):
+                if gradient is not None:
+                    self._tell(Event(layer.name, (1, 0), (gradient.float().square(),)))
+        torch.set_grad_enabled(False)
+        return _detached(output)
+
+    def _length(self, given: Tensor, name: str) -> Tensor:
+        """The length of a block's output (rows, ..., d), the mean over the rows; `name` is of its last layer."""
+        rows = given.shape[0]
+        mask = self._mask(name, given.numel() // max(1, rows * given.shape[-1]))
+        if mask is not None:
+            counts = mask.to(given.device).reshape(*given.shape[:-1], 1)
+            given = torch.where(counts, given, 0)
+        return given.float().reshape(rows, -1).norm(dim=1).mean()
+
+
+def _cut_off(block: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    torch.set_grad_enabled(True)
+    return _detached(args), _detached(kwargs)
+
+
+def _detached(item: Any) -> Any:
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, item)
