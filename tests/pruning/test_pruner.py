@@ -17,7 +17,7 @@ from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 AWKWARD = [0.0, 0.001, 0.1, 1 / 3, 0.5, 0.63, 0.75, 0.9, 0.995]
-BY_LAYER = ("lmp", "wanda", "sparsegpt", "ria")
+BY_LAYER = [name for name in catalogue.names() if isinstance(catalogue.load(name).allocate, Uniform)]
 # one order of weights for all budgets:
 NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "snip", "multiflow_edges")
 
