@@ -35,6 +35,13 @@ class Reader:
     module: nn.Module
     attribute: str
 
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """What is added to the whole of its output, if it is a parameter of its own."""
+        path, _, leaf = self.attribute.rpartition(".")
+        bias = getattr(self.module.get_submodule(path), leaf.replace("weight", "bias"), None)
+        return bias if isinstance(bias, nn.Parameter) else None
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -60,6 +67,12 @@ class Layer:
     def from_stored(self, tensor: Tensor) -> Tensor:
         """The inverse of `as_stored`."""
         return tensor.t() if self.transposed else tensor
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """The biases that its readers add, each once."""
+        found = [reader.bias for reader in self.readers]
+        return list({id(bias): bias for bias in found if bias is not None}.values())
 
     @property
     def size(self) -> int:
@@ -140,11 +153,14 @@ def writes_of(tensor: Tensor) -> int:
 
 @contextmanager
 def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[None]:
-    """Gives the weights of `layers` their values back in the end."""
-    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    """Gives the weights of `layers`, and the biases beside them, their values back in the end."""
+    biases = {id(bias): bias for layer in layers.values() for bias in layer.biases}
+    before = [
+        (tensor, tensor.detach().clone()) for tensor in (*[own.weight for own in layers.values()], *biases.values())
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, values in before.items():
-                layers[name].weight.copy_(values)
+            for tensor, values in before:
+                tensor.copy_(values)

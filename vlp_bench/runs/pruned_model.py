@@ -59,7 +59,7 @@ def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Ten
                 f"the mask of {name} and its weight have shapes {shapes}: give the checkpoint that was pruned"
             )
         found[name] = solution.weights.get(name, found[name]).masked_fill(~mask, 0)
-    return found
+    return found | solution.biases
 
 
 def _of_run(folder: Path) -> Source:

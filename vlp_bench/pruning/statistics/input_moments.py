@@ -1,0 +1,46 @@
+"""Means and variances of a layer's inputs, over tokens that count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.statistics.inputs import InputStatistic
+from vlp_bench.pruning.statistics.protocol import Sums
+
+
+def by_row(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(rows, 3, d) float64 of x (rows, ..., d): tokens, Σ x and Σ x² of every row; false tokens don't count."""
+    rows = x.shape[0] if x.ndim > 1 else 1
+    x = x.detach().reshape(rows, -1, x.shape[-1]).double()
+    counts = torch.full((rows,), float(x.shape[1]), dtype=torch.float64, device=x.device)
+    if mask is not None:
+        seen = mask.to(x.device).reshape(rows, -1)
+        x, counts = x.masked_fill(~seen[..., None], 0.0), seen.sum(1).double()
+    return torch.stack([counts[:, None].expand(-1, x.shape[-1]), x.sum(1), x.square().sum(1)], 1)
+
+
+@dataclass(frozen=True)
+class InputMoments(InputStatistic):
+    """(3, d_in) float64: Σ x / rows, and mean and variance of x over all tokens."""
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (3, layer.matrix.shape[1])
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return by_row(x, mask).sum(0)
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        return {name: _moments(sums[name], counts[name]) for name in layers}
+
+
+def _moments(sums: Tensor, rows: int) -> Tensor:
+    """The variance is at least 0 and exactly 0 where rounding alone would be seen."""
+    tokens, total, squares = sums
+    mean, square = total / tokens, squares / tokens
+    variance = square - mean.square()
+    return torch.stack([total / rows, mean, variance.masked_fill(variance <= 1e-12 * square, 0.0)])
