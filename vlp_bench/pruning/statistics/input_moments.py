@@ -44,3 +44,22 @@ def _moments(sums: Tensor, rows: int) -> Tensor:
     mean, square = total / tokens, squares / tokens
     variance = square - mean.square()
     return torch.stack([total / rows, mean, variance.masked_fill(variance <= 1e-12 * square, 0.0)])
+
+
+@dataclass(frozen=True)
+class RowVariances(InputStatistic):
+    """(d_in,) float64: the variance over the tokens of a row, in the mean over rows weighted by their tokens.
+
+    What lies between rows is lost: the released DSnoT takes this for the variance.
+    """
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (layer.matrix.shape[1],)
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        tokens, total, squares = by_row(x, mask).unbind(1)
+        within = squares - total.square() / tokens.clamp_min(1)
+        return torch.stack([tokens.sum(0), within.clamp_min_(0).sum(0)])
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        return {name: sums[name][1] / sums[name][0] for name in layers}
