@@ -45,3 +45,11 @@ def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
 def keep_best(scores: Tensor, kept: int, pattern: Pattern | None, name: str = "scores") -> Tensor:
     """Mask (d_out, d_in) of the `kept` largest, or of the n largest of every m; among equals the lower index wins."""
     return keep_largest(scores, kept, name=name) if pattern is None else keep_largest_per_group(scores, *pattern)
+
+
+def check_block(within: str, block_size: int) -> None:
+    """Raises ValueError unless blocks of so many columns hold whole groups."""
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    if ":" in within and block_size % int(within.split(":")[1]):
+        raise ValueError(f"block_size must hold whole groups of {within}, got {block_size}")
