@@ -40,6 +40,8 @@ def published(w, x, mask, *, group=None, cycles=50, threshold=0.1, official=Fals
             after = e + q[i, gone] - q[i, back]
             if (group or not official) and np.sign(after) != sign:
                 break
+            if not official and abs(after) >= abs(e):
+                break
             mask[i, back], mask[i, gone], e = True, False, after
             moved |= {back, gone}
     return torch.from_numpy(mask)

@@ -33,8 +33,9 @@ class DSnoT:
         cycles: exchanges in a row, at most.
         threshold: a row rests when |e| is at most this share of the layer's mean |e|; official: at most this number.
         skip: layers with this word in their names stay as `start` has them; None: none.
-        compat: "official": an exchange may turn the sign of e (but for n:m), and variances leave out what lies between
-            rows. The released program's two pointers in each row, which run on after a row is done, are not repeated.
+        compat: "official": an exchange may turn the sign of e (but for n:m) or make |e| larger, and variances leave
+            out what lies between rows. The released program's two pointers in each row, which run on after a row is
+            done, are not repeated.
     """
 
     start: Solve
@@ -98,6 +99,8 @@ class DSnoT:
             active &= (lost.abs() > limit) & returning[rows, back] & cost[rows, gone].isfinite()
             if keeps_sign:
                 active &= after.sign() == first_sign
+            if self.compat == "corrected":
+                active &= after.abs() < lost.abs()
             if not bool(active.any()):
                 break
             own, back, gone = rows[active], back[active], gone[active]
