@@ -63,3 +63,33 @@ class RowVariances(InputStatistic):
 
     def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
         return {name: sums[name][1] / sums[name][0] for name in layers}
+
+
+@dataclass(frozen=True)
+class Fluctuations(InputStatistic):
+    """(d_in,) float64: how far inputs lie from their mean, as the released FLAP sums it up.
+
+    Row by row: Σ (x - mean so far, this row's included)² over tokens is added; the first row gives nothing, and the
+    result is a running mean with one row less. A variance would take the mean before times the mean after.
+    """
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return (layer.matrix.shape[1],)
+
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return by_row(x, mask)
+
+    def add(self, sums: Sums, name: str, term: Tensor) -> None:
+        seen = sums.get(name, term.new_zeros(3, term.shape[-1]))  # rows, the mean of their means, what was added up
+        for tokens, total, squares in term[term[:, 0, 0] > 0]:
+            rows = seen[0] + 1
+            mean = seen[1] * (seen[0] / rows) + total / tokens / rows
+            own = squares - 2 * mean * total + tokens * mean.square()
+            fluctuation = torch.where(
+                seen[0] > 0, seen[2] * (seen[0] - 1).clamp_min(0) / seen[0].clamp_min(1) + own / rows, 0
+            )
+            seen = torch.stack([rows, mean, fluctuation])
+        sums[name] = seen
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        return {name: sums[name][2].clamp_min(0) for name in layers}
