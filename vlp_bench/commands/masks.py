@@ -86,6 +86,8 @@ def about(solution: "Solution", file: Path) -> Iterator[tuple[str, str]]:
         "new weights",
         f"{len(solution.weights)} layers" if solution.weights else "none, the kept ones are as they were",
     )
+    if solution.biases:
+        yield "new biases", f"{len(solution.biases)} layers"
     for what, value in (report.get("hashes") or {}).items():
         yield "hash", f"{what} {value or 'none'}"
     least = entropy(list(solution.masks.values())) / solution.total

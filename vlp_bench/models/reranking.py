@@ -46,7 +46,7 @@ class SeenImages:
             q, k, v = own.self.query(asks), own.self.key(x), own.self.value(x)
             seen = F.scaled_dot_product_attention(_split(q, heads), _split(k, heads), _split(v, heads), mask)
             asks = own.output(seen.transpose(1, 2).flatten(2), asks)
-            q = _split(cross.self.query(asks), heads)
+            q = _split(cross.self.query(asks), cross.self.num_attention_heads)
             seen = F.scaled_dot_product_attention(q, self.keys[number][image], self.values[number][image])
             x = layer.feed_forward_chunk(cross.output(seen.transpose(1, 2).flatten(2), asks))
         return x[:, 0]

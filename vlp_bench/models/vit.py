@@ -22,12 +22,12 @@ class _Attention(nn.Module):
 
     projection: nn.Linear
 
-    def __init__(self, heads: int, attention: str) -> None:
+    def __init__(self, width: int, heads: int, attention: str) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
+        self.heads, self.head_width, self.attention = heads, width // heads, attention
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(m, n, d) -> query, key and value, (m, h, n, d / h) each."""
+        """(m, n, d) -> query, key and value, (m, h, n, head_width) each; pruned, h heads are fewer than d / width."""
         raise AssertionError("an attention says where query, key and value come from")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class _Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             mixed = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
-        return self.projection(mixed.transpose(1, 2).reshape(x.shape))
+        return self.projection(mixed.transpose(1, 2).flatten(2))
 
 
 def _slow_when_fused(q: Tensor) -> bool:
@@ -49,13 +49,13 @@ class FusedAttention(_Attention):
     """Query, key and value are one weight, as in timm and BLIP."""
 
     def __init__(self, width: int, heads: int, attention: str) -> None:
-        super().__init__(heads, attention)
+        super().__init__(width, heads, attention)
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        m, n, d = x.shape
-        q, k, v = self.qkv(x).view(m, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        m, n, _ = x.shape
+        q, k, v = self.qkv(x).view(m, n, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         return q, k, v
 
 
@@ -63,14 +63,14 @@ class SplitAttention(_Attention):
     """Query, key and value have a weight each, as in transformers' ViT."""
 
     def __init__(self, width: int, heads: int, attention: str) -> None:
-        super().__init__(heads, attention)
+        super().__init__(width, heads, attention)
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
         self.projection = nn.Linear(width, width)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        m, n, d = x.shape
+        m, n, _ = x.shape
         parts = (project(x) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (part.view(m, n, self.heads, d // self.heads).transpose(1, 2) for part in parts)
+        q, k, v = (part.view(m, n, self.heads, self.head_width).transpose(1, 2) for part in parts)
         return q, k, v
 
 

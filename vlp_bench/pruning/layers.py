@@ -37,6 +37,13 @@ class Reader:
     module: nn.Module
     attribute: str
 
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """What is added to the whole of its output, if it is a parameter of its own."""
+        path, _, leaf = self.attribute.rpartition(".")
+        bias = getattr(self.module.get_submodule(path), leaf.replace("weight", "bias"), None)
+        return bias if isinstance(bias, nn.Parameter) else None
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -84,6 +91,12 @@ class Layer:
     def from_stored(self, tensor: Tensor) -> Tensor:
         """The inverse of `as_stored`."""
         return tensor.t() if self.transposed else tensor
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """The biases that its readers add, each once."""
+        found = [reader.bias for reader in self.readers]
+        return list({id(bias): bias for bias in found if bias is not None}.values())
 
     @property
     def size(self) -> int:
@@ -191,12 +204,20 @@ def writes_of(tensor: Tensor) -> int:
 
 @contextmanager
 def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]:
-    """Gives the weights of `layers` their values back in the end; these, by name and as stored, meanwhile."""
+    """Gives the weights of `layers`, and the biases beside them, their values back in the end.
+
+    Meanwhile the weights, by name and as stored.
+    """
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    shared = {id(bias): bias for layer in layers.values() for bias in layer.biases}
+    biases = [(bias, bias.detach().clone()) for bias in shared.values()]
     try:
         yield before
     finally:
         give_back(layers, before)
+        with torch.no_grad():
+            for bias, values in biases:
+                bias.copy_(values)
 
 
 @torch.no_grad()

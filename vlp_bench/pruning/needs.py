@@ -1,4 +1,4 @@
-"""What a pruner asks of its data, seen by running it on a network of three layers."""
+"""What a pruner asks of its data, seen by running it on a network of five layers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ class _Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH)) for _ in range(2)
+        )
         self.head = nn.Linear(WIDTH, CLASSES)
         self.calls = _Calls()
         self.head.weight.register_hook(self._count_backward)

@@ -23,7 +23,7 @@ from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_rep
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
-from vlp_bench.pruning.sweep import Solve, Sweep, at_once
+from vlp_bench.pruning.sweep import Solve, Sweep, at_once, written_by_solvers
 from vlp_bench.pruning.weights_hash import hash_of_weights
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Pruner:
             "layers": layers,
             "dense": [name for name in linear_parameters(calibration.model) if name not in layers],
         }
-        return Solution(solved.masks, solved.weights, report)
+        return Solution(solved.masks, solved.weights, report, solved.biases)
 
     def _follow(self, path: list[float], calibration: Calibration, allocate: Allocate) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
@@ -215,7 +215,7 @@ class Pruner:
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
-                    solved.install({name: layer.weight for name, layer in calibration.layers.items()})
+                    solved.install(written_by_solvers(calibration))
         return solved, stage.data_hash
 
     def _stage(

@@ -23,14 +23,20 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # intege
 
 @dataclass(frozen=True)
 class Solved:
-    """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored."""
+    """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored.
+
+    `biases` are new values of biases by parameter name, from solvers that change those.
+    """
 
     masks: dict[str, Tensor]
     weights: dict[str, Tensor]
+    biases: dict[str, Tensor] = field(default_factory=dict)
 
     def install(self, parameters: Mapping[str, Tensor]) -> None:
         """Writes the new values, if any, and zeroes what is removed, in place."""
         with torch.no_grad():
+            for name, bias in self.biases.items():
+                parameters[name].copy_(bias)
             for name, mask in self.masks.items():
                 if name in self.weights:
                     parameters[name].copy_(self.weights[name])
@@ -71,11 +77,13 @@ class Solution:
         report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
             `seconds`, `hashes`, `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
             layers that stayed as they are.
+        biases: new values of biases by parameter name; empty unless the solver corrects them.
     """
 
     masks: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         method = self.report.get("method", "unknown")
@@ -106,9 +114,9 @@ class Solution:
                 layers that the pruned one had not.
         """
         parameters = parameters_by_name(model)
-        own = check_fit(self.masks, parameters)
+        own = check_fit(self.masks | self.biases, parameters)
         self._check_whole(model)
-        Solved(self.masks, self.weights).install({name: parameters[own[name]] for name in self.masks})
+        Solved(self.masks, self.weights, self.biases).install({name: parameters[own[name]] for name in own})
 
     def _check_whole(self, model: nn.Module) -> None:
         """Every linear layer has a mask, or stayed dense when this was found; stored before 0.2: no word about it."""
@@ -125,7 +133,7 @@ class Solution:
 
     def save(self, path: str | Path, form: Form = "plain") -> Path:
         """Writes a mask file (see `masks.file_format`), whole or not at all; `form` "compact" is smaller."""
-        return mask_files.write(path, self.masks, self.weights, self.report, form)
+        return mask_files.write(path, self.masks, self.weights, self.report, form, self.biases)
 
     @classmethod
     def load(cls, path: str | Path) -> Solution:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from torch import nn
+
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.block_sequential import ControlFlowChanged, Resuming
@@ -48,17 +50,24 @@ def _in_turn(
     found: list[list[str]],
     resuming: Resuming | None,
 ) -> Solved:
-    masks, weights = {}, {}
+    masks, weights, biases = {}, {}, {}
     with preserve_weights(calibration.layers):
         for names in found:
             part = calibration.subset(names, adapter=resuming, before_sweep=calibration)
             if resuming is not None:
                 resuming.next_pass(names)
             solved = solve(part, {name: budgets[name] for name in names if name in budgets})
-            solved.install({name: layer.weight for name, layer in calibration.layers.items()})
+            solved.install(written_by_solvers(calibration))
             masks |= solved.masks
             weights |= solved.weights
-    return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights)
+            biases |= solved.biases
+    return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights, biases)
+
+
+def written_by_solvers(calibration: Calibration) -> dict[str, nn.Parameter]:
+    """The prunable weights and all biases, by name."""
+    vectors = {name: parameter for name, parameter in calibration.model.named_parameters() if parameter.ndim == 1}
+    return vectors | {name: layer.weight for name, layer in calibration.layers.items()}
 
 
 def blocks(calibration: Calibration) -> list[list[str]]:

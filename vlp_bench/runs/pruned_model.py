@@ -79,7 +79,7 @@ def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Ten
             )
         values = solution.weights.get(name, found[name]).masked_fill(~mask, 0)
         found[name] = values if name in state else found[name].copy_(values)
-    return {name: found[name] for name in state}
+    return {name: found[name] for name in state} | solution.biases
 
 
 def _of_run(folder: Path, given: str | None) -> Source:

@@ -68,9 +68,7 @@ class BLIP(nn.Module):
         self.temp = nn.Parameter(torch.tensor(config.temp))
         if self.text_decoder is not None:
             tie_med(self.text_encoder, self.text_decoder)
-        for name in COPIES:
-            setattr(self, name, copy.deepcopy(getattr(self, name.removesuffix("_m"))))
-        self.restart_momentum()
+        self.renew_copies()
         self._empty_queue()
 
     def _empty_queue(self) -> None:
@@ -104,6 +102,12 @@ class BLIP(nn.Module):
     def restart_momentum(self) -> None:
         """The momentum copies become the weights as they are."""
         copy_to_momentum(self._pairs())
+
+    def renew_copies(self) -> None:
+        """The momentum copies become copies of the modules as they are, whatever their shapes."""
+        for name in COPIES:
+            setattr(self, name, copy.deepcopy(getattr(self, name.removesuffix("_m"))))
+        self.restart_momentum()
 
     # --- towers ---
 

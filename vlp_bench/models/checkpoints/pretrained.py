@@ -11,6 +11,8 @@ from torch import nn
 
 from vlp_bench.models.checkpoints.families import FAMILIES, family_of
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config, save_model
+from vlp_bench.models.smaller_config import smaller_config
+from vlp_bench.models.units import unit_counts
 
 WEIGHTS, CONFIG, CARD, MASK = "model.safetensors", "config.json", "README.md", "mask.safetensors"
 PREFIX = "vlp_bench_"
@@ -20,7 +22,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, card: str = "") -> Pat
     """Writes a model of ours, or one of transformers, and its card; returns the folder.
 
     Raises:
-        ValueError: the model has no configuration that could be written.
+        ValueError: the model has no configuration that could be written, or none that tells how much was cut out.
     """
     folder, config = Path(folder), getattr(model, "config", None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,6 +31,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, card: str = "") -> Pat
         (folder / CONFIG).write_text(json.dumps(_content(config), indent=2) + "\n", encoding="utf-8")
         save_model(folder / WEIGHTS, own)
     elif hasattr(model, "save_pretrained"):
+        if unit_counts(model):
+            own.config = smaller_config(model)
         own.save_pretrained(folder)
     else:
         raise ValueError(f"{type(model).__name__} is no model of vlp_bench or transformers: save its state_dict()")

@@ -21,6 +21,7 @@ from torch import Tensor
 from vlp_bench.models.checkpoints.families import FAMILIES, AnyModel, Config, Family, Model, family_of
 from vlp_bench.models.checkpoints.locations import content_hash, warn, weight_file
 from vlp_bench.models.released_names import xvlm_key_map
+from vlp_bench.models.units import shrink, unit_counts
 from vlp_bench.models.xvlm.towers import resize_positions
 
 FORMAT = FAMILIES[0].format
@@ -45,6 +46,8 @@ def save_model(
     """
     path = Path(path)
     content = {"config": dataclasses.asdict(model.config), "metadata": metadata or {}}
+    if counts := unit_counts(model):
+        content["units"] = counts
     header = {family_of(model.config).format: json.dumps(content)}
     stored = {name: _as_stored(tensor, dtype) for name, tensor in tensors_of(model).items()}
     bad = [name for name, tensor in stored.items() if not bool(tensor.isfinite().all())]
@@ -129,7 +132,10 @@ def load_model(path: Path | str, *, attention: str = "sdpa", **changes: Any) -> 
     config = dataclasses.replace(read_config(path), **changes)
     try:
         model = family_of(config).model(config, attention=attention)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        units: dict[str, int] = _header(_existing(path)).get("units", {})
+        if units:
+            shrink(model, {name: torch.arange(count) for name, count in units.items()})
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(path, f"its configuration makes no model ({error})", "write it again") from error
     return load_weights(model, path).eval()
 

@@ -29,7 +29,9 @@ CURE = "prune again, or copy it again"
 LONGEST = 1 << 24  # bytes of the JSON `about`: some hundred thousand layers
 VALUES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NOWHERE = {"modality": "", "block": ""}
-Contents = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]  # masks, weights, report
+WHOLE = "/bias"  # after the name of what is stored as it is
+Contents = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any], dict[str, Tensor]]
+"""Masks, weights, report, biases."""
 
 
 def write(
@@ -38,6 +40,7 @@ def write(
     weights: Mapping[str, Tensor],
     report: dict[str, Any],
     form: Form = "plain",
+    biases: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes a mask file, whole or not at all, and returns its path.
 
@@ -47,8 +50,10 @@ def write(
         weights: new values of some of the layers; only those of kept weights are stored.
         report: JSON.
         form: "plain": one bit a weight; "compact": about the masks' entropy, at some seconds per 100 M weights.
+        biases: new values of biases by parameter name.
     """
-    for name, weight in weights.items():
+    biases = biases or {}
+    for name, weight in (*weights.items(), *biases.items()):
         _check_values(name, weight)
     known = report.get("layers", {})
     short = report | {"layers": None} if known else report
@@ -58,6 +63,7 @@ def write(
     if form == "compact":
         tensors["about"] = torch.frombuffer(bytearray(zlib.compress(about.encode(), 9)), dtype=torch.uint8)
     tensors |= {f"{name}/weight": weight.detach().cpu()[masks[name].cpu()] for name, weight in weights.items()}
+    tensors |= {f"{name}{WHOLE}": bias for name, bias in biases.items()}
     return write_tensors(path, tensors, header)
 
 
@@ -89,7 +95,7 @@ def _rows(table: Any) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
 
 
 def read(path: str | Path) -> Contents:
-    """Masks, new weights and report of a mask file.
+    """Masks, new weights, report and new biases of a mask file.
 
     Raises:
         FileNotFoundError: there is none.
@@ -110,10 +116,15 @@ def _contents(tensors: dict[str, Tensor], header: dict[str, Any]) -> Contents:
     for name, layer, _ in rows:
         if (kept := count(masks[name])) != layer["kept"]:
             raise ValueError(f"{name} should keep {layer['kept']} weights and keeps {kept}")
+    biases = {key.removesuffix(WHOLE): tensors.pop(key) for key in list(tensors) if key.endswith(WHOLE)}
+    for name, bias in biases.items():
+        _check_values(name, bias)
+        if not torch.isfinite(bias).all():
+            raise ValueError(f"the new values of {name} hold NaN or infinity")
     weights = {key.removesuffix("/weight"): values for key, values in tensors.items()}
     if "layers" in report:
         report["layers"] = {name: layer for name, layer, _ in rows}
-    return masks, {name: _spread(name, values, masks[name]) for name, values in weights.items()}, report
+    return masks, {name: _spread(name, values, masks[name]) for name, values in weights.items()}, report, biases
 
 
 def _inflated(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,7 @@ from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate, threshold_hint
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.selection.patterns import check_within, pattern_of
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group, keep_largest_per_row
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -44,9 +44,7 @@ class KeepTop:
 
     def __post_init__(self) -> None:
         for within in [self.within] if isinstance(self.within, str) else self.within.values():
-            n_of_m = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", within)
-            if n_of_m is None or int(n_of_m[1]) > int(n_of_m[2]):
-                check_choice("within", within, ("layer", "matrix", "output", "n:m (as 2:4)"))
+            check_within(within, ("layer", "matrix", "output"))
         check_choice("ties", self.ties, ("first", "last") if self.within in ("layer", "matrix") else ("first",))
         check_compat(self.compat)
 
@@ -77,9 +75,8 @@ class KeepTop:
     def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
         official, within = self.compat == "official", self.within_of(layer)
         scores = evaluate(self.score, layer, calibration, self.compat)
-        if ":" in within:
-            kept_of_group, group = _pattern(within, layer, kept)
-            return keep_largest_per_group(scores, kept_of_group, group)
+        if pattern := pattern_of(within, layer, kept):
+            return keep_largest_per_group(scores, *pattern)
         if within == "output":
             rows = len(scores)
             return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
@@ -88,17 +85,3 @@ class KeepTop:
         hint = threshold_hint(self.score, calibration).get((layer.name, kept))
         ties = "none" if official and self.ties == "first" else self.ties
         return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=hint)
-
-
-def _pattern(within: str, layer: Layer, kept: int) -> tuple[int, int]:
-    """n and m; raises ValueError where the layer's inputs or its budget don't allow them."""
-    n, m = map(int, within.split(":"))
-    d_in = layer.matrix.shape[1]
-    if d_in % m:
-        raise ValueError(f"{layer.name!r} has {d_in} inputs, which {within} can't group by {m}: leave it out")
-    if kept * m != layer.size * n:
-        raise ValueError(
-            f"{within} keeps {n} of every {m} weights and {layer.name!r} should keep {kept} of {layer.size}: "
-            f"ask for sparsity {1 - n / m:g} with uniform budgets"
-        )
-    return n, m

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.selection.thresholds import keep_largest
+from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within, pattern_of
+from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
@@ -26,16 +28,18 @@ class SparseGPT:
         damping: share of the mean curvature added to the diagonal of the Hessian.
         compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails, and within a block of
             columns everything up to and including the threshold at int(s·n) goes.
+        within: "layer", or n:m as "2:4" (see `selection.patterns`): the best n of every group, as its turn comes.
     """
 
     block_size: int = 128
     damping: float = 0.01
+    within: str = "layer"
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        check_within(self.within)
+        check_block(self.within, self.block_size)
         if not self.damping > 0:
             raise ValueError(f"damping must be positive, got {self.damping}")
 
@@ -45,21 +49,24 @@ class SparseGPT:
         for name, kept in budgets.items():
             layer = calibration.layers[name]
             hessian = calibration[InputProducts(self.compat)][name]
-            mask, values = self.solve(layer.matrix, hessian, kept, calibration.alive.get(name))
+            pattern, alive = pattern_of(self.within, layer, kept), calibration.alive.get(name)
+            mask, values = self.solve(layer.matrix, hessian, kept, alive, pattern)
             masks[name] = layer.as_stored(mask)
             weights[name] = layer.as_stored(values.to(layer.weight.dtype))
         return Solved(masks, weights)
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """How many of a layer's weights. Official: those above the threshold of each block of columns, less by ties."""
-        if self.compat == "corrected":
+        if self.compat == "corrected" or self.within != "layer":
             return range(budget, budget + 1)
         rows, columns = layer.matrix.shape
         widths = [min(self.block_size, columns - start) for start in range(0, columns, self.block_size)]
         above = [rows * width - 1 - _threshold_place(rows * width, budget, rows * columns) for width in widths]
         return range(sum(above) + 1)
 
-    def solve(self, w: Tensor, hessian: Tensor, kept: int, alive: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def solve(
+        self, w: Tensor, hessian: Tensor, kept: int, alive: Tensor | None = None, pattern: Pattern | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mask and new weights (d_out, d_in) float64 of one layer.
 
         Args:
@@ -67,6 +74,7 @@ class SparseGPT:
             hessian: (d_in, d_in), the products of the inputs up to a factor, which doesn't matter.
             kept: weights that survive.
             alive: (d_out, d_in) bool; what an earlier step removed goes first.
+            pattern: n and m where the weights survive by groups.
         """
         w, hessian = w.double().clone(), hessian.double().clone()
         dead = hessian.diagonal() == 0
@@ -76,11 +84,18 @@ class SparseGPT:
         mask = torch.empty_like(w, dtype=torch.bool)
         for start in range(0, w.shape[1], self.block_size):
             stop = min(start + self.block_size, w.shape[1])
-            scores = (w[:, start:stop] / factor.diagonal()[start:stop]).square()
-            if alive is not None:
-                scores.masked_fill_(~alive[:, start:stop], float("-inf"))
-            mask[:, start:stop] = self._keep(scores, kept, w.shape[1], start, stop)
-            errors = _sweep_columns(w[:, start:stop], mask[:, start:stop], factor[start:stop, start:stop])
+            errors = torch.empty_like(w[:, start:stop])
+            for first, last in pairwise([*range(start, stop, pattern[1] if pattern else stop - start), stop]):
+                scores = (w[:, first:last] / factor.diagonal()[first:last]).square()
+                if alive is not None:
+                    scores.masked_fill_(~alive[:, first:last], float("-inf"))
+                keep = (
+                    keep_largest_per_group(scores, *pattern) if pattern else self._keep(scores, kept, w.shape[1], start)
+                )
+                mask[:, first:last] = keep
+                own = _sweep_columns(w[:, first:last], keep, factor[first:last, first:last])
+                w[:, last:stop] -= own @ factor[first:last, last:stop]
+                errors[:, first - start : last - start] = own
             w[:, stop:] -= errors @ factor[start:stop, stop:]
         return mask, w
 
@@ -98,9 +113,10 @@ class SparseGPT:
                 return upper
             hessian.diagonal().add_(damping)
 
-    def _keep(self, scores: Tensor, kept: int, columns: int, start: int, stop: int) -> Tensor:
+    def _keep(self, scores: Tensor, kept: int, columns: int, start: int) -> Tensor:
         """Mask of a block of columns within the layer's budget."""
         if self.compat == "corrected":
+            stop = start + scores.shape[1]
             share = _rounded(kept * stop, columns) - _rounded(kept * start, columns)
             return keep_largest(scores, share)
         place = _threshold_place(scores.numel(), kept, columns * len(scores))

@@ -1,0 +1,55 @@
+"""N:M patterns: n of every m consecutive inputs of every output survive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from torch import Tensor
+
+from vlp_bench.pruning.checks import check_choice
+from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group
+
+Pattern = tuple[int, int]  # kept, of how many
+NAMED = "n:m (as 2:4)"
+
+
+def check_within(within: str, others: Collection[str] = ("layer",)) -> None:
+    """Raises ValueError unless it is one of `others` or n:m with 1 <= n <= m."""
+    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", within)
+    if found is None or int(found[1]) > int(found[2]):
+        check_choice("within", within, (*others, NAMED))
+
+
+def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
+    """n and m; None where there is no pattern.
+
+    Raises:
+        ValueError: the layer's inputs or its budget don't allow them.
+    """
+    if ":" not in within:
+        return None
+    n, m = map(int, within.split(":"))
+    d_in = layer.matrix.shape[1]
+    if d_in % m:
+        raise ValueError(f"{layer.name!r} has {d_in} inputs, which {within} can't group by {m}: leave it out")
+    if kept * m != layer.size * n:
+        raise ValueError(
+            f"{within} keeps {n} of every {m} weights and {layer.name!r} should keep {kept} of {layer.size}: "
+            f"ask for sparsity {1 - n / m:g} with uniform budgets"
+        )
+    return n, m
+
+
+def keep_best(scores: Tensor, kept: int, pattern: Pattern | None, name: str = "scores") -> Tensor:
+    """Mask (d_out, d_in) of the `kept` largest, or of the n largest of every m; among equals the lower index wins."""
+    return keep_largest(scores, kept, name=name) if pattern is None else keep_largest_per_group(scores, *pattern)
+
+
+def check_block(within: str, block_size: int) -> None:
+    """Raises ValueError unless blocks of so many columns hold whole groups."""
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    if ":" in within and block_size % int(within.split(":")[1]):
+        raise ValueError(f"block_size must hold whole groups of {within}, got {block_size}")
