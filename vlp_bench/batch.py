@@ -45,6 +45,11 @@ class Batch:
         """Whether the captions describe regions of shared images."""
         return self.idx_to_group_img is not None
 
+    @property
+    def examples(self) -> int:
+        """How many images; where there are texts alone, how many texts."""
+        return len(self.images) if self.text_ids is None or len(self.images) else len(self.text_ids)
+
     def to(self, device: torch.device | str) -> Batch:
         """A copy with every tensor on `device`."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -152,8 +152,8 @@ class FineTuning(LightningModule):
         if not bool(means.isfinite().all()):
             raise self._diverged(batch_idx, ", ".join(f"{n} {float(v):g}" for n, v in zip(losses, means, strict=True)))
         named = {f"train/{name}": value for name, value in zip(losses, means, strict=True)}
-        self.log_dict(named, batch_size=len(batch.images))
-        self.log("train/loss", means.sum(), prog_bar=True, batch_size=len(batch.images))
+        self.log_dict(named, batch_size=batch.examples)
+        self.log("train/loss", means.sum(), prog_bar=True, batch_size=batch.examples)
         return of_this_process.sum()
 
     def _losses(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

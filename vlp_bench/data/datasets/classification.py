@@ -1,8 +1,8 @@
 """Labelled images as Lightning wants them, and the labelled batches a pruner is calibrated on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ class ClassificationData(SeededData):
     def _in_order(self, split: str) -> DataLoader:
         return self.dealt_loader(LabelledDataset(self.source.labelled(split), self.eval_transform), LabelledCollate())
 
-    def calibration(self) -> "LabelledBatches":
+    def calibration(self) -> "DrawnBatches":
         """A re-iterable of batches, the same at every pass and for every seed of a run.
 
         Raises:
@@ -152,7 +152,7 @@ class ClassificationData(SeededData):
             )
         sentences = None if self.prompts is None else self.prompts.encode(self.calibration_source.classes)
         dataset = LabelledDataset(split, s.transform, s.seed)
-        return LabelledBatches(dataset, LabelledCollate(sentences), s, self.num_workers)
+        return DrawnBatches(dataset, LabelledCollate(sentences), s, self.num_workers)
 
     def fingerprint(self) -> str:
         """Hash of the data a run sees: training, validation and test."""
@@ -164,13 +164,26 @@ class ClassificationData(SeededData):
         return joined([self.calibration_source.fingerprint("calibration"), self.settings, template])
 
 
+class Draw(Protocol):
+    """How many calibration batches are drawn, of what size, and with which seed."""
+
+    @property
+    def num_batches(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclass(frozen=True)
-class LabelledBatches:
+class DrawnBatches:
     """Calibration batches in a seeded order, the same at every pass."""
 
-    dataset: LabelledDataset
-    collate: LabelledCollate
-    settings: LabelledCalibration
+    dataset: Dataset[Any]
+    collate: Callable[[Sequence[Any]], Batch]
+    settings: Draw
     num_workers: int
 
     def __len__(self) -> int:
@@ -178,7 +191,8 @@ class LabelledBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         s = self.settings
-        order = np.random.default_rng(s.seed).permutation(len(self.dataset))[: s.num_batches * s.batch_size]
+        places = len(self.dataset)  # pyright: ignore[reportArgumentType]
+        order = np.random.default_rng(s.seed).permutation(places)[: s.num_batches * s.batch_size]
         generator = torch.Generator().manual_seed(s.seed)
         yield from DataLoader(
             self.dataset,
