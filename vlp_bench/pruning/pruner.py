@@ -139,11 +139,13 @@ class Pruner:
     def _solutions(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         weights = hash_of_weights(asked.model, {name: layer.weight for name, layer in asked.layers.items()})
         once = self.batches_per_step is None and all(len(path) == 1 for path in paths.values())
-        allocate = together(self.allocate, list(paths)) if once else self.allocate
+        targets = list(paths)
+        allocate = together(self.allocate, targets) if once else self.allocate
+        solve = self._solve_together(allocate, targets) if once and self.sweep is at_once else self.solve
         drifting = self.compat == "official" and asked.batches is not None  # from one sparsity to the next, as released
         side_states = Snapshot(asked.side_states() if drifting else [])
         try:
-            return {target: self._at(asked, target, path, allocate, weights) for target, path in paths.items()}
+            return {target: self._at(asked, target, path, allocate, solve, weights) for target, path in paths.items()}
         finally:
             side_states.restore()
 
@@ -175,14 +177,37 @@ class Pruner:
             )
         return given
 
+    def _solve_together(self, allocate: Allocate, sparsities: Sequence[float]) -> Solve:
+        """The solver; one that has `for_all(calibration, list of budgets)` answers for all sparsities at once."""
+        for_all = getattr(self.solve, "for_all", None)
+        if for_all is None:
+            return self.solve
+        solved: list[tuple[dict[str, int], Solved]] = []
+
+        def one_of_them(calibration: Calibration, budgets: dict[str, int]) -> Solved:
+            if not solved:
+                several = [allocate(calibration, sparsity) for sparsity in sparsities]
+                for sparsity, own in zip(sparsities, several, strict=True):
+                    check_budgets(self.allocate, own, calibration, sparsity)
+                solved.extend(zip(several, for_all(calibration, several), strict=True))
+            return next(answer for own, answer in solved if own == budgets)
+
+        return one_of_them
+
     def _at(
-        self, calibration: Calibration, sparsity: float, path: list[float], allocate: Allocate, weights_hash: str
+        self,
+        calibration: Calibration,
+        sparsity: float,
+        path: list[float],
+        allocate: Allocate,
+        solve: Solve,
+        weights_hash: str,
     ) -> Solution:
         started = time.perf_counter()
         asks = self.compat != "official" and calibration.batches is not None
         side_states = Snapshot(calibration.side_states() if asks else [])
         try:
-            solved, data_hash = self._follow(path, calibration, allocate)
+            solved, data_hash = self._follow(path, calibration, allocate, solve)
         finally:
             side_states.restore()
         layers = layer_report(calibration.layers, solved.masks)
@@ -201,7 +226,9 @@ class Pruner:
         }
         return Solution(solved.masks, solved.weights, report, solved.biases)
 
-    def _follow(self, path: list[float], calibration: Calibration, allocate: Allocate) -> tuple[Solved, str | None]:
+    def _follow(
+        self, path: list[float], calibration: Calibration, allocate: Allocate, solve: Solve
+    ) -> tuple[Solved, str | None]:
         """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
         stage, solved = calibration, Solved({}, {})
         revives = isinstance(self.schedule, Reviving)
@@ -211,7 +238,7 @@ class Pruner:
                 stage = self._stage(calibration, alive, originals if revives else {}, step, len(path))
                 budgets = allocate(stage, target)
                 check_budgets(self.allocate, budgets, stage, target)
-                solved = self.sweep(self.solve, stage, budgets)
+                solved = self.sweep(solve, stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,13 +13,14 @@ from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kep
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate, threshold_hint
-from vlp_bench.pruning.scores import Score
-from vlp_bench.pruning.selection.across_layers import Sample
+from vlp_bench.pruning.scores import Score, fisher, magnitude, obd, signed, snip
+from vlp_bench.pruning.selection.across_layers import Sample, pick
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 GroupBy = Literal["model", "modality", "layer", "block"]
 HandOver = Literal["counts", "ratios"]
+ENTRYWISE: tuple[Score, ...] = (magnitude, signed, snip, obd, fisher)  # a weight's score is of its own numbers alone
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,39 @@ class GlobalThreshold:
             [kept_of(total, sparsity, self.compat) for sparsity in sparsities],
             ties="none" if self.compat == "official" else "first",
             threshold_hint=threshold_hint(self.score, calibration),
-            sample=self._sample(group),
+            sample=self._sample(group, calibration),
         )
 
     def _scores(self, layer: Layer, calibration: Calibration) -> Tensor:
         """All scores of a layer, in any order."""
         return evaluate(self.score, layer, calibration, self.compat)
 
-    def _sample(self, group: list[Layer]) -> Sample | None:
+    def _sample(self, group: list[Layer], calibration: Calibration) -> Sample | None:
         """Scores near those of the group that cost less; None: some of the scores themselves."""
-        return None
+        if getattr(self.score, "func", self.score) not in ENTRYWISE:
+            return None
+        picked: Any = _Picked(calibration)
+        scores = [self.score(picked.layer(layer), picked) for layer in group]
+        return Sample.of([score.float() for score in scores], [layer.size for layer in group])
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """A calibration of which a few weights and their statistics are looked at."""
+
+    calibration: Calibration
+
+    def layer(self, layer: Layer) -> Any:
+        """What an entrywise score asks of a layer."""
+        return SimpleNamespace(name=layer.name, matrix=pick(layer.matrix))
+
+    def __getitem__(self, statistic: Any) -> _PickedStatistic:
+        return _PickedStatistic(self.calibration[statistic])
+
+
+@dataclass(frozen=True)
+class _PickedStatistic:
+    numbers: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return pick(self.numbers[name])

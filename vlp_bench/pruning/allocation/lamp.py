@@ -33,7 +33,7 @@ class Lamp(GlobalThreshold):
             scores[: alive.numel() - int(torch.count_nonzero(alive))] = -torch.inf
         return scores
 
-    def _sample(self, group: list[Layer]) -> Sample | None:
+    def _sample(self, group: list[Layer], calibration: Calibration) -> Sample | None:
         """Of each layer some weights, with the scores they would have if the rest were like them."""
         picked = []
         for layer in group:

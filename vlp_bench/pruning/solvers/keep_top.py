@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,9 +50,17 @@ class KeepTop:
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks as stored, for the layers that have a budget."""
-        layers = calibration.layers
-        masks = {name: layers[name].as_stored(self._mask(layers[name], calibration, k)) for name, k in budgets.items()}
-        return Solved(masks, {})
+        return self.for_all(calibration, [budgets])[0]
+
+    def for_all(self, calibration: Calibration, budgets: Sequence[dict[str, int]]) -> list[Solved]:
+        """The answers to several budgets of the same layers; each layer is scored once."""
+        masks: list[dict[str, Tensor]] = [{} for _ in budgets]
+        for name in budgets[0]:
+            layer = calibration.layers[name]
+            scores = evaluate(self.score, layer, calibration, self.compat)
+            for own, kept in zip(masks, budgets, strict=True):
+                own[name] = layer.as_stored(self._mask(layer, scores, calibration, kept[name]))
+        return [Solved(own, {}) for own in masks]
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """How many of a layer's weights. Official: every row rounds up, or what ties with the last removed goes too."""
@@ -72,9 +80,8 @@ class KeepTop:
             raise ValueError(f"within says nothing of {layer.name!r}, of modality {modality!r}: it has {told}")
         return self.within.get(modality, self.within.get(OTHERS, "layer"))
 
-    def _mask(self, layer: Layer, calibration: Calibration, kept: int) -> Tensor:
+    def _mask(self, layer: Layer, scores: Tensor, calibration: Calibration, kept: int) -> Tensor:
         official, within = self.compat == "official", self.within_of(layer)
-        scores = evaluate(self.score, layer, calibration, self.compat)
         if pattern := pattern_of(within, layer, kept):
             return keep_largest_per_group(scores, *pattern)
         if within == "output":
