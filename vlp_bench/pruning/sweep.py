@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor
 
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
@@ -64,9 +64,11 @@ def _in_turn(
     return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights, biases)
 
 
-def written_by_solvers(calibration: Calibration) -> dict[str, nn.Parameter]:
+def written_by_solvers(calibration: Calibration) -> dict[str, Tensor]:
     """The prunable weights and all biases, by name."""
-    vectors = {name: parameter for name, parameter in calibration.model.named_parameters() if parameter.ndim == 1}
+    vectors: dict[str, Tensor] = {
+        name: parameter for name, parameter in calibration.model.named_parameters() if parameter.ndim == 1
+    }
     return vectors | {name: layer.weight for name, layer in calibration.layers.items()}
 
 

@@ -16,8 +16,8 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
 from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event
-from vlp_bench.pruning.statistics.inputs import Mask
 from vlp_bench.pruning.statistics.protocol import Sums
+from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class BlockGradients:
 
         relay = calibration.relay(take)
         watch = _Watch(holders(calibration.model, calibration.layers, calibration.before_sweep.layers), relay)
-        begin = lambda part: watch.new_part(lambda *of: calibration.adapter.token_mask(part, *of))  # noqa: E731
+
+        def begin(part: Any) -> None:
+            watch.new_part(TokenMasks(calibration.adapter, calibration.model, part))
+
         with getattr(calibration.adapter, "with_outputs", nullcontext)():
             for number in calibration.forwards(relay, watch.watching(), begin):
                 refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
@@ -65,11 +68,11 @@ class _Watch:
 
     def __init__(self, blocks: Mapping[nn.Module, list[Layer]], tell: Callable[[Event], None]) -> None:
         self._blocks, self._tell = blocks, tell
-        self._mask: Mask = lambda name, tokens: None
+        self._masks: TokenMasks | None = None
 
-    def new_part(self, mask: Mask) -> None:
+    def new_part(self, masks: TokenMasks) -> None:
         """Says which tokens count in the forward pass that follows."""
-        self._mask = mask
+        self._masks = masks
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -101,7 +104,7 @@ class _Watch:
     def _length(self, given: Tensor, name: str) -> Tensor:
         """The length of a block's output (rows, ..., d), the mean over the rows; `name` is of its last layer."""
         rows = given.shape[0]
-        mask = self._mask(name, given.numel() // max(1, rows * given.shape[-1]))
+        mask = self._masks.at(name, given) if self._masks is not None else None
         if mask is not None:
             counts = mask.to(given.device).reshape(*given.shape[:-1], 1)
             given = torch.where(counts, given, 0)
