@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.keep_pruned import KeepPruned
     from vlp_bench.pruning.prune import prune
     from vlp_bench.pruning.pruner import Pruner
-    from vlp_bench.pruning.solution import Solution
+    from vlp_bench.pruning.solution import Solution, Solutions
     from vlp_bench.pruning.statistics.calibration import Calibration
 
 __version__ = "0.2.0"
@@ -32,6 +32,7 @@ __all__ = [
     "PlainAdapter",
     "Pruner",
     "Solution",
+    "Solutions",
     "from_pretrained",
     "prune",
     "save_pretrained",
@@ -46,6 +47,7 @@ _HOMES = {
     "PlainAdapter": "vlp_bench.pruning.adapter",
     "Pruner": "vlp_bench.pruning.pruner",
     "Solution": "vlp_bench.pruning.solution",
+    "Solutions": "vlp_bench.pruning.solution",
     "from_pretrained": "vlp_bench.models.checkpoints.pretrained",
     "prune": "vlp_bench.pruning.prune",
     "save_pretrained": "vlp_bench.models.checkpoints.pretrained",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from vlp_bench.pruning.masks.bit_packing import Form
 from vlp_bench.pruning.masks.parameter_names import matched, unwrapped
 from vlp_bench.pruning.selection.thresholds import count
 
+CLOSE = 1e-6  # sparsities that differ by less are one
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
 
 
@@ -156,6 +159,43 @@ class Solution:
             rows += [_row(modality, block, [layer for layer in own if layer["block"] == block]) for block in blocks]
             rows.append(_row(modality, "", own))
         return [*rows, _row("", "", layers)]
+
+
+class Solutions(Mapping[float, Solution]):
+    """One sparse model for each sparsity that was asked for, in their order.
+
+    A sparsity finds its solution whatever its type and last digits. If there is only one, its attributes are here too.
+    """
+
+    def __init__(self, solutions: Mapping[float, Solution]) -> None:
+        self._solutions = dict(solutions)
+
+    def __getitem__(self, sparsity: float) -> Solution:
+        """The solution for a sparsity. Raises KeyError with those that there are."""
+        for known, solution in self._solutions.items():
+            if isinstance(sparsity, Real) and math.isclose(known, float(sparsity), rel_tol=0, abs_tol=CLOSE):
+                return solution
+        raise KeyError(f"there is no solution for sparsity {sparsity!r}: there are {self._told()}")
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._solutions)
+
+    def __len__(self) -> int:
+        return len(self._solutions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not (hasattr(Solution, name) or name in Solution.__dataclass_fields__):
+            raise AttributeError(f"Solutions has no attribute {name!r}")
+        if len(self) != 1:
+            raise AttributeError(f"which {name}? There are solutions for {self._told()}: result[SPARSITY].{name}")
+        return getattr(next(iter(self.values())), name)
+
+    def __repr__(self) -> str:
+        methods = dict.fromkeys(str(solution.report.get("method", "unknown")) for solution in self.values())
+        return f"<Solutions of {', '.join(methods)} for {self._told()}>"
+
+    def _told(self) -> str:
+        return ", ".join(f"{sparsity:g}" for sparsity in self) or "none"
 
 
 def _row(modality: str, block: str, layers: list[dict[str, Any]]) -> TableRow:
