@@ -125,17 +125,20 @@ class Pruner:
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         """The solutions; layers of which the method can't learn what it asks stay dense, unless nothing is left."""
+        unseen: dict[str, list[str]] = {}
         while True:
             try:
-                return self._solutions(asked, paths)
-            except Unseen as reason:
-                left = [name for name in asked.layers if name not in reason.layers]
+                solutions = self._solutions(asked, paths)
+                break
+            except Unseen as found:
+                left = [name for name in asked.layers if name not in found.layers]
                 if not left:
                     raise
-                warn_once(
-                    log, asked.model, f"{', '.join(reason.layers)} stays dense where inputs count: {reason.reason}"
-                )
+                unseen.setdefault(found.reason, []).extend(found.layers)
                 asked = asked.subset(left)
+        for reason, names in unseen.items():
+            warn_once(log, asked.model, f"what reaches {', '.join(names)} can't be seen, so it stays dense: {reason}")
+        return solutions
 
     def _solutions(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         weights = hash_of_weights(asked.model, {name: layer.weight for name, layer in asked.layers.items()})
