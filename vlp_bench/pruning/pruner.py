@@ -20,6 +20,7 @@ from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
+from vlp_bench.pruning.stacks import parameters_of
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
@@ -137,7 +138,8 @@ class Pruner:
                 unseen.setdefault(found.reason, []).extend(found.layers)
                 asked = asked.subset(left)
         for reason, names in unseen.items():
-            warn_once(log, asked.model, f"what reaches {', '.join(names)} can't be seen, so it stays dense: {reason}")
+            named = ", ".join(parameters_of(names))
+            warn_once(log, asked.model, f"what reaches {named} can't be seen, so it stays dense: {reason}")
         return solutions
 
     def _solutions(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
