@@ -19,6 +19,7 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer, find_layers
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
     Snapshot,
@@ -330,7 +331,7 @@ class Passes:
             where = f" after the first {self.first_batch} batches" if self.first_batch else ""
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
         if limit is None and count is not None and seen < count:
-            log.warning("%d calibration batches were asked for, the set has only %d", count, seen)
+            warn_once(log, self.model, f"{count} calibration batches were asked for, the set has only {seen}")
         self._seen.data_hash = digest.hexdigest()
 
 
