@@ -86,6 +86,55 @@ def test_vision_language_model():
     assert set(found["vision"].masks) == {n for n in result[0.75].masks if ".vision_model." in n}
 
 
+def test_towers_without_an_adapter_are_named_once(caplog):
+    found = run(2)
+    caplog.clear()
+    for sparsity in (0.5, [0.5, 0.75]):
+        vlp_bench.prune(found["model"], "multiflow", sparsity, found["batches"])
+    said = [record.getMessage() for record in caplog.records if "modalities" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("model.vision_model, model.text_model look like modalities of their own")
+    assert "vlp_bench.adapter_of(model)" in said[0]
+
+
+def test_heads_of_language_models_are_pruned_when_asked(caplog):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class Everything(PlainAdapter):
+        output_embeddings = True
+
+    config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = LlamaForCausalLM(config)
+    assert "lm_head.weight" not in find_layers(model)
+    assert "lm_head.weight scores the words and stays dense (an adapter with output_embeddings = True" in caplog.text
+    assert "lm_head.weight" in find_layers(model, Everything())
+    assert "lm_head.weight" in vlp_bench.prune(model, "omp", 0.5).report["dense"]
+
+
+def test_siglip(caplog):
+    """Its pooling head asks with a probe: what packs that head's projections stays dense, the rest is pruned."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    class Sum(PlainAdapter):
+        def loss(self, model, batch):
+            return model(**batch).pooler_output.square().sum()
+
+    config = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    model, batches = SiglipVisionModel(config), [{"pixel_values": torch.randn(3, 3, 8, 8)}]
+    packed = next(name for name, _ in model.named_parameters() if name.endswith("in_proj_weight"))
+    for name in ("wanda", "multiflow", "sparsegpt", "ria", "ecoflap_first"):
+        solution = vlp_bench.prune(model, name, 0.5, batches, Sum())
+        assert solution.sparsity == pytest.approx(0.5, abs=1e-3)
+        assert packed not in solution.masks
+        assert packed.replace("in_proj_weight", "out_proj.weight") in solution.masks
+    assert packed in vlp_bench.prune(model, "snip", 0.5, batches, Sum()).masks
+    said = [record.getMessage() for record in caplog.records if packed in record.getMessage()]
+    reason = "it packs three projections that read different tensors here"
+    assert said == [f"what reaches {packed} can't be seen, so it stays dense: {reason}"]
+
+
 # What the table promises
 
 
@@ -130,7 +179,7 @@ def test_packed_attention_that_reads_two_tensors_stays_dense(name, caplog):
     vlp_bench.prune(model, "wanda", 0.5, batches)
     said = [record.getMessage() for record in caplog.records]
     reason = "it packs three projections that read different tensors here"
-    assert said == [f"attention.in_proj_weight stays dense where inputs count: {reason}"]
+    assert said == [f"what reaches attention.in_proj_weight can't be seen, so it stays dense: {reason}"]
     solutions[0.5].install(model)
     assert vlp_bench.prune(Attending(cross=True), "snip", 0.5, batches).total == 3 * 64 + 64 + 16
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.keep_pruned import KeepPruned
     from vlp_bench.pruning.prune import prune
     from vlp_bench.pruning.pruner import Pruner
-    from vlp_bench.pruning.solution import Solution
+    from vlp_bench.pruning.solution import Solution, Solutions
     from vlp_bench.pruning.statistics.calibration import Calibration
 
 __version__ = "0.2.0"
@@ -33,6 +33,7 @@ __all__ = [
     "PlainAdapter",
     "Pruner",
     "Solution",
+    "Solutions",
     "TransformersAdapter",
     "from_pretrained",
     "prune",
@@ -48,6 +49,7 @@ _HOMES = {
     "PlainAdapter": "vlp_bench.pruning.adapter",
     "Pruner": "vlp_bench.pruning.pruner",
     "Solution": "vlp_bench.pruning.solution",
+    "Solutions": "vlp_bench.pruning.solution",
     "TransformersAdapter": "vlp_bench.models.foreign.adapter",
     "from_pretrained": "vlp_bench.models.checkpoints.pretrained",
     "prune": "vlp_bench.pruning.prune",

@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vlp_bench.annotations import PARTIAL, TARGET, Parameters, fits, parameters, told, words
+from vlp_bench.spelling import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent
 ROOMS = ("vlp_bench.pruning.scores", "vlp_bench.pruning.schedule", "vlp_bench.pruning.sweep")  # every function there
@@ -167,7 +168,9 @@ def _check_values(
             raise ValueError(f"{key}={told(value)}: {unknown(str(name), list(known.kinds), where)}")
         if not fits(kind, value, made_by):
             lacks = "; its _target_ is missing" if isinstance(value, Mapping) and TARGET not in value else ""
-            raise ValueError(f"{key}={told(value)}: expected {words(kind)}{_quotes(kind, value)}{lacks}")
+            choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
+            hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+            raise ValueError(f"{key}={told(value)}: expected {words(kind)}{_quotes(kind, value)}{lacks}{hint}")
 
 
 def _quotes(kind: Any, value: Any) -> str:
@@ -178,8 +181,7 @@ def _quotes(kind: Any, value: Any) -> str:
 
 def unknown(name: str, allowed: list[str], where: str) -> str:
     """'there is no value ...; allowed in task: ...; did you mean ...?'"""
-    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, allowed)
     place = f" in {where}" if where else ""
     return f"there is no value {_key(where, name)}; allowed{place}: {', '.join(sorted(allowed)) or 'nothing'}{hint}"
 

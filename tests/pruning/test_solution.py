@@ -114,6 +114,51 @@ def test_a_mask_that_the_report_tells_of_and_that_is_not_there():
         Solution(fewer, {}, report).install(sequential())
 
 
+def test_masks_made_by_hand_are_held_to_what_can_be_pruned():
+    masks = {f"{number}.weight": torch.ones(6, 6).bool() for number in range(2)}
+    three = nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)])
+    masks["0.weight"][0] = False
+    before = three[0].weight.clone()
+    with pytest.raises(ValueError, match=r"these masks say nothing of '2.weight': .* or install with partial=True"):
+        Solution(masks).install(three)
+    assert three[0].weight.equal(before)
+    Solution(masks).install(three, partial=True)
+    assert not three[0].weight[0].any()
+    solution = vlp_bench.prune(nn.Sequential(nn.Linear(6, 6)), "omp", 0.5)
+    solution.install(three, partial=True)
+    assert int((three[0].weight == 0).sum()) >= 18
+
+
+def test_other_weights_are_said_allowed_or_refused(caplog):
+    dense = sequential()
+    solution = vlp_bench.prune(dense, "omp", 0.5)
+    for model in (dense, sequential()):
+        for _ in range(2):  # what is pruned already is not another model
+            solution.install(model, other_weights="refuse")
+    other = sequential(seed=1)
+    before = other[0].weight.clone()
+    with pytest.raises(ValueError, match=r"aren't those that these masks were found for .*other_weights=\"allow\""):
+        solution.install(other, other_weights="refuse")
+    assert other[0].weight.equal(before)
+    assert not caplog.records
+    solution.install(sequential(seed=1), other_weights="allow")
+    assert not caplog.records
+    solution.install(other)
+    assert len(caplog.records) == 1
+    assert "their hash differs" in caplog.text
+    with pytest.raises(ValueError, match=r"unknown other_weights 'Warn'.*did you mean warn\?"):
+        solution.install(other, other_weights="Warn")
+
+
+def test_a_model_inside_another_is_found():
+    solution = vlp_bench.prune(sequential(), "omp", 0.5)
+    outer = nn.ModuleDict({"model": sequential()})
+    solution.install(outer, other_weights="refuse")
+    assert int((outer["model"][0].weight == 0).sum()) == int((~solution.masks["0.weight"]).sum())
+    with pytest.raises(ValueError, match=r"these masks say nothing of 'head.weight'"):
+        solution.install(nn.ModuleDict({"model": sequential(), "head": nn.Linear(3, 3)}))
+
+
 class Wrapper(nn.Module):
     def __init__(self, module):
         super().__init__()

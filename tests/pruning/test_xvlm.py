@@ -8,6 +8,7 @@ from tests.pruning.test_pruner import BY_WEIGHTS
 from vlp_bench.batch import Batch
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig
+from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.ecoflap import sensitivity
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import losses_around
 from vlp_bench.pruning.statistics.activation_cache import ActivationCache

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.construct import construct
+from vlp_bench.pruning.checks import check_choice
 from vlp_bench.pruning.choices import GROUPS, folder, generated, names, register
 from vlp_bench.pruning.options import constructor_call, shortcuts, unknown
 from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,8 +34,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
 
     if not isinstance(options, Mapping | None) or not all(isinstance(key, str) for key in options or ()):
         raise ValueError(f"options are a mapping of the pruner's keys to values, got {options!r}")
-    if name not in names():
-        raise ValueError(f"unknown pruner {name!r}: use one of {', '.join(names())}")
+    check_choice("pruner", name, names())
     try:
         return build(_composed(name, dict(options or {})), name, [key.partition(".")[0] for key in options or {}])
     except InterpolationKeyError as reason:
@@ -75,7 +76,9 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
         if key.startswith("_") or key.partition(".")[0] not in known:
             raise unknown(name, key, list(config.pruner))
         if key in GROUPS and not isinstance(value, Mapping):
-            raise ValueError(f"pruner {name!r}: {key}={value!r}: use one of {', '.join(names(key))}")
+            raise ValueError(
+                f"pruner {name!r}: {key}={value!r}: use one of {', '.join(names(key))}{did_you_mean(value, names(key))}"
+            )
         OmegaConf.update(config.pruner, key, value)
     return config.pruner
 
@@ -83,7 +86,6 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
 def _part(group: str, choice: str) -> Any:
     from omegaconf import OmegaConf
 
-    if choice not in names(group):
-        raise ValueError(f"unknown {group} {choice!r}: use one of {', '.join(names(group))}")
+    check_choice(group, choice, names(group))
     path = folder() / group / f"{choice}.yaml"
     return OmegaConf.load(path) if path.is_file() else generated(group)[choice]

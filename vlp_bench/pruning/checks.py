@@ -7,13 +7,15 @@ from collections.abc import Collection
 from functools import partial
 from typing import Literal
 
+from vlp_bench.spelling import did_you_mean
+
 Compat = Literal["corrected", "official"]
 
 
 def check_choice(what: str, given: str, allowed: Collection[str]) -> None:
     """Raises ValueError unless `given` is one of `allowed`."""
     if given not in allowed:
-        raise ValueError(f"unknown {what} {given!r}: use one of {', '.join(allowed)}")
+        raise ValueError(f"unknown {what} {given!r}: use one of {', '.join(allowed)}{did_you_mean(given, allowed)}")
 
 
 def check_compat(compat: str) -> None:

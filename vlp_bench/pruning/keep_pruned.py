@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vlp_bench.pruning.layers import parameters_by_name
 from vlp_bench.pruning.masks.file_format import pack, unpack
-from vlp_bench.pruning.masks.parameter_names import unwrapped
+from vlp_bench.pruning.masks.parameter_names import find_prefix
 from vlp_bench.pruning.solution import check_fit, zero_removed
 from vlp_bench.pruning.stacks import stack_of
 
@@ -58,7 +58,7 @@ class KeepPruned(pl.Callback):
         if not self._packed:
             raise ValueError("KeepPruned has no masks: pass Solution.masks, or resume a checkpoint that holds some")
         parameters, masks = parameters_by_name(module), self.masks
-        prefix = _find_prefix(list(masks), list(parameters)) if self.prefix is None else self.prefix
+        prefix = find_prefix(list(masks), list(parameters)) if self.prefix is None else self.prefix
         named = {f"{prefix}{name}": mask for name, mask in masks.items()}
         own = check_fit(named, parameters)
         matching = {own[name]: mask for name, mask in named.items()}
@@ -178,14 +178,3 @@ def _as_bool(name: str, mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"the mask of {name!r} holds other values than 0 and 1")
     return mask.bool()
-
-
-def _find_prefix(names: list[str], parameters: list[str]) -> str:
-    """What stands before every one of `names` among `parameters`."""
-    names, parameters = [unwrapped(name) for name in names], [unwrapped(name) for name in parameters]
-    known = set(parameters)
-    candidates = [p.removesuffix(names[0]) for p in parameters if p == names[0] or p.endswith(f".{names[0]}")]
-    fitting = [prefix for prefix in candidates if all(f"{prefix}{name}" in known for name in names)]
-    if len(fitting) > 1 and "" not in fitting:
-        raise ValueError(f"the masks fit several parts of the module ({', '.join(fitting)}): say which with prefix=")
-    return "" if "" in fitting or not fitting else fitting[0]

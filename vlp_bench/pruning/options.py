@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.pruning.choices import GROUPS, declared, folder
+from vlp_bench.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,8 +47,9 @@ def constructor_call(node: DictConfig, name: str, typed: Collection[str] = ()) -
 
 def unknown(name: str, key: str, allowed: Collection[Any]) -> ValueError:
     """The error for a key that a pruner doesn't have."""
-    told = ", ".join(str(key) for key in allowed if not str(key).startswith("_") and key != "name")
-    return ValueError(f"pruner {name!r} has no option {key!r}{moved(key)}: use one of {told}")
+    told = [str(key) for key in allowed if not str(key).startswith("_") and key != "name"]
+    hint = "" if moved(key) else did_you_mean(key, told)
+    return ValueError(f"pruner {name!r} has no option {key!r}{moved(key)}: use one of {', '.join(told)}{hint}")
 
 
 def moved(key: str) -> str:

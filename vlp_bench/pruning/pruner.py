@@ -19,12 +19,14 @@ from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
-from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
+from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
+from vlp_bench.pruning.stacks import parameters_of
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once, written_by_solvers
 from vlp_bench.pruning.weights_hash import hash_of_weights
+from vlp_bench.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 Tensors = Mapping[str, Tensor]  # by layer
@@ -60,8 +62,9 @@ class Pruner:
         names = [field.name for field in fields(cls)]
         if unknown := [name for name in given if name not in names]:
             raise ValueError(
-                f"{cls.__name__} has no {', '.join(unknown)}: it has {', '.join(names)}; "
-                "what a method can be told belongs to its part, as in solve=Chita(ridge=0.1)"
+                f"{cls.__name__} has no {', '.join(unknown)}: it has {', '.join(names)}"
+                f"{did_you_mean(unknown[0], names)}; what a method can be told belongs to its part, "
+                "as in solve=Chita(ridge=0.1)"
             )
         if missing := [field.name for field in fields(cls) if field.default is MISSING and field.name not in given]:
             raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
@@ -89,16 +92,16 @@ class Pruner:
 
     @overload
     def prune(
-        self, model: nn.Module, sparsity: Sequence[float], calibration: Any = None, adapter: Adapter | None = None
-    ) -> dict[float, Solution]: ...
+        self, model: nn.Module, sparsity: Iterable[float], calibration: Any = None, adapter: Adapter | None = None
+    ) -> Solutions: ...
 
     def prune(
         self,
         model: nn.Module,
-        sparsity: float | Sequence[float],
+        sparsity: float | Iterable[float],
         calibration: Calibration | Iterable[Any] | None = None,
         adapter: Adapter | None = None,
-    ) -> Solution | dict[float, Solution]:
+    ) -> Solution | Solutions:
         """Finds the sparse model or models; `model` is the same before and after.
 
         Args:
@@ -120,21 +123,25 @@ class Pruner:
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         asked = self.focus(self._calibration(model, calibration, adapter))
         solutions = self._of_what_is_seen(asked, paths)
-        return solutions if several else solutions[targets[0]]
+        return Solutions(solutions) if several else solutions[targets[0]]
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         """The solutions; layers of which the method can't learn what it asks stay dense, unless nothing is left."""
+        unseen: dict[str, list[str]] = {}
         while True:
             try:
-                return self._solutions(asked, paths)
-            except Unseen as reason:
-                left = [name for name in asked.layers if name not in reason.layers]
+                solutions = self._solutions(asked, paths)
+                break
+            except Unseen as found:
+                left = [name for name in asked.layers if name not in found.layers]
                 if not left:
                     raise
-                warn_once(
-                    log, asked.model, f"{', '.join(reason.layers)} stays dense where inputs count: {reason.reason}"
-                )
+                unseen.setdefault(found.reason, []).extend(found.layers)
                 asked = asked.subset(left)
+        for reason, names in unseen.items():
+            named = ", ".join(parameters_of(names))
+            warn_once(log, asked.model, f"what reaches {named} can't be seen, so it stays dense: {reason}")
+        return solutions
 
     def _solutions(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         weights = hash_of_weights(asked.model, {name: layer.weight for name, layer in asked.layers.items()})
@@ -158,8 +165,9 @@ class Pruner:
         modalities = {name: layer.place.modality for name, layer in calibration.layers.items()}
         own = [name for name, modality in modalities.items() if self.modality in (None, modality)]
         if not own:
-            allowed = ", ".join(dict.fromkeys(modalities.values()))
-            raise ValueError(f"the model has no layer of modality {self.modality!r}: use one of {allowed}, or None")
+            known = list(dict.fromkeys(modalities.values()))
+            allowed = f"{', '.join(known)}, or None{did_you_mean(self.modality, known)}"
+            raise ValueError(f"the model has no layer of modality {self.modality!r}: use one of {allowed}")
         return calibration if len(own) == len(modalities) else calibration.subset(own)
 
     def _calibration(

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vlp_bench.pruning.adapter import linear_parameters
-from vlp_bench.pruning.checks import name_of
+from vlp_bench.pruning.adapter import adapter_for, linear_parameters
+from vlp_bench.pruning.checks import check_choice, name_of
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
-from vlp_bench.pruning.masks.parameter_names import matched, unwrapped
+from vlp_bench.pruning.masks.parameter_names import find_prefix, matched, unwrapped
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.selection.thresholds import count
+from vlp_bench.pruning.weights_hash import hash_of_weights
 
+log = logging.getLogger(__name__)
+OtherWeights = Literal["warn", "allow", "refuse"]
+
+CLOSE = 1e-6  # sparsities that differ by less are one
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by their bytes
 
 
@@ -104,32 +113,64 @@ class Solution:
         """Share of the prunable weights removed, as achieved."""
         return 1 - self.kept / self.total
 
-    def install(self, model: nn.Module) -> None:
+    def install(self, model: nn.Module, *, partial: bool = False, other_weights: OtherWeights = "warn") -> None:
         """Gives the model the new weights, if any, and sets every removed weight to exactly zero, in place.
 
-        Compiled and wrapped models are the models inside.
+        Compiled and wrapped models (DDP, a LightningModule that holds the model) are the models inside.
+
+        Args:
+            model: the pruned one, or one of its kind.
+            partial: whether layers of which the masks say nothing may stay as they are.
+            other_weights: what to do where the weights aren't those that the masks were found for (fine-tuned ones, or
+                another seed's): "warn", "allow" or "refuse" them.
 
         Raises:
-            ValueError: before anything is changed, if a layer is missing or of another shape, or the model has linear
-                layers that the pruned one had not.
+            ValueError: before anything is changed, if a layer is missing or of another shape, or the model has layers
+                that the pruned one had not, or weights that are refused.
         """
+        check_choice("other_weights", other_weights, get_args(OtherWeights))
         parameters = parameters_by_name(model)
-        own = check_fit(self.masks | self.biases, parameters)
-        self._check_whole(model)
-        Solved(self.masks, self.weights, self.biases).install({name: parameters[own[name]] for name in own})
+        found = self.masks | self.biases
+        prefix = find_prefix(list(self.masks), list(parameters))
+        own = check_fit({f"{prefix}{name}": tensor for name, tensor in found.items()}, parameters)
+        targets = {name: parameters[own[f"{prefix}{name}"]] for name in found}
+        if not partial:
+            self._check_whole(model, prefix)
+        if other_weights != "allow":
+            self._check_weights(model, {name: targets[name] for name in self.masks}, other_weights)
+        Solved(self.masks, self.weights, self.biases).install(targets)
 
-    def _check_whole(self, model: nn.Module) -> None:
-        """Every linear layer has a mask, or stayed dense when this was found; stored before 0.2: no word about it."""
-        known = {unwrapped(name) for name in (*self.masks, *self.report.get("dense", []))}
-        missing = [name for name in linear_parameters(model) if unwrapped(name) not in known]
-        if "dense" in self.report and missing:
+    def _check_whole(self, model: nn.Module, prefix: str) -> None:
+        """Every linear layer has a mask or stayed dense when this was found.
+
+        Masks that don't tell what stayed dense (found before 0.2, released, or made by hand) are held to what can be
+        pruned.
+        """
+        told, lost = "dense" in self.report, [name for name in self.report.get("layers", {}) if name not in self.masks]
+        if lost and not told:
+            raise ValueError(f"the mask of {lost[0]!r} is missing: the report tells of {len(lost)} more than there are")
+        known = {unwrapped(f"{prefix}{name}") for name in (*self.masks, *self.report.get("dense", []))}
+        there = linear_parameters(model) if told else adapter_for(model).prunable(model)
+        missing = [name for name in there if unwrapped(name) not in known]
+        if missing:
             raise ValueError(
                 f"these masks say nothing of {', '.join(map(repr, missing[:3]))}{' and others' * (len(missing) > 3)}: "
-                "the model they were found for had no such layers; prune this one"
+                "the model they were found for had no such layers; prune this one, or install with partial=True"
             )
-        lost = [name for name in self.report.get("layers", {}) if name not in self.masks]
-        if lost:
-            raise ValueError(f"the mask of {lost[0]!r} is missing: the report tells of {len(lost)} more than there are")
+
+    def _check_weights(self, model: nn.Module, targets: Mapping[str, Tensor], other: OtherWeights) -> None:
+        """Compares with the hash of the weights that were pruned, unless these are pruned already."""
+        wanted = self.report.get("hashes", {}).get("weights")
+        if wanted is None or self._is_in(targets) or hash_of_weights(model, targets) == wanted:
+            return
+        said = "the model's weights aren't those that these masks were found for (their hash differs)"
+        if other == "refuse":
+            raise ValueError(f'{said}: prune these, or install with other_weights="allow"')
+        warn_once(log, model, f'{said}; install with other_weights="allow" where that is meant')
+
+    def _is_in(self, targets: Mapping[str, Tensor]) -> bool:
+        """Whether every removed weight is zero already."""
+        return all(not bool(w.detach().masked_fill(self.masks[n].to(w.device), 0).any()) for n, w in targets.items())
 
     def save(self, path: str | Path, form: Form = "plain") -> Path:
         """Writes a mask file (see `masks.file_format`), whole or not at all; `form` "compact" is smaller."""
@@ -164,6 +205,43 @@ class Solution:
             rows += [_row(modality, block, [layer for layer in own if layer["block"] == block]) for block in blocks]
             rows.append(_row(modality, "", own))
         return [*rows, _row("", "", layers)]
+
+
+class Solutions(Mapping[float, Solution]):
+    """One sparse model for each sparsity that was asked for, in their order.
+
+    A sparsity finds its solution whatever its type and last digits. If there is only one, its attributes are here too.
+    """
+
+    def __init__(self, solutions: Mapping[float, Solution]) -> None:
+        self._solutions = dict(solutions)
+
+    def __getitem__(self, sparsity: float) -> Solution:
+        """The solution for a sparsity. Raises KeyError with those that there are."""
+        for known, solution in self._solutions.items():
+            if isinstance(sparsity, Real) and math.isclose(known, float(sparsity), rel_tol=0, abs_tol=CLOSE):
+                return solution
+        raise KeyError(f"there is no solution for sparsity {sparsity!r}: there are {self._told()}")
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._solutions)
+
+    def __len__(self) -> int:
+        return len(self._solutions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not (hasattr(Solution, name) or name in Solution.__dataclass_fields__):
+            raise AttributeError(f"Solutions has no attribute {name!r}")
+        if len(self) != 1:
+            raise AttributeError(f"which {name}? There are solutions for {self._told()}: result[SPARSITY].{name}")
+        return getattr(next(iter(self.values())), name)
+
+    def __repr__(self) -> str:
+        methods = dict.fromkeys(str(solution.report.get("method", "unknown")) for solution in self.values())
+        return f"<Solutions of {', '.join(methods)} for {self._told()}>"
+
+    def _told(self) -> str:
+        return ", ".join(f"{sparsity:g}" for sparsity in self) or "none"
 
 
 def _row(modality: str, block: str, layers: list[dict[str, Any]]) -> TableRow:

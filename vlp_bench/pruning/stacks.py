@@ -20,6 +20,8 @@ UNMARKED = {  # experts of transformers that don't
     "LongcatFlashExperts": False,
     "Step3p7Experts": False,
 }
+EVERY_TOKEN = {"Llama4TextExperts"}  # get all tokens once for each expert, zeros where they are not sent there
+SORTED = {"JetMoeParallelExperts"}  # get tokens in the experts' order, not in their own
 
 
 @dataclass(frozen=True, eq=False)

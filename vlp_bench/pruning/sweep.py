@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.block_sequential import ControlFlowChanged, Resuming
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -39,7 +40,8 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     try:
         return _in_turn(solve, calibration, budgets, found, resuming)
     except ControlFlowChanged as reason:
-        log.warning("batches run through the model in different ways (%s): every pass is a whole one", reason)
+        said = f"batches run through the model in different ways ({reason}): every pass is a whole one"
+        warn_once(log, calibration.model, said, key="different ways")
         return _in_turn(solve, calibration, budgets, found, None)
 
 

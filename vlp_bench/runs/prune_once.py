@@ -56,7 +56,7 @@ class PruneOnce:
         [found] = prune_once([self.specification], model, self.data, self.device, again=self.again, watch=self.watch)
         processes.check_same(mask_hash(found.solution), "mask")
         self.pruned = found
-        found.solution.install(model)
+        found.solution.install(model, other_weights="allow")
 
 
 def prune_once(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kept_of
+from vlp_bench.pruning.allocation.towers import warn_of_towers
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate, threshold_hint
@@ -50,6 +51,8 @@ class GlobalThreshold:
 
     def for_all(self, calibration: Calibration, sparsities: Sequence[float]) -> list[dict[str, int]]:
         """Kept weights per layer at each of several sparsities, from one search."""
+        if self.group_by == "modality":
+            warn_of_towers(calibration)
         kept: list[dict[str, int]] = [{} for _ in sparsities]
         for group in grouped(calibration.layers.values(), self.group_by):
             for whole, part in zip(kept, self._compete(group, calibration, sparsities), strict=True):

@@ -26,3 +26,18 @@ def matched(names: Iterable[str], parameters: Collection[str]) -> dict[str, str]
         if len(several) > 1:
             raise ValueError(f"the mask of {name!r} fits several parameters of the model: {', '.join(several)}")
     return {name: own[0] for name, own in fitting.items() if own}
+
+
+def find_prefix(names: list[str], parameters: list[str]) -> str:
+    """What stands before every one of `names` among `parameters`, as in "model."; "" where nothing fits.
+
+    Raises:
+        ValueError: several parts of the module fit.
+    """
+    names, parameters = [unwrapped(name) for name in names], [unwrapped(name) for name in parameters]
+    known = set(parameters)
+    candidates = [p.removesuffix(n) for n in names[:1] for p in parameters if p == n or p.endswith(f".{n}")]
+    fitting = [prefix for prefix in candidates if all(f"{prefix}{name}" in known for name in names)]
+    if len(fitting) > 1 and "" not in fitting:
+        raise ValueError(f"the masks fit several parts of the module ({', '.join(fitting)}): say which with prefix=")
+    return "" if "" in fitting or not fitting else fitting[0]

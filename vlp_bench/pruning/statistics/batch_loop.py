@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer, find_layers
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
     Snapshot,
@@ -305,11 +306,13 @@ class Passes:
     def _undisturbed(self, *, training: bool = False) -> Iterator[None]:
         """Evaluation (or training) mode and an own random stream; both are as before afterwards.
 
-        Attention takes no fast path meanwhile, on which `nn.TransformerEncoder` packs what isn't padding.
+        Attention takes no fast path meanwhile, on which `nn.TransformerEncoder` packs what isn't padding, and what is
+        compiled runs as it is written: no hook is compiled with it.
         """
         modes = [(module, module.training) for module in self.model.modules()]
         device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
-        with processes.apart(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
+        with processes.apart(), eager, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
@@ -350,8 +353,13 @@ class Passes:
             where = f" after the first {self.first_batch} batches" if self.first_batch else ""
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
         if limit is None and count is not None and seen < count:
-            log.warning("%d calibration batches were asked for, the set has only %d", count, seen)
+            warn_once(log, self.model, f"{count} calibration batches were asked for, the set has only {seen}")
         self._seen.data_hash = digest.hexdigest()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` was called for a part of it."""
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
 def check_reached(layers: Iterable[str], tokens: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.stacks import parameters_of
+from vlp_bench.pruning.stacks import EVERY_TOKEN, SORTED, parameters_of
 from vlp_bench.pruning.statistics.unseen import Unseen
 
 Take = Callable[[Layer, Tensor], None]  # gets x (n, d_in) that a layer is about to map
@@ -67,7 +67,7 @@ class SlicesWatch:
             mask = self._mask(stack, x)
             if mask is None or bool(mask.all()):
                 return forward(*args, **kwargs)
-            mask = _fitting(mask.to(x.device).bool(), x, experts)
+            mask = _fitting(mask.to(x.device).bool(), x, type(module).__name__, experts)
             if mask is None:
                 raise Unseen(
                     [layer.name for layer in layers],
@@ -99,11 +99,10 @@ def one_by_one(module: nn.Module) -> Callable[..., Any]:
     return module.forward if plain is None or "forward" in vars(module) else plain.__get__(module)
 
 
-def _fitting(mask: Tensor, x: Tensor, experts: int) -> Tensor | None:
-    """The mask in the shape of the tokens of x (..., d); x may hold all tokens once for each expert (Llama 4)."""
-    if mask.numel() * x.shape[-1] == x.numel():
-        return mask.reshape(x.shape[:-1])
-    return mask.reshape(-1).repeat(experts) if x.ndim == 2 and mask.numel() * experts == len(x) else None
+def _fitting(mask: Tensor, x: Tensor, kind: str, experts: int) -> Tensor | None:
+    """The mask in the shape of the tokens of x (..., d) that come to a module of that kind; None: it isn't known."""
+    whole = mask.reshape(-1).repeat(experts if kind in EVERY_TOKEN else 1)
+    return whole.reshape(x.shape[:-1]) if len(whole) * x.shape[-1] == x.numel() and kind not in SORTED else None
 
 
 def _rows(value: Any, mask: Tensor) -> Any:

@@ -1,11 +1,11 @@
 """Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
 
-import difflib
 import re
 
 from vlp_bench.construct import PACKAGE as PACKAGE
 from vlp_bench.construct import conf_folder as conf_folder
 from vlp_bench.pruning.choices import names as part_names
+from vlp_bench.spelling import did_you_mean
 
 EXPERIMENTS = next(
     (place for place in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if place.is_dir()),
@@ -61,8 +61,7 @@ def blurb(group: str, choice: str) -> str:
 
 def closest(given: str, allowed: list[str]) -> str:
     """'; did you mean a or b?' for a misspelt name, else ''."""
-    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return did_you_mean(given, allowed)
 
 
 def moved(key: str) -> str:

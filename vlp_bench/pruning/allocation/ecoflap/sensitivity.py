@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.activation_cache import ActivationCache
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -91,7 +92,8 @@ def _both_sides(
     with replay.recording():
         reference = loss()
     if _replayed(loss, replay, None)() != reference:
-        log.warning("the model's blocks do more than their outputs tell: every block is run every time")
+        said = "the model's blocks do more than their outputs tell: every block is run every time"
+        warn_once(log, calibration.model, said)
         replay.forget()
     for name, layer in calibration.layers.items():
         found[name] += [_around(layer, _replayed(loss, replay, layer), epsilon, own[name]) for own in seeds]

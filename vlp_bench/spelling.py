@@ -1,0 +1,28 @@
+"""What a misspelt name may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def did_you_mean(given: object, allowed: Iterable[object]) -> str:
+    """'; did you mean a or b?', else ''.
+
+    A name that differs in case and punctuation alone is the one ("Sparse-GPT" for "sparsegpt"), else at most three near
+    ones are.
+    """
+    by_letters: dict[str, list[str]] = {}
+    for name in map(str, allowed):
+        by_letters.setdefault(_letters(name), []).append(name)
+    letters = _letters(str(given))
+    same = by_letters.get(letters) if letters else None
+    near = same or [
+        n for like in difflib.get_close_matches(letters, by_letters, n=3, cutoff=0.6) for n in by_letters[like]
+    ]
+    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
