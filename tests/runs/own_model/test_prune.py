@@ -55,6 +55,7 @@ def check(out, name, solution, sparsity):
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind, names in SETS.items() for name in names])
 @pytest.mark.parametrize("pruner", ["omp", "wanda", "multiflow", "snip"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor, of tensors
 def test_from_a_folder_to_a_folder(sets, folders, tmp_path, kind, name, pruner):
     words = {"pruner": pruner, "sparsity": 0.5, "batch_size": 5, "calibration": sets[kind]}
     if pruner == "snip" and name in SEEN:

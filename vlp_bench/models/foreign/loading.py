@@ -89,8 +89,8 @@ def skeleton(folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: a class that transformers doesn't have.
     """
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = _class_of(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
 
