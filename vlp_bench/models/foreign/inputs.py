@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
 from vlp_bench.models.foreign.loading import processor_without_videos

@@ -20,7 +20,7 @@ from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.foreign.loading import found_folder, load, quietly, skeleton
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import needs_of
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
@@ -172,7 +172,7 @@ def _written(
     place = request.model if request.model.startswith(HUB) else folder.absolute().name
     known = {"model": place, "calibration": data.told if data else None, "versions": versions(),
              "stays_dense": adapter.structure.reasons}  # fmt: skip
-    layers = Calibration(model, None, adapter).layers
+    layers = find_layers(model, adapter)
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():
             below = f"{sparsity:g}" if len(solutions) > 1 else "."
