@@ -32,6 +32,16 @@ def refused(monkeypatch, command, *words):
     return captured.get()
 
 
+def test_words_of_model(monkeypatch, llama):
+    for words, message in (
+        (["shwo", llama], "shwo: model takes one word, show"),
+        (["show"], "model= is missing"),
+        (["show", llama, llama], "one model at a time"),
+        (["show", llama, "prune_head=true"], "did you mean prune_heads?"),
+    ):
+        assert message in refused(monkeypatch, model, *words)
+
+
 def test_model_show(monkeypatch, llama):
     said = call(monkeypatch, model, "show", llama)
     for part in ("LlamaForCausalLM", "in 14 layers", "model.layers.0–1", "output embeddings  lm_head.weight"):
