@@ -10,7 +10,9 @@ import vlp_bench
 from tests.models.foreign.zoo import ZOO, built
 from tests.runs.own_model.folders import chats, folder, lines, pictures, texts
 from vlp_bench.commands import export, masks
+from vlp_bench.data.readers.calibration_sets import read_set
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
+from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.runs.own_model.prune import prune
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console
@@ -94,6 +96,7 @@ def test_masks_and_export_read_the_folder(folders, tmp_path):
     [(_, out)], _ = pruned(folders("llava"), tmp_path / "out", pruner="omp", sparsity=0.5)
     with console.capture() as captured:
         masks.main(["show", str(out)])
+        export.main(["write", str(out), str(tmp_path / "packed.safetensors"), "--as", "packed"])
         export.main(["report", str(out), "--tokens", "1", "--rounds", "1", "--device", "cpu"])
     assert "method       omp" in captured.get()
     assert "50.00 % zero" in captured.get()
@@ -123,6 +126,55 @@ def test_options_of_the_pruner_and_the_seed(folders, tmp_path):
     [(row, _)], _ = pruned(folders("llama"), tmp_path / "row", **words)
     name = next(iter(row.masks))
     assert set(row.masks[name].sum(1).tolist()) == {row.masks[name].shape[1] // 2}
+
+
+def test_a_repository_of_the_hub_is_called_by_its_name(folders, tmp_path, monkeypatch):
+    place = folders("llama")
+    monkeypatch.setattr("vlp_bench.models.foreign.loading.located", {"hf:owner/name": place}.__getitem__)
+    [(_, out)], said = pruned("hf:owner/name", tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert "hf:owner/name (LlamaForCausalLM)" in said
+    assert "# hf:owner/name, omp at 50 %" in (out / "README.md").read_text()
+
+
+def test_chats_without_images_for_a_language_model(folders, tmp_path):
+    """What its template writes is read as it stands."""
+    place = folder("llama", tmp_path)
+    (place / "chat_template.jinja").write_text("<s> {% for m in messages %}{{ m.content }} {% endfor %}")
+    turns = [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]
+    file = lines(tmp_path / "chats.jsonl", [{"messages": turns}])
+    found = read_set(file)
+    [batch] = Inputs(from_pretrained(place), place).batches(found.examples(1), found.kind, 4)
+    assert batch["input_ids"].tolist() == [[1, 4, 6, 5]]
+    _, said = pruned(place, tmp_path / "out", pruner="wanda", sparsity=0.5, calibration=file)
+    assert "1 of 1 chats" in said
+
+
+def test_a_pruner_for_one_modality(sets, folders, tmp_path):
+    words = {"pruner": "multiflow", "sparsity": 0.5, "calibration": sets["pictures"], "pruner.modality": "vision"}
+    [(solution, _)], _ = pruned(folders("clip"), tmp_path / "out", **words)
+    assert all(name.startswith("vis") for name in solution.masks)
+
+
+def test_weights_that_no_module_takes_are_named(folders, tmp_path, caplog):
+    from safetensors.torch import load_file, save_file
+
+    place = folder("llama", tmp_path)
+    state = load_file(place / "model.safetensors") | {"other.weight": torch.ones(2, 2)}
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    pruned(place, tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert "holds 1 weights that a LlamaForCausalLM has no place for: other.weight" in caplog.text
+
+
+def test_memory_that_runs_out_is_one_line(sets, folders, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("vlp_bench.runs.own_model.prune.unreached", full)
+    words = {"pruner": "wanda", "sparsity": 0.5, "calibration": sets["pictures"]}
+    with pytest.raises(ValueError, match="cpu is out of memory: give a smaller batch_size= or max_length="):
+        pruned(folders("clip"), tmp_path / "out", **words)
+    with pytest.raises(ValueError, match="give dtype=bfloat16 or device=cpu"):
+        pruned(folders("clip"), tmp_path / "out", **words, batch_size=1)
 
 
 def test_another_dtype(folders, tmp_path):
