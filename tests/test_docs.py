@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 import vlp_bench
 from vlp_bench.__main__ import is_verb
 from vlp_bench.__main__ import verbs as program_verbs
+from vlp_bench.runs.own_model.request import request_of, selection_of
 from vlp_bench.runs.specification import register
 from vlp_bench.runs.terminal import conf, key_value
 from vlp_bench.sweeps import plans
@@ -177,6 +178,8 @@ VERBS = {
     "list": listing,
     "report": by_fields("report"),
     "rescore": by_fields("rescore"),
+    "prune": lambda words: request_of(words) if words else None,
+    "model": lambda words: selection_of(words) if words else None,
     "sync": by_fields("wandb_sync"),
     **{verb: by_parser(verb) for verb in ("masks", "export", "weights", "gate", "pretrain")},
     "pretrain-dino": by_parser("pretrain_dino"),

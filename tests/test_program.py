@@ -19,7 +19,7 @@ from vlp_bench.runs.terminal.console import columns, console, print_help, print_
 
 VERBS = {
     *("run", "compare", "experiment", "report", "status", "masks", "export", "data", "weights", "rescore", "ridge"),
-    *("gate", "pretrain", "sync", "list"),
+    *("gate", "pretrain", "sync", "list", "prune", "model"),
 }
 
 

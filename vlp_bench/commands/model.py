@@ -9,10 +9,9 @@ read from the module tree, without the weights. modality=, prune_heads=, also=, 
 
 import sys
 
-from vlp_bench.runs.own_model.request import Selection
+from vlp_bench.runs.own_model.request import selection_of
 from vlp_bench.runs.terminal.console import console, print_help
-from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
-from vlp_bench.runs.terminal.key_value import parse
+from vlp_bench.runs.terminal.errors import one_line, wants_traceback
 
 
 def main() -> None:
@@ -22,12 +21,7 @@ def main() -> None:
         print_help(__doc__)
         return
     with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        verb, *rest = words
-        if verb != "show":
-            raise UserError(f"{verb}: model takes one word, show: vlp-bench model show FOLDER")
-        places = [word for word in rest if "=" not in word]
-        selection = parse(Selection, [*(f"model={place}" for place in places), *(w for w in rest if w not in places)])
-        selection.check()
+        selection = selection_of(words)
         from vlp_bench.runs.own_model.prune import show
 
         show(selection, console)

@@ -1,4 +1,4 @@
-"""Prune a transformers model of your own, from a folder to a folder.
+"""Prune a transformers model of your own.
 
     vlp-bench prune model=FOLDER pruner=wanda sparsity=0.5 calibration=PATH out=FOLDER
     vlp-bench prune model=hf:owner/name pruner=omp sparsity=0.5,0.63 out=FOLDER

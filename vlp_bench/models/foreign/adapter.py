@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from vlp_bench.batch import Place
 from vlp_bench.models.foreign import token_masks
 from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
-from vlp_bench.models.foreign.structure import OUTPUT, Structure, structure_of
+from vlp_bench.models.foreign.structure import OUTPUT, Structure, Weight, structure_of
 from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, reads_other_side
 
 IMAGE_FIRST = ("git",)
@@ -63,11 +63,11 @@ class TransformersAdapter:
 
     def prunable(self, model: nn.Module) -> list[str]:
         """Every linear weight but those of `structure.dense`."""
-        return [weight.name for weight in self.structure.prunable]
+        return [name for weight in self.structure.prunable for name in weight.names]
 
     def place(self, name: str) -> Place:
         """Modality and block, see `tree`."""
-        weight = self._weights[name]
+        weight = self._weight(name)
         return Place(weight.modality, weight.block)
 
     def encode(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
@@ -97,22 +97,27 @@ class TransformersAdapter:
         Raises:
             ValueError: it can't be known which are padding.
         """
-        mask = self._mask(name, self._with_targets(batch), tokens)
-        return token_masks.fitted(mask, tokens, self._shape, name)
+        weight = self._weight(name)
+        mask = self._mask(weight, self._with_targets(batch), tokens)
+        return token_masks.fitted(mask, tokens, None if weight.stack else self._shape, name)
 
     def rows(self, batch: Mapping[str, Any]) -> int:
         """Texts, or images where there are no texts."""
         key = next((key for key in ("input_ids", "pixel_values") if key in batch), next(iter(batch)))
         return len(batch[key])
 
-    def _mask(self, name: str, batch: Mapping[str, Any], tokens: int) -> Tensor | None:
-        path = self._weights[name].path
+    def _weight(self, name: str) -> Weight:
+        """That of a name, or the stack that a matrix's name, `experts.up_proj[3]`, is of."""
+        return self._weights[name.partition("[")[0]]
+
+    def _mask(self, weight: Weight, batch: Mapping[str, Any], tokens: int) -> Tensor | None:
+        path = weight.path
         tower = self.tree.tower(path)
         if "qformer" in path:
             return token_masks.of_queries(batch, tokens)
         if tower == VISION:
             return None if self.tree.is_connector(path) else token_masks.of_patches(batch, self._patch)
-        joint = self.tree.block(path) in self.tree.blocks or self.place(name).modality == TEXT
+        joint = self.tree.block(path) in self.tree.blocks or weight.modality == TEXT
         if self.tree.is_connector(path) or (tower is None and not joint):
             return None  # what is joint reads images and texts in one row
         if reads_other_side(path):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils.import_utils import is_torchvision_available
 
-from vlp_bench.data.readers.calibration_sets import CHATS, TEXTS, Example, Message
+from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
 from vlp_bench.models.foreign.loading import processor_without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
@@ -24,10 +25,6 @@ ASKED = "Describe the image."
 """What a caption answers, where a model was trained on chats."""
 BEGUN = "a photo of"
 """What the encoder of a model with a decoder reads beside an image; the decoder says the caption."""
-
-
-class NeedsPackage(ValueError):
-    """A part of a processor needs a package that is not installed."""
 
 
 def reads(model: PreTrainedModel) -> set[str]:
@@ -69,8 +66,8 @@ class Inputs:
 
     def _maker(self, kind: str, with_images: bool) -> Callable[[Sequence[Example]], Any]:
         sees, said = reads(self.model), type(self.model).__name__
-        if kind == TEXTS and "text" not in sees:
-            raise ValueError(f"the calibration set holds texts, and {said} reads images: give a folder of images")
+        if kind != CAPTIONS and "text" not in sees:
+            raise ValueError(f"the calibration set holds {kind}, and {said} reads images: give a folder of images")
         if kind == CHATS and with_images and "image" not in sees:
             raise ValueError(f"the calibration set holds images, and {said} reads texts: give texts, or chats without")
         if kind == CHATS:
@@ -101,16 +98,18 @@ class Inputs:
         if getattr(self.processor, "chat_template", None):
             chats = [Example(e.images, "", _asked(e.text)) for e in examples]
             return self._chats(chats)
-        mark = getattr(self.processor, "image_token", None)
-        nested = [[image] for image in images] if mark else images
-        texts = [self._marked(caption) for caption in captions]
-        return self.processor(text=texts, images=nested, padding=True, return_tensors="pt")
+        return self._after_images(captions, images)
 
-    def _marked(self, caption: str) -> str:
-        """A caption after the sign for its image, where the processor doesn't put it there itself."""
-        mark = getattr(self.processor, "image_token", None)
-        puts_itself = type(self.processor).__name__.startswith(("Blip", "InstructBlip", "PaliGemma", "Git", "Kosmos"))
-        return caption if mark is None or puts_itself else f"{mark}{caption}"
+    def _after_images(self, captions: list[str], images: list[Any]) -> Any:
+        """A caption behind the sign for its image, which some processors put there themselves."""
+        name, mark = type(self.processor).__name__, getattr(self.processor, "image_token", None)
+        settings = {"padding": True, "return_tensors": "pt"}
+        if name.startswith("PaliGemma"):  # what is to be said is given apart
+            return self.processor(text=[BEGUN] * len(images), suffix=captions, images=images, **settings)
+        if mark is None or name.startswith(("Blip", "InstructBlip", "Git", "Kosmos")):
+            return self.processor(text=captions, images=images, **settings)
+        nested = [[image] for image in images]
+        return self.processor(text=[f"{mark}{caption}" for caption in captions], images=nested, **settings)
 
     def _said(self, captions: list[str], images: list[Any], prompted: bool) -> Any:
         """Images for the encoder, captions for the decoder."""
@@ -163,7 +162,17 @@ class Inputs:
         kept = {key: t.to(self.model.dtype) if t.is_floating_point() else t for key, t in tensors.items()}
         if not kept:
             raise ValueError(f"the processor of {self.folder} gives {', '.join(made)}, and the model takes none of it")
+        self._check_ids(kept)
         return kept
+
+    def _check_ids(self, batch: Batch) -> None:
+        """ValueError for a word that the model's table does not have: it would be read out of bounds."""
+        known = getattr(self.model.config.get_text_config(), "vocab_size", None)
+        largest = max((int(batch[key].max()) for key in ("input_ids", "labels") if key in batch), default=-1)
+        if known is not None and largest >= known:
+            raise ValueError(
+                f"the tokenizer of {self.folder} gives the id {largest}, the model has {known} words: it is another's"
+            )
 
     # What lies beside the model
 
@@ -185,10 +194,10 @@ class Inputs:
         what = "processor (processor_config.json)"
         try:
             found = self._loaded(AutoProcessor, what)
-        except NeedsPackage as error:
-            found = processor_without_videos(self.folder)
+        except ValueError:
+            found = None if is_torchvision_available() else processor_without_videos(self.folder)
             if found is None:
-                raise error from error.__cause__
+                raise
         if hasattr(found, "tokenizer") and hasattr(found, "image_processor"):
             found.tokenizer.pad_token = self.tokenizer.pad_token
             return found
@@ -202,7 +211,7 @@ class Inputs:
             return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except ImportError as error:
             lacks = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise NeedsPackage(f"the {what} of {self.folder} needs a package: {lacks.strip()}") from error
+            raise ValueError(f"the {what} of {self.folder} needs a package: {lacks.strip()}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging as python_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from vlp_bench.models.checkpoints.hub import read_reported
 from vlp_bench.models.checkpoints.locations import HUB, located
 
+log = python_logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -63,9 +65,13 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
     kind = _class_of(folder)
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype) if dtype else "auto", "use_safetensors": True}
     model, wrong = read_reported(kind, folder, **settings)
-    if lacking := {name: wrong[name] for name in ("missing", "mismatched") if name in wrong}:
-        told = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in lacking.items())
+    surplus = wrong.pop("unexpected", [])
+    if wrong:
+        told = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in wrong.items())
         raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {told}")
+    if surplus:
+        named = ", ".join(surplus[:3]) + (", ..." if len(surplus) > 3 else "")
+        log.warning("%s holds %d weights that a %s has no place for: %s", folder, len(surplus), kind.__name__, named)
     return model.eval()
 
 
@@ -89,8 +95,8 @@ def skeleton(folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: a class that transformers doesn't have.
     """
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = _class_of(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
 

@@ -17,7 +17,7 @@ from vlp_bench.models.foreign.tree import FUSION, TEXT, VISION, Tree
 
 EMBEDDING, TIED, CONVOLUTION = "embedding", "shares its weight with an embedding", "convolution"
 POSITIONS, LEARNED, OTHER = "table of positions", "learned tokens", "no linear layer reads it"
-EXPERTS = "experts (three dimensions)"
+EXPERTS, PRUNES_STACKS = "experts (three dimensions)", False
 OUTPUT, HEAD, ROUTER, PATCHES = "output embeddings", "head", "router of experts", "patch embedding"
 PACKED = "three projections in one matrix"
 HEADS = (OUTPUT, HEAD)
@@ -36,6 +36,8 @@ class Weight:
         modality, block: where it sits.
         size: number of weights.
         reason: why it stays dense; empty for one that may be pruned.
+        stack: how many matrices it holds, where it is a stack of experts'; 0 for a matrix.
+        left: numbers of those that stay dense.
     """
 
     name: str
@@ -43,6 +45,15 @@ class Weight:
     block: str
     size: int
     reason: str = ""
+    stack: int = 0
+    left: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What pruning calls it: its name, or those of the matrices that may go, `experts.up_proj[3]`."""
+        if not self.left:
+            return [self.name]
+        return [f"{self.name}[{number}]" for number in range(self.stack) if number not in self.left]
 
     @property
     def path(self) -> str:
@@ -80,9 +91,16 @@ class Structure:
         return {pattern: weights[0].reason for pattern, weights in groups.items()}
 
     def leaving(self, reasons: Mapping[str, str]) -> Structure:
-        """The same with some of the prunable weights (name -> reason) left dense."""
-        left = (replace(w, reason=w.reason or reasons.get(w.name, "")) for w in self.weights)
-        return replace(self, weights=tuple(left))
+        """The same with some of the prunable weights, or matrices of stacks, (name -> reason) left dense."""
+        return replace(self, weights=tuple(w if w.reason else _leaving(w, reasons) for w in self.weights))
+
+
+def _leaving(weight: Weight, reasons: Mapping[str, str]) -> Weight:
+    own = {number: reasons.get(f"{weight.name}[{number}]", "") for number in range(weight.stack)}
+    left = tuple(number for number, reason in own.items() if reason or number in weight.left)
+    if weight.stack and len(left) == weight.stack:
+        return replace(weight, reason=next(reason for reason in own.values() if reason))
+    return replace(weight, reason=reasons.get(weight.name, ""), left=left)
 
 
 def structure_of(
@@ -158,7 +176,8 @@ def _weights(model: PreTrainedModel) -> Iterator[Weight]:
         if sum(size > 1 for size in parameter.shape) > 1 or id(parameter) in why.linear:
             path = name.rpartition(".")[0]
             modality = TEXT if id(parameter) in why.outputs else tree.modality(path)
-            yield Weight(name, modality, tree.block(path), parameter.numel(), why(name, parameter))
+            stack = len(parameter) if parameter.ndim == 3 and is_stack(tree.modules[path]) else 0
+            yield Weight(name, modality, tree.block(path), parameter.numel(), why(name, parameter), stack)
 
 
 class _Reasons:
@@ -183,8 +202,10 @@ class _Reasons:
             return CONVOLUTION
         if "pos" in name.lower().replace("compos", ""):
             return POSITIONS
+        if parameter.ndim == 3 and is_stack(module):
+            return "" if PRUNES_STACKS else EXPERTS
         if parameter.ndim == 3:
-            return EXPERTS if min(parameter.shape) > 1 else LEARNED
+            return OTHER if min(parameter.shape) > 1 else LEARNED
         return ROUTER if "router" in type(module).__name__.lower() else OTHER
 
     def _of_linear(self, path: str, last: str, parameter: nn.Parameter) -> str:
@@ -205,6 +226,11 @@ class _Reasons:
         parent, _, last = path.rpartition(".")
         beside = [name for name, _ in self.tree.modules[parent].named_children()] if parent else []
         return "router" in path.split(".") or (last.endswith("gate") and any("expert" in name for name in beside))
+
+
+def is_stack(module: nn.Module) -> bool:
+    """Whether a module holds experts' matrices in parameters of three dimensions, as transformers marks them."""
+    return isinstance(getattr(module, "is_transposed", None), bool)
 
 
 def _linear(module: nn.Module) -> list[nn.Parameter]:

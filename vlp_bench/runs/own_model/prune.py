@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.foreign.loading import found_folder, load, quietly, skeleton
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import needs_of
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
@@ -67,12 +67,16 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
         UserError, ValueError: says what was given, what is allowed, and what would mend it.
     """
     with quietly():
-        return _prune(request, options, console)
+        try:
+            return _prune(request, options, console)
+        except torch.OutOfMemoryError:
+            less = "a smaller batch_size= or max_length=" if request.batch_size > 1 else "dtype=bfloat16 or device=cpu"
+            raise UserError(f"{request.device} is out of memory: give {less}") from None
 
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
     folder, device, pruner = found_folder(request.model), _device(request.device), _pruner(request, options)
-    reads = needs_of(pruner).reads
+    reads = needs_of(replace(pruner, modality=None, num_batches=None)).reads
     data = _data(request, reads)
     model = load(folder, request.dtype)
     adapter = _adapter(model, request)
@@ -172,14 +176,15 @@ def _written(
     place = request.model if request.model.startswith(HUB) else folder.absolute().name
     known = {"model": place, "calibration": data.told if data else None, "versions": versions(),
              "stays_dense": adapter.structure.reasons}  # fmt: skip
-    layers = Calibration(model, None, adapter).layers
+    layers = find_layers(model, adapter)
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():
             below = f"{sparsity:g}" if len(solutions) > 1 else "."
             (meanwhile / below).mkdir(exist_ok=True)
             solution.report.update(known)
             name = f"{place}, {request.pruner} at {100 * sparsity:g} %"
-            with preserve_weights(layers):
+            others = sparsity != list(solutions)[-1]
+            with preserve_weights(layers if others else {}):
                 solution.install(model)
                 write(model, folder, meanwhile / below, solution, name, known)
             found.append((solution, out / below))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from vlp_bench.models.foreign.adapter import TransformersAdapter
-from vlp_bench.pruning.layers import Layer, find_layers
 from vlp_bench.pruning.statistics.batches import moved_to
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.inputs import InputWatch
 
 UNCALLED = "no calibration batch reaches it"
 UNLEARNT = "the loss gives it no gradient"
 
 
-def unreached(model: nn.Module, adapter: TransformersAdapter, batches: Iterable[Any], reads: str) -> Mapping[str, str]:
+def unreached(model: nn.Module, adapter: TransformersAdapter, batches: Sequence[Any], reads: str) -> Mapping[str, str]:
     """Layers that a pruner would refuse: name -> why.
 
     Args:
@@ -28,54 +29,28 @@ def unreached(model: nn.Module, adapter: TransformersAdapter, batches: Iterable[
     """
     if reads == "weights":
         return {}
-    layers = find_layers(model, adapter)
+    calibration = Calibration(model, batches, adapter)
     if reads == "activations":
-        return dict.fromkeys(_uncalled(model, adapter, batches, layers), UNCALLED)
-    return dict.fromkeys(_unlearnt(model, adapter, batches, layers), UNLEARNT)
+        return dict.fromkeys(_uncalled(calibration), UNCALLED)
+    return dict.fromkeys(_unlearnt(calibration, len(batches)), UNLEARNT)
 
 
-def _uncalled(
-    model: nn.Module, adapter: TransformersAdapter, batches: Iterable[Any], layers: Mapping[str, Layer]
-) -> set[str]:
-    missing = set(layers)
-    with _watching(layers, missing):
-        for batch in batches:
-            adapter.encode(model, moved_to(batch, _device(layers)))
+def _uncalled(calibration: Calibration) -> list[str]:
+    missing = dict.fromkeys(calibration.layers)
+    watch = InputWatch(calibration.layers.values(), (), lambda event: missing.pop(event.layer, None))
+    device = next(iter(calibration.layers.values())).weight.device
+    with watch.watching(), torch.no_grad():
+        for batch in calibration.batches or ():
+            calibration.adapter.encode(calibration.model, moved_to(batch, device))
             if not missing:
                 break
-    return missing
+    return list(missing)
 
 
-@contextmanager
-def _watching(layers: Mapping[str, Layer], missing: set[str]) -> Iterator[None]:
-    """Takes the name of a layer out of `missing` when one of its readers is called."""
-
-    def taker(name: str) -> Any:
-        return lambda *_: missing.discard(name)
-
-    readers = [(name, reader.module) for name, layer in layers.items() for reader in layer.readers]
-    handles = [module.register_forward_pre_hook(taker(name)) for name, module in readers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _unlearnt(
-    model: nn.Module, adapter: TransformersAdapter, batches: Iterable[Any], layers: Mapping[str, Layer]
-) -> set[str]:
-    missing = set(layers)
-    for batch in batches:
-        names: Sequence[str] = sorted(missing)
-        with torch.enable_grad():
-            loss = adapter.loss(model, moved_to(batch, _device(layers)))
-            gradients = torch.autograd.grad(loss, [layers[name].weight for name in names], allow_unused=True)
-        missing -= {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+def _unlearnt(calibration: Calibration, batches: int) -> list[str]:
+    missing = dict.fromkeys(calibration.layers)
+    for gradients in islice(calibration.gradients_of_batches(), batches):  # after the last it refuses what is missing
+        missing = {name: None for name in missing if name not in gradients}
         if not missing:
             break
-    return missing
-
-
-def _device(layers: Mapping[str, Layer]) -> torch.device:
-    return next(iter(layers.values())).weight.device
+    return list(missing)

@@ -99,6 +99,18 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.removeprefix("[").removesuffix("]").split(",") if word.strip()]
 
 
+def selection_of(words: Sequence[str]) -> Selection:
+    """The selection of `vlp-bench model show FOLDER key=value ...`."""
+    if not words or words[0] != "show":
+        raise UserError(f"{words[0] if words else 'model'}: model takes one word, show: vlp-bench model show FOLDER")
+    given = [word if "=" in word else f"model={word}" for word in words[1:]]
+    if sum(word.startswith("model=") for word in given) > 1:
+        raise UserError(f"{' '.join(words)}: one model at a time")
+    selection = parse(Selection, given)
+    selection.check()
+    return selection
+
+
 def request_of(words: Sequence[str]) -> tuple[Request, Mapping[str, Any]]:
     """The request, and the pruner's own options (`pruner.KEY=VALUE`), of a command line."""
     import yaml

@@ -1,0 +1,150 @@
+"""`vlp-bench prune` and `vlp-bench model show`: the words, the approval, and every mistake in one line."""
+
+import sys
+
+import pytest
+
+from tests.models.foreign.zoo import ZOO
+from tests.runs.own_model.folders import folder, texts
+from vlp_bench.commands import model, prune
+from vlp_bench.runs.terminal.console import console, stderr
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return folder("llama", tmp_path_factory.mktemp("models"))
+
+
+def call(monkeypatch, command, *words):
+    """What is printed; code 0."""
+    monkeypatch.setattr(sys, "argv", ["vlp-bench", *map(str, words)])
+    with console.capture() as captured:
+        command.main()
+    return captured.get()
+
+
+def refused(monkeypatch, command, *words):
+    """The one line of an error; code 2."""
+    with stderr.capture() as captured, pytest.raises(SystemExit) as end:
+        call(monkeypatch, command, *words)
+    assert end.value.code == 2
+    assert len(captured.get().strip().splitlines()) == 1
+    return captured.get()
+
+
+def test_words_of_model(monkeypatch, llama):
+    for words, message in (
+        (["shwo", llama], "shwo: model takes one word, show"),
+        (["show"], "model= is missing"),
+        (["show", llama, llama], "one model at a time"),
+        (["show", llama, "prune_head=true"], "did you mean prune_heads?"),
+    ):
+        assert message in refused(monkeypatch, model, *words)
+
+
+def test_model_show(monkeypatch, llama):
+    said = call(monkeypatch, model, "show", llama)
+    for part in ("LlamaForCausalLM", "in 14 layers", "model.layers.0–1", "output embeddings  lm_head.weight"):
+        assert part in said
+    assert "in 13 layers" in call(monkeypatch, model, "show", llama, "leave=[*.1.mlp.down_proj]")
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_model_show_needs_no_weights(monkeypatch, tmp_path, name):
+    """A configuration alone says the same as the model."""
+    ZOO[name].model().config.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    if '"architectures"' not in config or '"architectures": null' in config:
+        kind = type(ZOO[name].model()).__name__
+        config = config.replace('"architectures": null', f'"architectures": ["{kind}"]')
+        if '"architectures"' not in config:
+            config = config.replace("{", f'{{"architectures": ["{kind}"],', 1)
+        (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").touch()
+    assert f"in {ZOO[name].layers} layers" in call(monkeypatch, model, "show", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["pruner=omp"], "model= is missing"),
+        (["model={}", "pruner=Wanda"], "pruner=Wanda: there is no such pruner; allowed: "),
+        (["model={}", "pruner=Wanda"], "did you mean wanda"),
+        (["model={}", "spasity=0.5"], "did you mean sparsity?"),
+        (["model={}", "sparsity=1.5", "out=x"], "sparsity=1.5: expected numbers of at least 0 and below 1"),
+        (["model={}", "sparsity=half", "out=x"], "sparsity=half: expected numbers"),
+        (["model={}", "batch_size=0", "out=x"], "batch_size=0: at least 1 is needed"),
+        (["model={}", "pruner=omp"], "out= is missing"),
+        (
+            ["model={}", "pruner=wanda", "out=x"],
+            "pruner=wanda reads activations: give calibration=PATH, a folder of images",
+        ),
+        (["model={}", "pruner=snip", "out=x"], "pruner=snip reads gradients: give calibration=PATH"),
+        (["model={}", "pruner=omp", "out=x", "modality=visoin"], "did you mean vision?"),
+        (["model={}", "pruner=omp", "out=x", "modality=vision", "yes=true"], "modality=vision: this model has text"),
+        (["model={}", "pruner=omp", "out=x", "leave=[*.attn]"], "leave=*.attn: no weight or module has such a name"),
+        (["model={}", "pruner=omp", "out=x", "also=model.embed_tokens"], "can't be pruned: embedding"),
+        (["model={}", "pruner=omp", "out=x", "device=tpu"], "device=tpu: use cpu, or cuda"),
+        (["model={}", "pruner=omp", "out=x", "dtype=int8"], "dtype=int8: use one of float32"),
+        (["model={}", "pruner=omp", "out=x", "pruner.colour=red"], "has no option 'colour'"),
+        (["model={}", "pruner=omp", "out=x"], "nothing is pruned without approval"),
+        (["model={}x", "pruner=omp", "out=x"], "there is no such folder; models in "),
+        (["model=owner/name", "pruner=omp", "out=x"], "a repository of the hub is written hf:owner/name"),
+    ],
+)
+def test_mistakes_are_one_line(monkeypatch, tmp_path, llama, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(monkeypatch, prune, *(word.format(llama) for word in words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_hold_no_model_say_what_they_hold(monkeypatch, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    assert "no config.json in it; it holds notes.txt" in refused(monkeypatch, model, "show", tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["MyNet"], "model_type": "mine"}')
+    (tmp_path / "pytorch_model.bin").write_text("")
+    assert "no .safetensors in it (it holds config.json" in refused(monkeypatch, model, "show", tmp_path)
+    (tmp_path / "model.safetensors").write_text("")
+    line = refused(monkeypatch, model, "show", tmp_path)
+    assert "has no model MyNet (model_type 'mine'); code of the repository's own is never run" in line
+
+
+def test_weights_that_are_missing_are_named(monkeypatch, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    place = folder("llama", tmp_path)
+    state = load_file(place / "model.safetensors")
+    gone = state.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    assert gone.numel()
+    line = refused(monkeypatch, prune, f"model={place}", "pruner=omp", f"out={tmp_path / 'out'}", "yes=true")
+    assert "missing model.layers.1.mlp.up_proj.weight" in line
+
+
+def test_a_tokenizer_that_is_missing_is_named(monkeypatch, tmp_path):
+    place = folder("llama", tmp_path)
+    for file in place.glob("tokenizer*"):
+        file.unlink()
+    words = (f"model={place}", "pruner=wanda", f"calibration={texts(tmp_path)}", f"out={tmp_path / 'out'}", "yes=true")
+    assert "has no tokenizer (tokenizer.json) that can be read: copy the files" in refused(monkeypatch, prune, *words)
+
+
+class Terminal:
+    """Stands for the keyboard."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("answer, done", [("y", True), ("yes", True), ("", False), ("n", False)])
+def test_a_terminal_is_asked(monkeypatch, tmp_path, llama, answer, done):
+    asked = []
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(console, "input", lambda text: asked.append(text) or answer)
+    words = (f"model={llama}", "pruner=omp", f"out={tmp_path / 'out'}")
+    if done:
+        assert "written:" in call(monkeypatch, prune, *words)
+    else:
+        assert "nothing was pruned" in refused(monkeypatch, prune, *words)
+    assert len(asked) == 1
+    assert (tmp_path / "out").exists() == done

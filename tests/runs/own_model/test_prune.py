@@ -1,0 +1,233 @@
+"""`vlp-bench prune` on folders of tiny models: what is written loads again with exactly the zeros."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import vlp_bench
+from tests.models.foreign.zoo import ZOO, built
+from tests.runs.own_model.folders import chats, folder, lines, pictures, texts
+from vlp_bench.commands import export, masks
+from vlp_bench.data.readers.calibration_sets import read_set
+from vlp_bench.models.checkpoints.pretrained import from_pretrained
+from vlp_bench.models.foreign.inputs import Inputs
+from vlp_bench.runs.own_model.prune import prune
+from vlp_bench.runs.own_model.request import request_of
+from vlp_bench.runs.terminal.console import console
+
+SEEN = ("vit", "dinov2")
+PAIRED = ("siglip", "clip", "blip", "blip2", "blip2_t5", "paligemma")
+SPOKEN = ("llava", "gemma3", "idefics3", "qwen2_5_vl", "qwen3_vl")
+READ = ("t5", "bart", "bert", "gpt2", "llama", "mixtral")
+SETS = {"pictures": (*SEEN, *PAIRED, "llava", "qwen2_5_vl"), "texts": READ, "chats": SPOKEN}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sets")
+    return {"pictures": pictures(place / "beside", listed=False), "texts": texts(place), "chats": chats(place)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders by name, each made when it is first asked for."""
+    place, made = tmp_path_factory.mktemp("folders"), {}
+    return lambda name: made[name] if name in made else made.setdefault(name, folder(name, place))
+
+
+def pruned(place, out, **words):
+    request, options = request_of([f"model={place}", f"out={out}", "yes=true", *(f"{k}={v}" for k, v in words.items())])
+    with console.capture() as captured:
+        found = prune(request, options, console)
+    return found, captured.get()
+
+
+def check(out, name, solution, sparsity):
+    """What was written loads, is sparse where the mask says so and dense elsewhere."""
+    again, dense = from_pretrained(out), built(name)
+    assert solution.kept == solution.total - round(sparsity * solution.total)
+    parameters = dict(again.named_parameters())
+    for key, parameter in dense.named_parameters():
+        mask = solution.masks.get(key, torch.ones_like(parameter, dtype=torch.bool))
+        assert parameters[key].equal(parameter.masked_fill(~mask, 0)), key
+    assert vlp_bench.Solution.load(out / "mask.safetensors").masks.keys() == solution.masks.keys()
+
+
+@pytest.mark.parametrize("kind, name", [(kind, name) for kind, names in SETS.items() for name in names])
+@pytest.mark.parametrize("pruner", ["omp", "wanda", "multiflow", "snip"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor, of tensors
+def test_from_a_folder_to_a_folder(sets, folders, tmp_path, kind, name, pruner):
+    words = {"pruner": pruner, "sparsity": 0.5, "batch_size": 5, "calibration": sets[kind]}
+    if pruner == "snip" and name in SEEN:
+        with pytest.raises(ValueError, match="has no loss for a batch of pixel_values"):
+            pruned(folders(name), tmp_path / "out", **words)
+        assert not list(tmp_path.iterdir())
+        return
+    [(solution, out)], said = pruned(folders(name), tmp_path / "out", **words)
+    check(out, name, solution, 0.5)
+    if pruner != "snip":  # LLaVA's last layer of vision has no gradient, and stays dense
+        assert len(solution.masks) == ZOO[name].layers
+    assert f"next: vlp-bench export report {out}" in said
+    assert ("12 of 12" in said) == (pruner != "omp")
+
+
+def test_several_sparsities_and_what_lies_beside(sets, folders, tmp_path):
+    words = {"pruner": "wanda", "sparsity": "0.5,0.75", "calibration": sets["pictures"], "num_samples": 6}
+    found, said = pruned(folders("siglip"), tmp_path / "out", **words)
+    assert [out.name for _, out in found] == ["0.5", "0.75"]
+    for (solution, out), sparsity in zip(found, (0.5, 0.75), strict=True):
+        check(out, "siglip", solution, sparsity)
+        for file in ("tokenizer.json", "processor_config.json", "config.json"):
+            assert (out / file).is_file()
+        assert isinstance(transformers.AutoModel.from_pretrained(out), transformers.SiglipModel)
+        card = (out / "README.md").read_text()
+        told = ("library_name: transformers", "**wanda**", "| vision |", "6 of 12 images with captions")
+        for part in (*told, "three projections in one matrix", solution.report["hashes"]["calibration"]):
+            assert part in card
+        assert str(tmp_path) not in card  # nobody's folders are told
+    for part in ("vision_model.encoder.layers.0–1", "at 0.75", "75.00 %", "embedding"):
+        assert part in said
+
+
+def test_masks_and_export_read_the_folder(folders, tmp_path):
+    """LLaVA's file has other names than its modules."""
+    [(_, out)], _ = pruned(folders("llava"), tmp_path / "out", pruner="omp", sparsity=0.5)
+    with console.capture() as captured:
+        masks.main(["show", str(out)])
+        export.main(["write", str(out), str(tmp_path / "packed.safetensors"), "--as", "packed"])
+        export.main(["report", str(out), "--tokens", "1", "--rounds", "1", "--device", "cpu"])
+    assert "method       omp" in captured.get()
+    assert "50.00 % zero" in captured.get()
+
+
+def test_one_modality_patterns_and_heads(folders, tmp_path):
+    place = folders("llama")
+    words = {"pruner": "omp", "sparsity": 0.5}
+    [(whole, _)], _ = pruned(place, tmp_path / "a", **words, prune_heads="true")
+    assert "lm_head.weight" in whole.masks
+    [(some, _)], _ = pruned(place, tmp_path / "b", **words, leave="[*.layers.0,*.down_proj]")
+    assert len(some.masks) == 6
+    [(also, _)], _ = pruned(place, tmp_path / "c", **words, also="lm_head")
+    assert set(also.masks) == set(whole.masks)
+    [(seen, _)], _ = pruned(folders("clip"), tmp_path / "d", **words, modality="vision")
+    assert all(name.startswith("vis") for name in seen.masks)
+    assert len(seen.masks) == 13
+
+
+def test_options_of_the_pruner_and_the_seed(folders, tmp_path):
+    words = {"pruner": "random", "sparsity": 0.5}
+    found = [pruned(folders("llama"), tmp_path / str(n), **words, seed=n // 2)[0][0][0] for n in range(3)]
+    same = lambda a, b: all(a.masks[name].equal(b.masks[name]) for name in a.masks)  # noqa: E731
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+    words = {"pruner": "omp", "sparsity": 0.5, "pruner.allocate": "uniform", "pruner.solve.within": "output"}
+    [(row, _)], _ = pruned(folders("llama"), tmp_path / "row", **words)
+    name = next(iter(row.masks))
+    assert set(row.masks[name].sum(1).tolist()) == {row.masks[name].shape[1] // 2}
+
+
+def test_a_repository_of_the_hub_is_called_by_its_name(folders, tmp_path, monkeypatch):
+    place = folders("llama")
+    monkeypatch.setattr("vlp_bench.models.foreign.loading.located", {"hf:owner/name": place}.__getitem__)
+    [(_, out)], said = pruned("hf:owner/name", tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert "hf:owner/name (LlamaForCausalLM)" in said
+    assert "# hf:owner/name, omp at 50 %" in (out / "README.md").read_text()
+
+
+def test_chats_without_images_for_a_language_model(folders, tmp_path):
+    """What its template writes is read as it stands."""
+    place = folder("llama", tmp_path)
+    (place / "chat_template.jinja").write_text("<s> {% for m in messages %}{{ m.content }} {% endfor %}")
+    turns = [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]
+    file = lines(tmp_path / "chats.jsonl", [{"messages": turns}])
+    found = read_set(file)
+    [batch] = Inputs(from_pretrained(place), place).batches(found.examples(1), found.kind, 4)
+    assert batch["input_ids"].tolist() == [[1, 4, 6, 5]]
+    _, said = pruned(place, tmp_path / "out", pruner="wanda", sparsity=0.5, calibration=file)
+    assert "1 of 1 chats" in said
+
+
+def test_a_pruner_for_one_modality(sets, folders, tmp_path):
+    words = {"pruner": "multiflow", "sparsity": 0.5, "calibration": sets["pictures"], "pruner.modality": "vision"}
+    [(solution, _)], _ = pruned(folders("clip"), tmp_path / "out", **words)
+    assert all(name.startswith("vis") for name in solution.masks)
+
+
+def test_weights_that_no_module_takes_are_named(folders, tmp_path, caplog):
+    from safetensors.torch import load_file, save_file
+
+    place = folder("llama", tmp_path)
+    state = load_file(place / "model.safetensors") | {"other.weight": torch.ones(2, 2)}
+    save_file(state, place / "model.safetensors", {"format": "pt"})
+    pruned(place, tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert "holds 1 weights that a LlamaForCausalLM has no place for: other.weight" in caplog.text
+
+
+def test_memory_that_runs_out_is_one_line(sets, folders, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("vlp_bench.runs.own_model.prune.unreached", full)
+    words = {"pruner": "wanda", "sparsity": 0.5, "calibration": sets["pictures"]}
+    with pytest.raises(ValueError, match="cpu is out of memory: give a smaller batch_size= or max_length="):
+        pruned(folders("clip"), tmp_path / "out", **words)
+    with pytest.raises(ValueError, match="give dtype=bfloat16 or device=cpu"):
+        pruned(folders("clip"), tmp_path / "out", **words, batch_size=1)
+
+
+def test_another_dtype(folders, tmp_path):
+    [(_, out)], _ = pruned(folders("llama"), tmp_path / "out", pruner="omp", sparsity=0.5, dtype="bfloat16")
+    assert from_pretrained(out).dtype == torch.bfloat16
+
+
+def test_llava_s_conversations(sets, folders, tmp_path):
+    rows = [
+        {"image": f"pictures/{n}.png", "conversations": [
+            {"from": "human", "value": "<image>\nDescribe the image."}, {"from": "gpt", "value": "a red dog"}
+        ]} for n in range(4)
+    ]  # fmt: skip
+    file = sets["chats"].parent / "llava.json"
+    file.write_text(json.dumps(rows))
+    _, said = pruned(folders("llava"), tmp_path / "out", pruner="wanda", sparsity=0.5, calibration=file)
+    assert "4 of 4 chats" in said
+
+
+def test_texts_prune_what_reads_texts(sets, folders, tmp_path):
+    words = {"pruner": "wanda", "sparsity": 0.5, "calibration": sets["texts"]}
+    with pytest.raises(
+        ValueError, match=r"do not reach the vision layers: .* or prune what reads texts only: modality="
+    ):
+        pruned(folders("llava"), tmp_path / "out", **words)
+    [(solution, _)], _ = pruned(folders("llava"), tmp_path / "out", **words, modality="text")
+    assert len(solution.masks) == 14
+
+
+def test_a_failed_write_leaves_nothing(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlp_bench.runs.own_model.writing.model_card", lambda *_, **__: 1 / 0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        pruned(folders("llama"), tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_force_replaces_a_folder(folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    words = {"pruner": "omp", "sparsity": 0.5}
+    with pytest.raises(ValueError, match="is there already: choose another folder, or replace it with force=true"):
+        pruned(folders("llama"), tmp_path / "out", **words)
+    pruned(folders("llama"), tmp_path / "out", **words, force="true")
+    assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_words_longer_than_the_model_s_table_are_refused(folders, tmp_path):
+    place = folder("llama", tmp_path / "model")
+    content = json.loads((place / "tokenizer.json").read_text())
+    content["model"]["vocab"]["strange"] = 64
+    (place / "tokenizer.json").write_text(json.dumps(content))
+    file = lines(tmp_path / "texts.jsonl", [{"text": "a strange dog"}] * 2)
+    with pytest.raises(ValueError, match="gives the id 64, the model has 64 words: it is another's"):
+        pruned(place, tmp_path / "out", pruner="wanda", sparsity=0.5, calibration=file)
