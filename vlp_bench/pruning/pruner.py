@@ -15,6 +15,7 @@ from torch import nn
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity, name_of
+from vlp_bench.pruning.foreign_parts import weights_unchanged
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.schedule import Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_report
@@ -184,9 +185,10 @@ class Pruner:
         with preserve_weights(calibration.layers if len(path) > 1 else {}):
             for step, target in enumerate(path):
                 stage = self._stage(calibration, solved, step, len(path))
-                budgets = allocate(stage, target)
-                check_budgets(self.allocate, budgets, stage, target)
-                solved = self.sweep(self.solve, stage, budgets)
+                with weights_unchanged(self, calibration.model):
+                    budgets = allocate(stage, target)
+                    check_budgets(self.allocate, budgets, stage, target)
+                    solved = self.sweep(self.solve, stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     solved.install({name: layer.weight for name, layer in calibration.layers.items()})
