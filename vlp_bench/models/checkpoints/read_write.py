@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vlp_bench.models.checkpoints.families import FAMILIES, AnyModel, Config, Family, Model, family_of
 from vlp_bench.models.checkpoints.locations import content_hash, warn, weight_file
+from vlp_bench.models.checkpoints.wrapped import state_of
 from vlp_bench.models.released_names import xvlm_key_map
 from vlp_bench.models.xvlm.towers import resize_positions
 
@@ -211,20 +212,24 @@ def _read_ours(path: Path) -> dict[str, Tensor]:
 
 
 def read_released(path: Path, roots: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors of a released file, at its top or under one of `roots`; nothing in it is executed (weights_only)."""
-    if path.suffix == ".safetensors":
-        return _read_ours(path)
+    """Tensors of a released file, at its top or under one of `roots`, or as training programs wrap them."""
+    content: Any = _read_ours(path) if path.suffix == ".safetensors" else _unpickled(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = state_of(content, roots)
+        if empty := next((name for name, tensor in state.items() if tensor.is_meta), None):
+            raise ValueError(f"{empty} is on the meta device: it has no values")
+    except ValueError as error:
+        raise CheckpointError(path, str(error), "give the released checkpoint, or one saved from a model") from error
+    return state
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote; nothing in it is executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         reason = f"truncated, or not a file of plain tensors ({str(error).splitlines()[0] if str(error) else 'empty'})"
         raise CheckpointError(path, reason, "fetch it again") from error
-    root = next((k for k in roots if isinstance(content, dict) and k in content), None)
-    state = content[root] if root else content
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        reason = f"no state dict at its top or under {', '.join(roots)}"
-        raise CheckpointError(path, reason, "give the released checkpoint")
-    return state
 
 
 def _read_mapped(path: Path, family: Family) -> dict[str, Tensor]:
