@@ -93,7 +93,7 @@ WRONG: dict[str, tuple[str, ...]] = {  # verb -> words that can only be wrong, o
         "--steps abc", "--steps -1", "--steps 0", "--batch-size 0", "--lr abc", "--lr -1", "--lr nan", "--model nope",
         "--init nope", "--seed abc", "--seed -1", "--width 0", "--width 7", "--precision nope", "--accelerator nope",
         "--probe-every 0", "--threads 0", "--workers -1", "--warmup-steps -1", "--init ROWS", "x", "--vision-layers 0",
-        "--text-layers 1 --fusion-layers 5", "--fusion-layers -1",
+        "--fusion-layers -1",
     ),
     "pretrain-dino": ("--steps abc", "--steps -1", "--batch-size 0", "--lr nan", "--seed -1", "--nope"),
     "list": ("nope", "pruners nope", "experiments x=1", "pruner"),
@@ -294,12 +294,12 @@ def _text(data: bytes, rng: random.Random) -> bytes:
 DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, _emptied, _early, _swapped, _text)
 
 
-def damages(rng: random.Random, rounds: int) -> Iterator[tuple[str, str, Callable[[bytes], bytes]]]:
+def damages(rng: random.Random, rounds: int) -> Iterator[tuple[str, str, "partial[bytes]"]]:
     """(kind of file, command, what happens to its bytes)."""
     for kind, commands in READERS.items():
         for command in commands:
             for damage in DAMAGES * rounds:
-                yield kind, command, partial(damage, rng=random.Random(rng.random()))
+                yield kind, command, partial(damage, rng=random.Random(rng.random()))  # pyright: ignore[reportCallIssue]
 
 
 def damaged(out: Path, kind: str, change: Callable[[bytes], bytes]) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vlp_bench.models.checkpoints.archives import check_archive, check_tensor
 from vlp_bench.models.checkpoints.families import FAMILIES, AnyModel, Config, Family, Model, family_of
 from vlp_bench.models.checkpoints.locations import content_hash, warn, weight_file
 from vlp_bench.models.checkpoints.wrapped import state_of
@@ -216,8 +217,10 @@ def read_released(path: Path, roots: tuple[str, ...]) -> dict[str, Tensor]:
     content: Any = _read_ours(path) if path.suffix == ".safetensors" else _unpickled(path)
     try:
         state = state_of(content, roots)
-        if empty := next((name for name, tensor in state.items() if tensor.is_meta), None):
-            raise ValueError(f"{empty} is on the meta device: it has no values")
+        for name, tensor in state.items():
+            if tensor.is_meta:
+                raise ValueError(f"{name} is on the meta device: it has no values")
+            check_tensor(name, tensor, path.stat().st_size)
     except ValueError as error:
         raise CheckpointError(path, str(error), "give the released checkpoint, or one saved from a model") from error
     return state
@@ -226,6 +229,7 @@ def read_released(path: Path, roots: tuple[str, ...]) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote; nothing in it is executed."""
     try:
+        check_archive(path, path.stat().st_size)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         reason = f"truncated, or not a file of plain tensors ({str(error).splitlines()[0] if str(error) else 'empty'})"
