@@ -47,8 +47,8 @@ def gone(process: int) -> bool:
 
 
 def wait_for_end(processes: list[int]) -> list[int]:
-    """Those that are still there after ten seconds; they are killed."""
-    until = time.monotonic() + 10
+    """Those that are still there after a minute; they are killed. What has just begun ends when it is up."""
+    until = time.monotonic() + 60
     while time.monotonic() < until and not all(map(gone, processes)):
         time.sleep(0.05)
     left = [process for process in processes if not gone(process)]

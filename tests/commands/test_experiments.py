@@ -205,3 +205,26 @@ def test_the_name_may_stand_anywhere():
     assert asked == experiment.Request("ecoflap", ("task.lr=1e-3",), workers=1, seed=(0, 1))
     with pytest.raises(UserError, match=r"ecoflop: there is no such experiment.*did you mean ecoflap"):
         experiment.plan(experiment.Request.parse(["ecoflop"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("pruner=nope", "pruner=nope: table08_edges_nodes says itself which are run"),
+        ("+exp=xvlm_vqa", "says itself which are run"),
+        ("x", "x: every word after the experiment's name is key=value"),
+        ("workers=0", "workers=0: expected one number of processes, at least 1"),
+        ("workers=2,3", "workers=2,3: expected one number of processes"),
+    ],
+)
+def test_words_that_would_change_nothing_are_refused(word, reason):
+    with pytest.raises(UserError, match=reason):
+        experiment.Request.parse(["table08_edges_nodes", word])
+
+
+def test_a_sparsity_keeps_all_its_digits():
+    from vlp_bench.sweeps.comparison import specifications
+    from vlp_bench.sweeps.grid import Grid
+
+    [cell] = specifications(Grid.parse(["+exp=xvlm_itr", "pruner=omp", "sparsity=0.9765625", "seed=0"]))
+    assert cell.config["sparsity"] == 0.9765625

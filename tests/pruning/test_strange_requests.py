@@ -135,3 +135,76 @@ def test_what_cannot_be_is_one_line(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call(sequential())
     assert len(str(error.value).splitlines()) == 1
+
+
+# What a part of one's own looks at stays as it is
+
+
+def other_weight(how):
+    def score(layer, calibration):
+        how(calibration.layers["2.weight"].weight if layer.name == "0.weight" else torch.ones(3, 3))
+        return layer.matrix.abs()
+
+    return score
+
+
+WRITES = [
+    lambda w: w.data.abs_(),
+    lambda w: w.data.numpy().__imul__(2),
+    lambda w: setattr(w, "data", w.data * 2),
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("schedule", [lambda s: [s], lambda s: [s / 2, s]])
+def test_a_score_that_changes_another_layer_is_refused_and_the_weight_is_back(write, schedule):
+    model, bad = sequential(), other_weight(write)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"score.* changed '2\.weight' in place: parts of a pruner look at"):
+        pruner(solve=KeepTop(bad), schedule=schedule).prune(model, 0.5)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_an_allocator_and_a_solver_of_ones_own_are_held_to_the_same():
+    def allocate(calibration, sparsity):
+        calibration.model[0].bias.data.add_(1)
+        return GlobalThreshold(scores.magnitude)(calibration, sparsity)
+
+    def solve(calibration, budgets):
+        calibration.layers["0.weight"].weight.data.mul_(-1)
+        return KeepTop(scores.magnitude)(calibration, budgets)
+
+    model = sequential()
+    with pytest.raises(ValueError, match=r"allocate changed '0\.bias' in place"):
+        pruner(allocate=allocate).prune(model, 0.5)
+    with pytest.raises(ValueError, match=r"solve changed '0\.weight' in place"):
+        pruner(solve=solve).prune(model, 0.5)
+
+
+def test_what_a_score_writes_into_statistics_is_nobody_elses():
+    """By hand: a score that spoils what it was shown gives the masks of one that does not, in all that share it."""
+
+    def spoils(layer, calibration):
+        norms = calibration.norms()
+        found = layer.matrix.abs() * norms[layer.name]
+        for tensor in (
+            norms[layer.name],
+            *norms.values(),
+            *calibration.gradients().values(),
+            *(t for _, t in norms.items()),
+        ):
+            tensor.data.fill_(-1)
+        norms.clear()
+        return found
+
+    model = sequential()
+    shared = vlp_bench.Calibration(model, labelled())
+    found = pruner(solve=KeepTop(spoils)).prune(model, [0.5, 0.75], shared)
+    norms = {name: tensor.clone() for name, tensor in shared.norms().items()}
+    clean = vlp_bench.Calibration(model, labelled())
+    expected = pruner(solve=KeepTop(lambda layer, c: layer.matrix.abs() * c.norms()[layer.name])).prune(
+        model, [0.5, 0.75], clean
+    )
+    assert all(norms[name].equal(tensor) for name, tensor in clean.norms().items())
+    for level in (0.5, 0.75):
+        assert all(mask.equal(expected[level].masks[name]) for name, mask in found[level].masks.items())

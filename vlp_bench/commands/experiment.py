@@ -10,6 +10,7 @@ Its runs, its dense baselines, the ridge of CHITA, and a report.
 seed=0 and sparsity=0.9 leave the others out; further words go to every run. Stored runs are not computed again.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,11 @@ class Request:
         if given.get("dry", "false") not in ("true", "false"):
             raise UserError(f"dry={given['dry']}: expected true or false")
         others = tuple(w for w in rest if w.partition("=")[0] not in ("workers", "sparsity", "seed", "dry"))
+        for word in others:
+            if re.match(r"[+~]*(pruner|exp)(=|$)", word):
+                raise UserError(f"{word}: {name} says itself which are run; compare them with vlp-bench compare {word}")
+            if "=" not in word and not word.startswith("~"):
+                raise UserError(f"{word}: every word after the experiment's name is key=value")
         return cls(name, others, dry=given.get("dry") == "true", **own)
 
     @property

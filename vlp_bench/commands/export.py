@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.commands.masks import SHIPPED
 from vlp_bench.runs.terminal.errors import UserError, one_line
+from vlp_bench.runs.terminal.numbers import whole
 
 if TYPE_CHECKING:
     from vlp_bench.runs.pruned_model import Source
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--as", dest="form", choices=FORMS, required=True)
     report.add_argument("--tokens", default="1,30,197", help="rows of the layers' input to measure with")
     report.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    report.add_argument("--rounds", type=int, default=5, help="measurements of each; their median counts")
+    report.add_argument("--rounds", type=whole(1), default=5, help="measurements of each; their median counts")
     report.add_argument("--json", type=Path, help="write the numbers to this file too")
     return p
 

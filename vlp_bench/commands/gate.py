@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vlp_bench.runs.terminal.errors import one_line
+from vlp_bench.runs.terminal.numbers import whole
 
 if TYPE_CHECKING:
     from vlp_bench.data.shapes.probes import Case
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         default="xvlm",
         help="checkpoint of a small XVLM or BLIP, or one of those names for the shipped one (default: xvlm)",
     )
-    p.add_argument("--cases", type=int, default=400, help="hidden words per attribute")
+    p.add_argument("--cases", type=whole(1), default=400, help="hidden words per attribute")
     p.add_argument("--words-only", action="store_true", help="leave out fine-tuning and retrieval (minutes)")
     return p
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.terminal.errors import one_line
+from vlp_bench.runs.terminal.numbers import positive, whole
 
 if TYPE_CHECKING:
     from vlp_bench.data.shapes.curriculum import Curriculum
@@ -36,20 +37,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--init", type=Path, help="go on from this checkpoint, without the first lessons; a BLIP can start from an XVLM"
     )
-    p.add_argument("--steps", type=int, default=5500)
-    p.add_argument("--batch-size", type=int, default=64, help="captions a step")
-    p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--warmup-steps", type=int, default=150)
-    p.add_argument("--seed", type=int, default=0, help="of weights, data and negatives")
-    p.add_argument("--width", type=int, default=128)
-    p.add_argument("--vision-layers", type=int, default=4)
-    p.add_argument("--text-layers", type=int, default=2)
-    p.add_argument("--fusion-layers", type=int, default=3)
+    p.add_argument("--steps", type=whole(1), default=5500)
+    p.add_argument("--batch-size", type=whole(1), default=64, help="captions a step")
+    p.add_argument("--lr", type=positive, default=1e-3)
+    p.add_argument("--warmup-steps", type=whole(0), default=150)
+    p.add_argument("--seed", type=whole(0), default=0, help="of weights, data and negatives")
+    p.add_argument("--width", type=whole(1), default=128)
+    p.add_argument("--vision-layers", type=whole(1), default=4)
+    p.add_argument("--text-layers", type=whole(1), default=2)
+    p.add_argument("--fusion-layers", type=whole(1), default=3)
     p.add_argument("--precision", default="bf16-mixed", choices=("32-true", "bf16-mixed", "16-mixed"))
-    p.add_argument("--threads", type=int, default=1, help="one thread and bf16 do as many steps as two in fp32")
-    p.add_argument("--workers", type=int, default=1, help="processes that draw scenes ahead")
+    p.add_argument("--threads", type=whole(1), default=1, help="one thread and bf16 do as many steps as two in fp32")
+    p.add_argument("--workers", type=whole(0), default=1, help="processes that draw scenes ahead")
     p.add_argument("--accelerator", default="cpu", help="cpu, gpu, auto")
-    p.add_argument("--probe-every", type=int, default=300, help="steps between two looks at what it has learnt")
+    p.add_argument("--probe-every", type=whole(1), default=300, help="steps between two looks at what it has learnt")
     return p
 
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from vlp_bench.runs.terminal.errors import one_line
+from vlp_bench.runs.terminal.numbers import positive, whole
 
 NAME = "dino_shapes.safetensors"
 
@@ -22,17 +23,17 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser("vlp-bench pretrain-dino", description=__doc__, formatter_class=form)
     p.add_argument("--out", type=Path, default=Path("outputs/pretrain/dino_shapes"), help="directory of the run")
-    p.add_argument("--steps", type=int, default=2500)
-    p.add_argument("--batch-size", type=int, default=64, help="scenes a step")
-    p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--warmup-steps", type=int, default=50)
-    p.add_argument("--seed", type=int, default=0, help="of weights and data")
-    p.add_argument("--width", type=int, default=128)
-    p.add_argument("--layers", type=int, default=4)
+    p.add_argument("--steps", type=whole(1), default=2500)
+    p.add_argument("--batch-size", type=whole(1), default=64, help="scenes a step")
+    p.add_argument("--lr", type=positive, default=1e-3)
+    p.add_argument("--warmup-steps", type=whole(0), default=50)
+    p.add_argument("--seed", type=whole(0), default=0, help="of weights and data")
+    p.add_argument("--width", type=whole(1), default=128)
+    p.add_argument("--layers", type=whole(1), default=4)
     p.add_argument("--precision", default="bf16-mixed", choices=("32-true", "bf16-mixed", "16-mixed"))
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=whole(1), default=1)
     p.add_argument("--accelerator", default="cpu", help="cpu, gpu, auto")
-    p.add_argument("--probe-every", type=int, default=250, help="steps between two looks at what it has learnt")
+    p.add_argument("--probe-every", type=whole(1), default=250, help="steps between two looks at what it has learnt")
     return p
 
 

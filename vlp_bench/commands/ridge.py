@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vlp_bench.runs.terminal.console import console, print_help
 from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
-from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.grid import Grid, parsed
 from vlp_bench.sweeps.plans import RIDGE_PRUNERS
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def main() -> None:
         return
     with one_line(words, traceback=wants_traceback(words)):
         given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-        pruner, workers = given.get("pruner", "chita"), given.get("workers", "2")
-        if not workers.isdigit():
-            raise UserError(f"workers={workers}: expected a whole number")
-        rest = [word for word in words if word.partition("=")[0] not in ("pruner", "workers", "sparsity", "seed")]
-        choice = choose(pruner, rest, int(workers))
+        for key in sorted({"sparsity", "seed"} & set(given)):
+            raise UserError(f"{key}={given[key]}: the ridge is chosen at the paper's sparsity and seed; leave it out")
+        pruner, workers = given.get("pruner", "chita"), parsed("workers", given.get("workers", "2"))
+        rest = [word for word in words if word.partition("=")[0] not in ("pruner", "workers")]
+        choice = choose(pruner, rest, workers)
         for value, average in choice.average_r1.items():
             mark = " <- chosen" if float(value) == choice.ridge else ""
             console.print(f"ridge {value:>6}: average R@1 {average:.2f}{mark}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity, name_of
+from vlp_bench.pruning.foreign_parts import weights_unchanged
 from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
@@ -244,9 +245,10 @@ class Pruner:
             for step, target in enumerate(path):
                 alive = {} if revives else solved.masks
                 stage = self._stage(calibration, alive, originals if revives else {}, step, len(path))
-                budgets = allocate(stage, target)
-                check_budgets(self.allocate, budgets, stage, target)
-                solved = self.sweep(solve, stage, budgets)
+                with weights_unchanged(self, calibration.model):
+                    budgets = allocate(stage, target)
+                    check_budgets(self.allocate, budgets, stage, target)
+                    solved = self.sweep(solve, stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})

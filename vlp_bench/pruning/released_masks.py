@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from vlp_bench.batch import Place
 from vlp_bench.models.blip.model import BLIPAdapter
+from vlp_bench.models.checkpoints.archives import check_archive, check_tensor
 from vlp_bench.models.dino import DINOAdapter
 from vlp_bench.models.xvlm.model import XVLMAdapter
 from vlp_bench.pruning.layers import find_layers
@@ -146,7 +146,7 @@ def _is_own(family: Family, masks: Mapping[str, Tensor]) -> bool:
 
 
 def _state(data: bytes) -> dict[str, Tensor]:
-    _check_archive(data)
+    check_archive(io.BytesIO(data), len(data))
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (UnpicklingError, EOFError, *BROKEN) as error:
@@ -156,27 +156,8 @@ def _state(data: bytes) -> dict[str, Tensor]:
     ):
         raise ValueError("no dictionary of tensors")
     for key, tensor in state.items():
-        _check_tensor(key, tensor, len(data))
+        check_tensor(key, tensor, len(data))
     return state
-
-
-def _check_archive(data: bytes) -> None:
-    """torch never compresses; what does may claim gigabytes."""
-    try:
-        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except zipfile.BadZipFile:
-        return  # the form of before 2020, or nothing that torch reads
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("its parts are compressed, which torch's never are")
-    if sum(member.file_size for member in members) > len(data):
-        raise ValueError("its parts claim to be longer than the file")
-
-
-def _check_tensor(key: str, tensor: Tensor, most: int) -> None:
-    """A tensor may claim more entries than it has: strides of zero, or another layout."""
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    if not dense or tensor.numel() * tensor.element_size() > most:
-        raise ValueError(f"its {key!r} is no plain tensor")
 
 
 def _family(state: Mapping[str, Tensor]) -> Family:

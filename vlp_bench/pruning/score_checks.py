@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vlp_bench.pruning import scores
 from vlp_bench.pruning.checks import name_of
+from vlp_bench.pruning.foreign_parts import Shown
 from vlp_bench.pruning.layers import Layer, writes_of
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -21,7 +22,7 @@ def score_of(score: scores.Score, layer: Layer, calibration: Calibration) -> Ten
     weight = layer.weight
     writes, before = writes_of(weight), None if _ours(score) else weight.detach().clone()
     try:
-        found = score(layer, calibration)
+        found = score(layer, calibration if before is None else Shown.of(calibration))
     finally:
         changed = writes_of(weight) != writes or (before is not None and not torch.equal(weight.detach(), before))
         if changed and before is not None:

@@ -10,6 +10,7 @@ Everything else is for galleries (`txt_first`: the text put first for an image; 
 
 import io
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,9 +18,10 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
-from vlp_bench.pruning.masks.safetensors_files import write_whole
+from vlp_bench.pruning.masks.safetensors_files import BROKEN, first_line, write_whole
 
 FILE = "examples.npz"
+LARGEST = 1 << 28  # bytes: some hundred values of a quarter of a million examples
 Arrays = dict[str, np.ndarray]
 
 
@@ -43,9 +45,12 @@ def read(folder: Path) -> Arrays:
         return {}
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as content:
+            if sum(member.file_size for member in content.zip.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
             return {name: content[name] for name in content.files}
-    except (ValueError, OSError, BadZipFile, EOFError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); compute the run again with force=true") from error
+    except (*BROKEN, OSError, BadZipFile, EOFError, MemoryError, struct.error) as error:
+        reason = first_line(error)
+        raise ValueError(f"{file} cannot be read ({reason}); compute the run again with force=true") from error
 
 
 def values(arrays: Arrays, metric: str) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vlp_bench import processes
 from vlp_bench.lifetime import Interrupted, interruptions
+from vlp_bench.models.checkpoints.archives import check_archive
 from vlp_bench.runs.terminal.errors import UserError
 
 
@@ -104,6 +105,7 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     """
     content = io.BytesIO(path.read_bytes())
     try:
+        check_archive(content, content.getbuffer().nbytes)
         if (damaged := zipfile.ZipFile(content).testzip()) is not None:  # torch itself would not look
             raise ValueError(f"its part {damaged} is not what was written")
         content.seek(0)

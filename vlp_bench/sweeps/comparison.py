@@ -35,7 +35,7 @@ from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.trial_construction import construct_all
 from vlp_bench.sweeps import comparison_worker as worker
-from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.grid import Grid, level
 
 
 def specifications(grid: Grid) -> list[Specification]:
@@ -48,7 +48,7 @@ def specifications(grid: Grid) -> list[Specification]:
     found = []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         for pruner, sparsity, seed in grid.cells():
-            words = [*grid.overrides, f"pruner={pruner}", f"sparsity={sparsity:g}", f"seed={seed}"]
+            words = [*grid.overrides, f"pruner={pruner}", f"sparsity={level(sparsity)}", f"seed={seed}"]
             config = compose("config", words, return_hydra_config=True)
             found.append(specify(config, config.hydra))
     return found

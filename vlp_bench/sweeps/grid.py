@@ -56,4 +56,14 @@ def parsed(key: str, value: str) -> Any:
         values = tuple(kind(item) for item in value.strip("[]").split(","))
     except ValueError:
         raise UserError(f"{key}={value}: expected {kind.__name__} values separated by commas") from None
-    return values[0] if key == "workers" else values
+    if key != "workers":
+        return values
+    if len(values) != 1 or values[0] < 1:
+        raise UserError(f"workers={value}: expected one number of processes, at least 1")
+    return values[0]
+
+
+def level(sparsity: float) -> str:
+    """A sparsity as a word says it: short where that is the same number."""
+    short = f"{sparsity:g}"
+    return short if float(short) == sparsity else repr(sparsity)

@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vlp_bench.models.checkpoints.archives import check_archive, check_tensor
 from vlp_bench.models.checkpoints.families import FAMILIES, AnyModel, Config, Family, Model, family_of
 from vlp_bench.models.checkpoints.locations import content_hash, warn, weight_file
+from vlp_bench.models.checkpoints.wrapped import state_of
 from vlp_bench.models.released_names import xvlm_key_map
 from vlp_bench.models.units import shrink, unit_counts
 from vlp_bench.models.xvlm.towers import resize_positions
@@ -217,20 +219,27 @@ def _read_ours(path: Path) -> dict[str, Tensor]:
 
 
 def read_released(path: Path, roots: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors of a released file, at its top or under one of `roots`; nothing in it is executed (weights_only)."""
-    if path.suffix == ".safetensors":
-        return _read_ours(path)
+    """Tensors of a released file, at its top or under one of `roots`, or as training programs wrap them."""
+    content: Any = _read_ours(path) if path.suffix == ".safetensors" else _unpickled(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = state_of(content, roots)
+        for name, tensor in state.items():
+            if tensor.is_meta:
+                raise ValueError(f"{name} is on the meta device: it has no values")
+            check_tensor(name, tensor, path.stat().st_size)
+    except ValueError as error:
+        raise CheckpointError(path, str(error), "give the released checkpoint, or one saved from a model") from error
+    return state
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote; nothing in it is executed."""
+    try:
+        check_archive(path, path.stat().st_size)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         reason = f"truncated, or not a file of plain tensors ({str(error).splitlines()[0] if str(error) else 'empty'})"
         raise CheckpointError(path, reason, "fetch it again") from error
-    root = next((k for k in roots if isinstance(content, dict) and k in content), None)
-    state = content[root] if root else content
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        reason = f"no state dict at its top or under {', '.join(roots)}"
-        raise CheckpointError(path, reason, "give the released checkpoint")
-    return state
 
 
 def _read_mapped(path: Path, family: Family) -> dict[str, Tensor]:

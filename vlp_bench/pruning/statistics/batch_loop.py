@@ -20,6 +20,7 @@ from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer, find_layers
 from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
     Snapshot,
@@ -225,7 +226,7 @@ class Passes:
                 self.adapter.encode(self.model, part)
 
         with watching, self._undisturbed(), torch.no_grad():
-            yield from relay.through(self._parts(), run)
+            yield from relay.through(self._parts(), named(self.model, run))
 
     def gradient_statistics(self, statistics: Sequence[GradientStatistic]) -> list[Sums]:
         """Their tensors by layer, from one pass of backwards.
@@ -299,7 +300,7 @@ class Passes:
             calls_seen(self.layers, lambda name, has_rows: relay(Event(name, (has_rows, 0)))),
             torch.enable_grad(),
         ):
-            yield from relay.through(self._parts(), run)
+            yield from relay.through(self._parts(), named(self.model, run))
         reach.check()
 
     @contextmanager

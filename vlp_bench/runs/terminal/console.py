@@ -2,14 +2,28 @@
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
-console = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Terminal(Console):
+    """What names and messages hold of control characters is shown and does nothing: no file moves the cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            harmless = segment.control or segment.text.isprintable()
+            yield (
+                segment if harmless else Segment(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", segment.text), segment.style)
+            )
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+console = Terminal(highlight=False)
+stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 _GLUE = "\N{NO-BREAK SPACE}"
 _ANY_WIDTH = 10_000

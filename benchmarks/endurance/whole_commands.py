@@ -1,0 +1,374 @@
+"""Whole commands with wrong words and damaged files: each ends in one line, never in a traceback, a hang or a lie.
+
+    python benchmarks/endurance/whole_commands.py                 # every verb, every kind of file: some 900 commands
+    python benchmarks/endurance/whole_commands.py words --most 100 --seed 3
+    python benchmarks/endurance/whole_commands.py files
+
+`words`: every option of every verb but `run` (that is `typing_errors.py`'s) with values of other kinds, misspelt keys,
+missing and doubled words. `files`: what a run leaves behind (rows, masks, weights, checkpoints, examples, curves), cut
+off, emptied, with bytes, numbers or pieces exchanged, read by each verb that reads it. A command is a fork of this
+process, in a folder of its own. Counted: tracebacks, hangs (more than two minutes), errors of more than a line, escape
+sequences that reach the terminal, failures without a word, and wrong words that end with 0.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from vlp_bench.runs.terminal import console as terminal
+
+SECONDS = 120
+VALUES = ("abc", "", "-1", "1.5", "nan", "[]", "½", "null", "../../../x", "/dev/null/x", "a\x1b[2Jb", "9" * 30)
+FAULTS = ("hang", "traceback", "more than a line", "silently wrong", "escape sequence")
+KEYED = {  # verb -> its keys
+    "report": ("out", "exp", "benchmark", "baseline", "examples", "weights", "title", "files"),
+    "sync": ("out", "online", "project", "exp"),
+    "rescore": ("out", "exp", "benchmark", "corenlp_dir", "force"),
+    "status": ("paths.out", "sparsity", "seed"),
+}
+FREE = {"title", "project", "to", "files"}  # any text is right
+WRONG: dict[str, tuple[str, ...]] = {  # verb -> words that can only be wrong, one command each
+    "compare": (
+        "+exp=nope", "exp=xvlm_itr", "+exp=xvlm_itr workers=0", "+exp=xvlm_itr workers=abc", "+exp=xvlm_itr workers=-1",
+        "+exp=xvlm_itr pruner=nope", "+exp=xvlm_itr pruner=", "+exp=xvlm_itr pruner=omp,nope", "+exp=xvlm_itr seed=abc",
+        "+exp=xvlm_itr sparsity=abc", "+exp=xvlm_itr sparsity=1.5", "+exp=xvlm_itr sparsity=", "+exp=xvlm_itr seed=-1",
+        "+exp=xvlm_itr sparsity=nan", "+exp=xvlm_itr seed=1.5", "+exp=xvlm_itr seed=0,,1", "+exp=xvlm_itr nonsense=1",
+        "+exp=xvlm_itr task.lr=abc", "+exp=xvlm_itr recipe.epochs=-1", "+exp=xvlm_itr data.batch_size=0", "xvlm_itr",
+        "+exp=xvlm_itr task.k_test=0", "+exp=xvlm_itr precision=64-true", "+exp=xvlm_itr seed=${seed}", "--nope", "",
+        "+exp=xvlm_itr task.image_size=13", "+exp=xvlm_itr sparsity=0.5 sparsity=0.9 x", "+exp=xvlm_itr,xvlm_vqa",
+        "+exp=xvlm_itr data.eval_transform.size=40", "+exp=xvlm_itr workers=1e9", "+exp=xvlm_itr +trainer.max_epochs=1",
+    ),
+    "experiment": (
+        "nope", "table08_edges_nodes pruner=nope", "table08_edges_nodes sparsity=abc", "table08_edges_nodes seed=99",
+        "table08_edges_nodes dry=maybe", "table08_edges_nodes workers=0", "table08_edges_nodes nonsense=1",
+        "table08_edges_nodes task.lr=abc dry=true", "table08_edges_nodes benchmark=nope", "seed=0", "../x",
+        "table08_edges_nodes paths.out=5 dry=true", "table08_edges_nodes x",
+        "table08_edges_nodes sparsity=2", "table08_edges_nodes seed=", "table08_edges_nodes pruner=omp dry=true",
+        "table08_edges_nodes +exp=xvlm_vqa dry=true", "table08_edges_nodes seed=0,abc", "dry=true",
+    ),
+    "ridge": ("", "+exp=xvlm_itr pruner=omp", "+exp=nope pruner=chita",
+              "+exp=xvlm_itr pruner=chita workers=0"),
+    "masks": (
+        "", "show", "show nope", "show OUT", "show MASK --by nope", "diff MASK", "diff MASK nope", "convert MASK",
+        "convert MASK OUT/x --form nope", "convert MASK OUT/x.safetensors --sparsity 2", "nope MASK", "show ROWS",
+        "convert MASK OUT/x.safetensors --sparsity abc",
+        "convert MASK OUT/x.safetensors --sparsity 0.5 --weights nope",
+        "convert MASK OUT/x.safetensors --sparsity nan", "show WEIGHTS", "diff MASK WEIGHTS", "show MASK MASK",
+    ),
+    "export": (
+        "", "write", "write MASK", "write MASK OUT/x", "write MASK OUT/x --as nope", "write nope OUT/x --as dense",
+        "write OUT OUT/x --as dense", "report MASK --tokens abc", "report MASK --tokens 0", "report MASK --tokens -3",
+        "report MASK --device nope", "report MASK --rounds 0", "report MASK --tokens ", "report nope", "report ROWS",
+        "write MASK OUT/x --as dense --weights nope", "write MASK OUT/x --as dense --weights ROWS",
+        "write RUN OUT/x --as dense --weights MASK", "report MASK --rounds abc", "report MASK --device cuda:99",
+    ),
+    "weights": ("", "check", "check nope", "check OUT", "check ROWS", "nope x", "check hf:", "check pkg://nope/x",
+                "check MASK", "check pkg://vlp_bench/../x", "check hf:../../x", "check /dev/null",
+                "check WEIGHTS WEIGHTS"),
+    "data": (
+        "check", "check nope.json", "check +exp=nope", "check ROWS", "check OUT", "nope", "mini-copy", "check MASK",
+        "mini-copy OUT/m images=abc", "mini-copy OUT/m images=-1", "mini-copy OUT/m side=0", "mini-copy OUT/m nope=1",
+        "check +exp=xvlm_itr benchmark=paper", "check ROWS format=nope",
+        "check --sample=abc +exp=xvlm_itr", "check --sample=-1 +exp=xvlm_itr", "check vocab=nope ROWS",
+        "check images=nope ROWS",
+    ),
+    "gate": ("nope", "--cases abc", "ROWS", "MASK", "--cases 0", "--cases -5 --words-only", "xvlm blip"),
+    "pretrain": (
+        "--steps abc", "--steps -1", "--steps 0", "--batch-size 0", "--lr abc", "--lr -1", "--lr nan", "--model nope",
+        "--init nope", "--seed abc", "--seed -1", "--width 0", "--width 7", "--precision nope", "--accelerator nope",
+        "--probe-every 0", "--threads 0", "--workers -1", "--warmup-steps -1", "--init ROWS", "x", "--vision-layers 0",
+        "--fusion-layers -1",
+    ),
+    "pretrain-dino": ("--steps abc", "--steps -1", "--batch-size 0", "--lr nan", "--seed -1", "--nope"),
+    "list": ("nope", "pruners nope", "experiments x=1", "pruner"),
+    "status": ("+exp=nope", "nope", "+exp=xvlm_itr pruner=nope", "+exp=xvlm_itr seed=abc", "paths.out=nope", "-m",
+               "+exp=xvlm_itr sparsity=2", "paths.out=ROWS", "+exp=xvlm_itr nonsense=1", "+exp=xvlm_itr seed=${seed}"),
+    "report": ("out=nope", "out=ROWS", "nope", "report", "out=OUT exp=nope", "OUT", "--out OUT", "out=OUT to=ROWS"),
+    "sync": ("out=nope", "out=ROWS", "online=maybe", "online", "out=OUT exp=nope"),
+    "rescore": ("out=nope", "force=maybe", "corenlp_dir", "out=OUT"),
+    "nope": ("",),
+    "repot": ("out=OUT",),
+}  # fmt: skip
+READERS = {  # what is damaged -> the commands that read it
+    "rows": ("report out=OUT", "status paths.out=OUT", "export write RUN OUT/x --as packed", "sync out=OUT",
+             "rescore out=OUT"),
+    "mask": ("masks show MASK", "masks diff MASK MASK", "export report MASK --rounds 1 --tokens 1", "report out=OUT",
+             "export write MASK OUT/y --as packed", "export write RUN OUT/x --as packed"),
+    "weights": ("weights check WEIGHTS", "export write MASK OUT/x --as dense --weights WEIGHTS", "data check WEIGHTS",
+                "gate WEIGHTS --words-only --cases 2"),
+    "best": ("export write RUN OUT/x --as packed",),
+    "examples": ("report out=OUT",),
+    "curves": ("report out=OUT", "sync out=OUT"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code (None: it had to be killed), and all it said."""
+
+    code: int | None
+    text: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.text.splitlines() if re.match(r"(error|.*: error): ?", line)]
+
+
+def performed(words: Sequence[str], folder: Path) -> Outcome:
+    """`vlp-bench WORDS` in a fork, with `folder` as its working folder."""
+    log = folder / "said.txt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        _child(words, folder, log)
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return Outcome(os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace"))
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return Outcome(None, log.read_text("utf-8", "replace"))
+
+
+def _child(words: Sequence[str], folder: Path, log: Path) -> None:
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        torch.set_num_threads(1)
+        os.environ |= {"COLUMNS": "400", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "HF_HUB_OFFLINE": "1"}
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        terminal.console.file = terminal.stderr.file = sys.stdout
+        sys.argv = ["vlp-bench", *words]
+        from vlp_bench.__main__ import main
+
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def verdict(outcome: Outcome, *, wrong: bool) -> str:
+    """What became of a command; `wrong`: its words, or its files, can only be a mistake."""
+    if outcome.code is None:
+        return "hang"
+    if "Traceback (most recent call last)" in outcome.text or outcome.code < 0:
+        return "traceback"
+    if "\x1b[2J" in outcome.text:
+        return "escape sequence"
+    if outcome.code and not outcome.text.strip():
+        return "silently wrong"
+    if len(outcome.errors) > 1:
+        return "more than a line"
+    return "silently wrong" if wrong and not outcome.code else "accepted" if not outcome.code else "refused"
+
+
+# What there is to read: the results of one small run
+
+
+def prepared(folder: Path) -> Path:
+    """A folder with the results of a comparison of two cells, made in half a minute; raises AssertionError if not."""
+    words = ["compare", "+exp=xvlm_itr", "pruner=dense,omp", "sparsity=0.9", "seed=0", "rehearse=true", "trainer=cpu",
+             "workers=1", f"paths.out={folder}/made"]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = performed(words, folder)
+    assert outcome.code == 0, outcome.text
+    out = folder / "made" / "rehearsal"
+    from vlp_bench.models.checkpoints.locations import located
+
+    shutil.copy(located("pkg://vlp_bench/assets/xvlm_shapes.safetensors"), out / "weights.safetensors")
+    return out
+
+
+def places(out: Path) -> dict[str, Path]:
+    """Of such a folder, by the words that stand for them in commands, and by kind."""
+    run = next(out.glob("runs/*-omp-*"))
+    return {
+        "OUT": out, "RUN": run, "ROWS": run / "rows.jsonl", "MASK": next(out.glob("masks/*.safetensors")),
+        "WEIGHTS": out / "weights.safetensors", "rows": run / "rows.jsonl", "best": run / "best.ckpt",
+        "mask": next(out.glob("masks/*.safetensors")), "weights": out / "weights.safetensors",
+        "examples": next(run.glob("examples*"), run / "rows.jsonl"),
+        "curves": next(run.glob("curves/*/metrics.csv"), run / "rows.jsonl"),
+    }  # fmt: skip
+
+
+def copied(out: Path, to: Path) -> Path:
+    """The same folder again; files are links until one is damaged."""
+    shutil.copytree(out, to / "out", copy_function=os.link)
+    return to / "out"
+
+
+def filled(command: str, out: Path) -> list[str]:
+    """The words of a command, with places in the stead of OUT, RUN, ROWS, MASK and WEIGHTS."""
+    there = {name: str(place) for name, place in places(out).items() if name.isupper()}
+    names = rf"\b({'|'.join(there)})\b"
+    return [re.sub(names, lambda found: there[found[1]], word) for word in command.split(" ") if word]
+
+
+# Wrong words
+
+
+def wordings() -> Iterator[tuple[str, bool]]:
+    """Commands, and whether each can only be wrong."""
+    for verb, all_words in WRONG.items():
+        yield from ((f"{verb} {words}", True) for words in all_words)
+    for verb, keys in KEYED.items():
+        for key in keys:
+            own = "" if key in ("out", "paths.out") else f" {keys[0]}=OUT"
+            for value in VALUES:
+                yield f"{verb}{own} {key}={value}", False
+            yield f"{verb}{own} {key}x=1", verb != "status"
+            yield f"{verb}{own} {key}", True
+
+
+# Damaged files
+
+
+def _flipped(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
+
+
+def _cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def _emptied(data: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+def _early(data: bytes, rng: random.Random) -> bytes:
+    """One of the first bytes, where lengths and headers are."""
+    place = rng.randrange(min(len(data), 200))
+    return data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
+
+
+def _swapped(data: bytes, rng: random.Random) -> bytes:
+    """Two pieces change places."""
+    size = max(1, len(data) // 8)
+    first, second = rng.randrange(len(data) - size), rng.randrange(len(data) - size)
+    part = bytearray(data)
+    part[first : first + size], part[second : second + size] = data[second : second + size], data[first : first + size]
+    return bytes(part)
+
+
+def _text(data: bytes, rng: random.Random) -> bytes:
+    """A word of JSON or CSV becomes another one."""
+    words = list(re.finditer(rb'"[^"\n]{1,40}"|-?\d+\.?\d*|true|false|null', data[:200_000]))
+    if not words:
+        return b"[" * 5000
+    found = rng.choice(words)
+    others = [b"null", b"1e999", b"-1", b'"x"', b"[]", b"{}", b"1" + b"0" * 400, b"NaN", b'"\\u001b[2J"', b"true"]
+    other = rng.choice(others)
+    return data[: found.start()] + other + data[found.end() :]
+
+
+DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, _emptied, _early, _swapped, _text)
+
+
+def damages(rng: random.Random, rounds: int) -> Iterator[tuple[str, str, "partial[bytes]"]]:
+    """(kind of file, command, what happens to its bytes)."""
+    for kind, commands in READERS.items():
+        for command in commands:
+            for damage in DAMAGES * rounds:
+                yield kind, command, partial(damage, rng=random.Random(rng.random()))  # pyright: ignore[reportCallIssue]
+
+
+def damaged(out: Path, kind: str, change: Callable[[bytes], bytes]) -> None:
+    """Exchange a file of `out` for its damaged copy."""
+    file = places(out)[kind]
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(change(data))
+
+
+# All of them
+
+
+def tried(
+    what: str, out: Path, most: int | None, seed: int, say: Callable[[str], object]
+) -> tuple[Counter[str], list[str]]:
+    """Perform the commands of a kind ("words" or "files"), a sample of `most` where it is given."""
+    rng, counts, faults = random.Random(f"{what} {seed}"), Counter[str](), list[str]()
+    cases: list = list(wordings()) if what == "words" else list(damages(rng, 4))
+    chosen = cases if most is None else rng.sample(cases, most)
+    began = time.monotonic()
+    for case in chosen:
+        with TemporaryDirectory(dir=out.parent) as scratch:
+            copy = copied(out, Path(scratch))
+            if what == "words":
+                command, wrong = case
+            else:
+                kind, command, change = case
+                damaged(copy, kind, change)
+                wrong = False
+            outcome = performed(filled(command, copy), Path(scratch))
+        found = verdict(outcome, wrong=wrong)
+        counts[found] += 1
+        if found in FAULTS:
+            told = command if what == "words" else f"{command} with {kind} after {change.func.__name__}"
+            faults.append(f"{found}: {told!r} -> {outcome.code} {outcome.text[-600:]!r}")
+            say(faults[-1])
+    say(f"{what}: {len(chosen)} commands in {time.monotonic() - began:.0f} s")
+    return counts, faults
+
+
+def warm() -> None:
+    """Import what the verbs do, once for all forks."""
+    import vlp_bench.commands.compare
+    import vlp_bench.commands.data
+    import vlp_bench.commands.export
+    import vlp_bench.commands.report
+    import vlp_bench.models.checkpoints.identify
+    import vlp_bench.results.report.page
+    import vlp_bench.runs.pruned_model
+    import vlp_bench.sweeps.comparison  # noqa: F401
+
+
+def main() -> None:
+    """Perform them, print counts and faults; exit code 1 if there are faults."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", default=["words", "files"], help="words, files")
+    parser.add_argument("--most", type=int, default=None, help="commands of each (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    warm()
+    counts: Counter[str] = Counter()
+    with TemporaryDirectory() as folder:
+        out = prepared(Path(folder))
+        for what in args.kinds:
+            counts += tried(what, out, args.most, args.seed, partial(print, flush=True))[0]
+    print(f"{sum(counts.values())} commands: " + ", ".join(f"{counts[what]} {what}" for what in sorted(counts)))
+    raise SystemExit(1 if any(counts[what] for what in FAULTS) else 0)
+
+
+if __name__ == "__main__":
+    main()

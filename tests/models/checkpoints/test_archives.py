@@ -1,0 +1,73 @@
+"""A few bytes that claim gigabytes are refused before they are unpacked, in every file of torch's and of numpy's."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from vlp_bench.models.checkpoints.read_write import CheckpointError
+from vlp_bench.models.checkpoints.tensors import tensors_of
+from vlp_bench.results import examples
+from vlp_bench.runs.checkpointing import read_checkpoint
+from vlp_bench.runs.terminal.errors import UserError
+
+
+def deflated(content, path):
+    stored = io.BytesIO()
+    torch.save(content, stored)
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+    return path
+
+
+BOMB = {"state_dict": {"a": torch.zeros(1 << 22)}}  # 16 MiB in 16 KiB; a real one would have more zeros
+
+
+def test_weights_that_are_compressed(tmp_path):
+    file = deflated(BOMB, tmp_path / "w.pth")
+    assert file.stat().st_size < 1 << 15
+    with pytest.raises(CheckpointError, match="its parts are compressed, which torch's never are"):
+        tensors_of(file, ["a"])
+
+
+def test_a_checkpoint_that_is_compressed(tmp_path):
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be resumed from \(its parts are compressed"):
+        read_checkpoint(deflated(BOMB, tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(1).half().expand(1 << 20, 1 << 20), torch.eye(4).to_sparse()])
+def test_weights_that_claim_more_than_the_file_has(tensor, tmp_path):
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="its 'a' is no plain tensor"):
+        tensors_of(tmp_path / "w.pth", ["a"])
+
+
+def test_weights_that_share_memory_are_read(tmp_path):
+    both = torch.arange(4.0)
+    torch.save({"a": both, "b": both, "c": both[1:], "d": both.view(2, 2).t()}, tmp_path / "w.pth")
+    assert tensors_of(tmp_path / "w.pth", ["a"])["d"].tolist() == [[0.0, 2.0], [1.0, 3.0]]
+
+
+def test_examples_that_unpack_to_too_much(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / examples.FILE, a=np.zeros(1 << 20))
+    monkeypatch.setattr(examples, "LARGEST", 1 << 22)
+    with pytest.raises(ValueError, match="it unpacks to more than 4 MiB"):
+        examples.read(tmp_path)
+
+
+def test_every_changed_byte_of_examples_is_one_line(tmp_path):
+    file, refused = tmp_path / examples.FILE, []
+    np.savez_compressed(file, a=np.arange(5.0), b=np.array(["x", "y"]))
+    data = file.read_bytes()
+    for place in range(len(data)):
+        for bit in (1, 16, 128):
+            file.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+            try:
+                examples.read(tmp_path)
+            except ValueError as error:
+                refused.append(str(error))
+    assert len(refused) > len(data)
+    assert not any("\n" in reason for reason in refused)
