@@ -47,7 +47,7 @@ def page(notebook: dict[str, Any]) -> str:
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         if said := printed(cell).rstrip():
             parts.append(f"```text\n{said}\n```")
-    return "\n\n".join([*parts, ""])
+    return "\n\n".join(parts) + "\n"
 
 
 def stored(notebook: dict[str, Any], said: list[str]) -> dict[str, Any]:
