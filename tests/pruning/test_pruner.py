@@ -34,7 +34,7 @@ def expected_kept(name, layers, sparsity):
 
 
 def unlisted(name):
-    """How a pruner that no list here names shares its budget out: over the model, if its allocator says nothing else."""
+    """How a pruner that no list here names shares its budget out: over the model, if its allocator does not say."""
     allocate = catalogue.load(name, quick(name)).allocate
     return "layer" if isinstance(allocate, Uniform) else getattr(allocate, "group_by", "model")
 
