@@ -347,7 +347,7 @@ def test_fewer_seeds_are_never_bold():
 
 def test_a_dot_is_no_curve(tmp_path):
     study = study_of(tmp_path)
-    drawn = figures.training("t", study, 0.5, 0)
+    drawn = figures.training("t", study, 0.5, 0) or ""
     assert "train/loss" in drawn
     assert "val/txt_r1" not in drawn  # logged once
     for file in tmp_path.glob("runs/*/curves/*/metrics.csv"):

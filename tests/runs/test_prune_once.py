@@ -86,4 +86,4 @@ def test_seconds_of_shared_statistics_are_told_apart(pruned):
     assert again.fresh
     assert again.solution.report["shared"]
     assert again.solution.report["peak_gb"] is None
-    assert not pruned(*words[:2], "sparsity=0.6", "force=true")[0].solution.report["shared"]
+    assert not pruned(*words[:2], "sparsity=0.7", "force=true")[0].solution.report["shared"]
