@@ -44,6 +44,7 @@ lint: $(READY)  ## check style, types and the import rules
 docs: $(READY)  ## build the documentation into build/site; a broken link is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/keys.py --check
+	$(BIN)/python docs/tutorial.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(READY)  ## build dist/, install the wheel into an empty environment and rehearse the demo from an empty folder

@@ -94,5 +94,7 @@ def page() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
-        sys.exit(PAGE.read_text(encoding="utf-8") != page())
+        if PAGE.read_text(encoding="utf-8") != page():
+            sys.exit("docs/keys.md does not list the keys of conf/: run python docs/keys.py")
+        sys.exit()
     PAGE.write_text(page(), encoding="utf-8")

@@ -1,5 +1,6 @@
 """The documentation: no broken link, no command or key that is not there, the page of keys up to date."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -223,6 +224,19 @@ def pip(words):
 CHECKS = {"vlp-bench": ours, "make": make, "python": python, "pip": pip}
 
 
+def test_every_file_of_the_papers_has_a_line():
+    """Whatever conf/ looks for below paths.data or paths.weights has its place and its origin in docs/papers.md."""
+    page = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*.yaml")]
+    places = {place for text in texts for place in re.findall(r"\$\{paths\.(?:data|weights)\}/([\w./-]+)", text)}
+    assert len(places) > 30
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    for place in places:
+        name = place.rpartition("/")[2]
+        folder = "/".join(place.split("/")[:2]) if place.startswith("images/") else place.split("/")[0]
+        assert any(f"{folder}/" in line or name in line for line in lines), place
+
+
 def test_every_page_is_in_the_navigation():
     def pages(node):
         if isinstance(node, str):
@@ -369,29 +383,54 @@ def test_keys_by_hand():
     assert keys.remark(text) == "what it is"
 
 
-def test_the_tutorial_says_what_it_runs():
-    import json
+@pytest.fixture
+def tutorial():
+    spec = importlib.util.spec_from_file_location("tutorial", ROOT / "docs" / "tutorial.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
-    assert notebook["nbformat"] == 4
-    assert [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []  # outputs are made, not kept
-            compile("".join(cell["source"]), "cell", "exec")
+
+def test_the_tutorial_uses_public_names_alone(tutorial):
+    cells = [cell for cell in tutorial.read()["cells"] if cell["cell_type"] == "code"]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
+    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [module for module in froms if module.startswith("vlp_bench")]
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "vlp_bench"}
+    assert {"prune", "KeepPruned"} <= used <= set(vlp_bench.__all__)
+
+
+def test_the_tutorial_is_stored_with_what_it_prints(tutorial, tmp_path, monkeypatch):
+    """The page is the notebook's; what comes before whole runs prints the same again."""
+    notebook = tutorial.read()
+    assert tutorial.PAGE.read_text(encoding="utf-8") == tutorial.page(notebook), "run: python docs/tutorial.py"
+    cells = notebook["cells"]
+    short = next(n for n, cell in enumerate(cells) if "## Whole runs" in "".join(cell["source"]))
+    assert all(tutorial.printed(cell) for cell in cells if "print(" in "".join(cell["source"]))
+    monkeypatch.chdir(tmp_path)
+    assert list(tutorial.run(cells[:short])) == [tutorial.printed(cell) for cell in cells[:short]]
+
+
+def test_a_tutorial_by_hand(tutorial):
+    source = ["x = 1\n", "print(x + 1)"]
+    cells = [{"cell_type": "markdown", "source": ["# A"]}, {"cell_type": "code", "source": source, "outputs": []}]
+    notebook = tutorial.stored({"cells": cells}, list(tutorial.run(cells)))
+    assert tutorial.printed(notebook["cells"][1]) == "2\n"
+    assert tutorial.page(notebook) == "# A\n\n```python\nx = 1\nprint(x + 1)\n```\n\n```text\n2\n```\n"
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs(tmp_path, monkeypatch):
-    import json
-
-    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+def test_the_tutorial_runs(tutorial, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for number, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
-    assert (tmp_path / "report" / "index.html").is_file()
+    program = tmp_path / "bin" / "vlp-bench"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m vlp_bench "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    *_, last = tutorial.run(tutorial.read()["cells"])
+    assert "index.html" in last
+    assert (tmp_path / "page" / "index.html").is_file()
 
 
 @pytest.mark.slow

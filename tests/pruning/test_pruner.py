@@ -27,13 +27,18 @@ NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "snip", "multiflow_edge
 def expected_kept(name, layers, sparsity):
     """What the definition of each pruner says, in all."""
     groups = {"model": lambda layer: "", "modality": lambda layer: layer["modality"], "layer": id}
-    by_layer = isinstance(catalogue.load(name).allocate, Uniform)
-    between = "modality" if name.startswith(("multiflow", "obd")) else "layer" if by_layer else "model"
+    between = "modality" if name.startswith(("multiflow", "obd")) else unlisted(name)
     totals = {}
     for layer in layers.values():
         key = groups[between](layer)
         totals[key] = totals.get(key, 0) + layer["total"]
     return sum(totals.values()) if name == "dense" else sum(round((1 - sparsity) * total) for total in totals.values())
+
+
+def unlisted(name):
+    """How a pruner that no list here names shares its budget out: over the model, if its allocator does not say."""
+    allocate = catalogue.load(name, quick(name)).allocate
+    return "layer" if isinstance(allocate, Uniform) else getattr(allocate, "group_by", "model")
 
 
 def quick(name):

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results import examples
-from vlp_bench.results.report import gallery, material, page, tables
+from vlp_bench.results.report import figures, gallery, material, page, tables
 from vlp_bench.results.store import Store
 
 VALUES = {("omp", 0.5): 60.0, ("lamp", 0.5): 70.0, ("omp", 0.9): 20.0, ("lamp", 0.9): 10.0, ("dense", 0.0): 80.0}
@@ -317,3 +317,51 @@ def test_a_mistyped_request_is_explained(word, said):
 
     with pytest.raises(UserError, match=said):
         parse(Request, [word])
+
+
+def test_own_data_are_a_chapter_of_their_own_and_say_so(tmp_path):
+    store = fill(tmp_path)
+    mine = {"data": {"root": "my/pictures", "train": None}, "paths": {"data": None}}
+    for seed in (0, 1, 2):
+        common = {"run": f"own-{seed}", "pruner": "omp", "sparsity": 0.5, "seed": seed, "setting": f"o{seed}",
+                  "benchmark": "own", "provenance": origin(seed, "omp", **mine), "rows": 1}  # fmt: skip
+        store.append(f"own-{seed}", [row(metric="txt_r1", value=50.0, **common)])
+    shipped, own = sorted(material.studies(store), key=lambda study: study.benchmark)
+    assert (len(shipped.runs()), len(own.runs())) == (len(VALUES) * 3 + 1, 3)
+    chapters = [page.chapter(study, PUBLISHED, baseline="omp") for study in (shipped, own)]
+    assert [chapter.title for chapter in chapters] == [
+        "xvlm_itr, benchmark=mini", "xvlm_itr, your own data: my/pictures"]  # fmt: skip
+    html = page.files("A title", chapters[1:], "omp")["index.html"]
+    assert "on data of one&#39;s own" in html or "on data of one's own" in html
+    assert "embedded world" not in html
+
+
+def test_fewer_seeds_are_never_bold():
+    columns = ["pruner", "sparsity", "metric", "mean", "std", "seeds", "failed"]
+    rows = [("omp", 0.5, "txt_r1", 60.0, 1.0, 3, 0), ("lamp", 0.5, "txt_r1", 50.0, 1.0, 3, 0),
+            ("snip", 0.5, "txt_r1", 90.0, math.nan, 1, 0)]  # fmt: skip
+    summary = pd.DataFrame(rows, columns=columns)
+    table = tables.metric_table(summary, NONE, ["lamp", "omp", "snip"], [0.5], "txt_r1", beside=False)
+    assert {line.pruner: line.cells[0].place for line in table.lines} == {"omp": 1, "lamp": 2, "snip": 0}
+
+
+def test_a_dot_is_no_curve(tmp_path):
+    study = study_of(tmp_path)
+    drawn = figures.training("t", study, 0.5, 0) or ""
+    assert "train/loss" in drawn
+    assert "val/txt_r1" not in drawn  # logged once
+    for file in tmp_path.glob("runs/*/curves/*/metrics.csv"):
+        file.write_text("step,train/loss,val/txt_r1\n1,9,\n2,,50\n")
+    assert figures.training("t", study, 0.5, 0) is None
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    """A bar is drawn where there is an interval; a single seed, or seeds that agree, leave the mark alone."""
+    study = study_of(tmp_path)
+    table = page.summary(study.frame, ["txt_r1"])
+    bars = [figures.curves("c", given, ["omp", "lamp"], ["txt_r1"]).count("LineCollection") for given in (
+        table, table.assign(low=math.nan, high=math.nan))]  # fmt: skip
+    paths = [len(re.findall(r"<path d=\"M", figures.curves("c", given, ["omp", "lamp"], ["txt_r1"]))) for given in (
+        table, table.assign(low=math.nan, high=math.nan))]  # fmt: skip
+    assert bars[0] >= bars[1]
+    assert paths[0] > paths[1]

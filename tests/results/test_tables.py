@@ -4,6 +4,7 @@ import io
 import math
 import xml.etree.ElementTree as ET
 
+import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -120,3 +121,11 @@ def test_the_plot_is_an_image_and_a_drawing(store, tmp_path):
 def test_metrics_of_any_task_are_listed_the_known_ones_first():
     own = ["asks/how many", "majority", "accuracy", "cider", "itc_txt_r1", "itc_txt_r5", "txt_r1", "img_r_mean"]
     assert tables.shown(own) == ["txt_r1", "itc_txt_r1", "accuracy", "majority", "cider", "asks/how many"]
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    rows = {"pruner": ["a$x_1$", "b$"], "sparsity": [0.5, 0.5], "metric": ["m$^"] * 2, "mean": [1.0, 2.0]}
+    table = pd.DataFrame(rows | {"std": [float("nan"), 0.0]})
+    plot_sparsity(table, ["a$x_1$", "b$"], ["m$^"], "costs $1 or $2^", [tmp_path / "plot.svg"])
+    said = (tmp_path / "plot.svg").read_text()
+    assert all(text in said for text in ("a$x_1$", "b$", "m$^", "costs $1 or $2^"))

@@ -77,3 +77,13 @@ def test_a_masks_identity_holds_the_fingerprint_of_the_calibration(specified):
     assert first != other
     one, another = (statistics_folder(specified(), Data(print_)).folder for print_ in ("one", "another"))
     assert one != another
+
+
+def test_seconds_of_shared_statistics_are_told_apart(pruned):
+    words = ("pruner=snip", "data.calibration.seed=7", "sparsity=0.5")
+    assert not pruned(*words)[0].solution.report["shared"]  # the first to ask
+    again, _ = pruned(*words[:2], "sparsity=0.6")
+    assert again.fresh
+    assert again.solution.report["shared"]
+    assert again.solution.report["peak_gb"] is None
+    assert not pruned(*words[:2], "sparsity=0.7", "force=true")[0].solution.report["shared"]

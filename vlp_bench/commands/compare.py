@@ -4,7 +4,7 @@ Masks come from one calibration pass; the table has mean ± std.
 
     vlp-bench compare +exp=xvlm_itr pruner=dense,omp,multiflow sparsity=0.63,0.9 seed=0,1,2 workers=2
 
-The cells are the runs of `python -m vlp_bench` themselves: what is stored is not computed again, here or there.
+The cells are the runs of `vlp-bench run` themselves: what is stored is not computed again, here or there.
 """
 
 import sys

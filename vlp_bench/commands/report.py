@@ -67,7 +67,9 @@ def report(request: Request, runs: frozenset[str] | None = None) -> Path:
     found = chapters(request, runs)
     page.write(request.folder, contents(request, found))
     for chapter in found:
-        console.print(f"{chapter.title}: {len(chapter.study.origin)} runs, {len(chapter.drawings)} figures")
+        console.print(
+            f"{chapter.title}: {len(chapter.study.origin)} runs, {len(chapter.drawings)} figures", soft_wrap=True
+        )
     console.print(f"index.html, report.md, tables.tex and results.csv in {request.folder}", soft_wrap=True)
     return request.folder
 

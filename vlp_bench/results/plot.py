@@ -12,6 +12,11 @@ from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS
 
 
+def as_is(text: str) -> str:
+    """A name in a figure: its dollar signs are no formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_sparsity(
     table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str], title: str, files: Sequence[Path]
 ) -> None:
@@ -36,10 +41,10 @@ def plot_panels(
             named |= _panel(axes, table, pruners, label, colors)
         for axes in spots:  # what is left of the last line
             axes.set_axis_off()
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(as_is(title), fontsize=9)
         if order := [name for name in pruners if name in named]:  # every run may have failed
             lines = [named[name] for name in order]
-            figure.legend(lines, order, loc="outside lower center", ncols=4 * across, fontsize=8)
+            figure.legend(lines, list(map(as_is, order)), loc="outside lower center", ncols=4 * across, fontsize=8)
         for file in files:
             metadata = {"Date": None} if file.suffix == ".svg" else None
             figure.savefig(file, dpi=150, metadata=metadata)
@@ -54,11 +59,12 @@ def _panel(
         line = matching(table, pruner=pruner).sort_values("sparsity")
         if line.empty:
             continue
-        spread = line["std"].fillna(0.0)
+        spread = line["std"].where(line["std"] > 0)  # one seed, or the same value for all: no bar is drawn
         if pruner == "dense":
             mean, std = float(line["mean"].iloc[0]), float(spread.iloc[0])
             named[pruner] = axes.axhline(mean, color="black", linestyle="--", linewidth=1)
-            axes.axhspan(mean - std, mean + std, color="black", alpha=0.1, linewidth=0)
+            if std > 0:
+                axes.axhspan(mean - std, mean + std, color="black", alpha=0.1, linewidth=0)
         else:
             named[pruner] = axes.errorbar(
                 100 * line["sparsity"],
@@ -70,6 +76,6 @@ def _panel(
             )
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.set_xlabel("sparsity (%)")
-    axes.set_ylabel(label)
+    axes.set_ylabel(as_is(label))
     axes.grid(alpha=0.3)
     return named

@@ -90,21 +90,27 @@ def prune_once(
         yield from (Pruned(found, file, fresh=False) for file, found in stored.items() if usable[file] and found)
         if todo:
             asked = _statistics(group[0], model.to(device), data, device, shared, fresh_statistics, watch)
-            yield from _made(todo, model, asked, device, alone=len(groups) == 1)
+            alone = len(groups) == 1 and (fresh_statistics or not _known(group[0], data))
+            yield from _made(todo, model, asked, device, alone=alone)
 
 
 def _made(
     todo: Mapping[Path, Specification], model: nn.Module, shared: Calibration, device: torch.device, *, alone: bool
 ) -> Iterator[Pruned]:
-    """One pruner's masks, made and stored; the memory they took is known where no other has left statistics behind."""
+    """One pruner's masks, made and stored; what they cost is known where nobody has left statistics behind.
+
+    `report["shared"]`: whether statistics were there already, of another pruner, run or sparsity, so that seconds are
+    not those of this mask alone.
+    """
     levels = {file: one.config["sparsity"] for file, one in todo.items()}
     config = next(iter(todo.values())).config
     pruner = construct(config["pruner"], "pruner", config["allow"])
     asked = pruner.focus(shared)
     with peak(device) as memory:
         solutions = pruner.prune(model, list(levels.values()), asked)
-    for file, level in levels.items():
+    for number, (file, level) in enumerate(levels.items()):
         solutions[level].report["peak_gb"] = memory.gigabytes if alone else None
+        solutions[level].report["shared"] = not alone or number > 0
         if processes.is_main():
             if config["scores"]:
                 stored_scores.write(scores_file(file), asked)
@@ -128,6 +134,12 @@ def _statistics(
         kept = statistics_folder(one, data, batches, seed)
         shared[key] = calibration(model, data, device, None if fresh else kept, batches, seed, watch)
     return shared[key]
+
+
+def _known(one: Specification, data: TaskData) -> bool:
+    """Whether statistics of the model on these batches are on disk."""
+    folder = statistics_folder(one, data, one.config["pruner"].get("num_batches"), one.config.get("pruning_seed", 0))
+    return folder is not None and folder.known
 
 
 def by_pruner(specifications: Iterable[Specification]) -> dict[str, list[Specification]]:

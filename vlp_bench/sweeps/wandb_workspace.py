@@ -45,7 +45,7 @@ def sections(chapter: "Chapter", history: Sequence[str]) -> list[Section]:
     study = chapter.study
     metrics = [f"test/{name}" for name in study.metrics]
     measured = set(study.frame.loc[study.frame["split"].eq("mask"), "metric"])
-    costs = [f"mask/{name}" for name in ("seconds", "peak_gb") if name in measured]
+    costs = [f"mask/{name}" for name in ("seconds", "shared_seconds", "peak_gb") if name in measured]
     tables = ["cells", *(trial.title for trial in chapter.trials)]
     found = [
         Section("Test, mean over seeds", tuple(Panel("bar", name, (name,)) for name in metrics)),

@@ -98,6 +98,11 @@ class StatisticsFolder:
 
     folder: Path
 
+    @property
+    def known(self) -> bool:
+        """Whether some statistics are there already."""
+        return any(self.folder.glob("*"))
+
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 

@@ -10,7 +10,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
+from vlp_bench.results.plot import as_is
 from vlp_bench.results.report.material import Mask, Study, block_name
 from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS
@@ -18,17 +20,13 @@ from vlp_bench.results.tables import LABELS
 INK = "#010203"  # stands for the colour of the page's text
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")
 MARKERS = "osD^vP*X<>"
+PHONE = 4.6  # inches: what a phone shows without a scroll bar
 LETTER = 0.085  # inches, a wide one at the size below
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.facecolor": "none", "figure.facecolor": "none",
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
 }  # fmt: skip
-
-
-def _as_is(text: str) -> str:
-    """A name in a figure: its dollar signs are no formula."""
-    return text.replace("$", r"\$")
 
 
 @contextmanager
@@ -65,11 +63,15 @@ def colours(pruners: Sequence[str]) -> dict[str, str]:
 
 
 def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str]) -> str:
-    """Metric against sparsity with t-intervals: `statistics.summary` of one study."""
-    with _canvas(name, (3.6 * len(metrics), 3.4)) as (figure, out):
-        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            _curve_panel(axes, matching(table, metric=metric), pruners)
-            axes.set_ylabel(_as_is(LABELS.get(metric, metric)))
+    """Metric against sparsity with t-intervals, a figure a metric: `statistics.summary` of one study."""
+    return "".join(_curve(f"{name}{n}", matching(table, metric=m), pruners, m) for n, m in enumerate(metrics))
+
+
+def _curve(name: str, table: pd.DataFrame, pruners: Sequence[str], metric: str) -> str:
+    with _canvas(name, (PHONE, 3.6)) as (figure, out):
+        axes = figure.subplots()
+        _curve_panel(axes, table, pruners)
+        axes.set_ylabel(as_is(LABELS.get(metric, metric)))
         _legend_below(figure)
     return out[0]
 
@@ -94,8 +96,8 @@ def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None
             if pd.notna(first["low"]):
                 axes.axhspan(first["low"], first["high"], color=colour, alpha=0.12, linewidth=0)
         else:
-            spread = np.nan_to_num([line["mean"] - line["low"], line["high"] - line["mean"]])
-            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=_as_is(pruner), capsize=3,
+            spread = np.array([line["mean"] - line["low"], line["high"] - line["mean"]])  # NaN: none is drawn
+            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=as_is(pruner), capsize=3,
                           marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)  # fmt: skip
     axes.set_xlabel("sparsity (%)")
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
@@ -136,8 +138,8 @@ def _matrix(
     with _canvas(name, (width, height)) as (figure, out):
         axes = figure.subplots()
         image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-        axes.set_yticks(range(len(rows)), [_as_is(row) for row in rows])
-        axes.set_xticks(range(len(columns)), [_as_is(column) for column in columns], rotation=40, ha="right")
+        axes.set_yticks(range(len(rows)), [as_is(row) for row in rows])
+        axes.set_xticks(range(len(columns)), [as_is(column) for column in columns], rotation=40, ha="right")
         for i, j in np.ndindex(values.shape):
             if np.isfinite(values[i, j]):
                 ink = "white" if values[i, j] < low + 0.6 * (high - low) else "black"
@@ -149,7 +151,7 @@ def _matrix(
 def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Mapping[str, float], label: str) -> str:
     """A score by block before pruning: 5, 25, 50, 75 and 95 % quantiles; a line for every threshold (log scale)."""
     rows = list(quantiles)
-    with _canvas(name, (6.4, 1.2 + 0.24 * len(rows))) as (figure, out):
+    with _canvas(name, (PHONE, 1.2 + 0.24 * len(rows))) as (figure, out):
         axes = figure.subplots()
         for y, block in enumerate(rows):
             low, q1, median, q3, high = quantiles[block]
@@ -157,13 +159,14 @@ def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Map
             axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
             axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
         for colour, (mask, value) in zip(COLOURS[1:], thresholds.items(), strict=False):
-            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=_as_is(mask))
+            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=as_is(mask))
         axes.set_xscale("log")
-        axes.set_yticks(range(len(rows)), [_as_is(row) for row in rows])
+        axes.xaxis.set_minor_formatter(NullFormatter())  # its numbers lie on each other
+        axes.set_yticks(range(len(rows)), [as_is(row) for row in rows])
         axes.invert_yaxis()
-        axes.set_xlabel(_as_is(label))
+        axes.set_xlabel(as_is(label))
         if thresholds:
-            figure.legend(loc="outside lower center", ncols=3)
+            _legend_below(figure)
     return out[0]
 
 
@@ -173,37 +176,43 @@ def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: st
     spent = stored.groupby(["pruner", "sparsity"]).agg(spent=("value", "median")).reset_index()
     points = matching(table, metric=metric).merge(spent).dropna(subset="mean")
     points = points.loc[points["spent"] > 0, :]
-    with _canvas(name, (5.6, 3.6)) as (figure, out):
+    with _canvas(name, (PHONE, 3.8)) as (figure, out):
         axes = figure.subplots()
         for number, (pruner, colour) in enumerate(colours(study.pruners).items()):
             own = matching(points, pruner=pruner)
             if pruner != "dense" and not own.empty:
                 axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour,
-                             label=_as_is(pruner), marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+                             label=as_is(pruner), marker=MARKERS[number % len(MARKERS)])  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
-        axes.set_ylabel(_as_is(LABELS.get(metric, metric)))
+        axes.set_ylabel(as_is(LABELS.get(metric, metric)))
         axes.grid(alpha=0.25)
-        if axes.has_data():
-            figure.legend(loc="outside right upper")
+        _legend_below(figure)
     return out[0]
 
 
 def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
-    """Training loss and the metrics of validation by step, a line a pruner; None where no run left curves."""
+    """Training loss and metrics of validation by step, a figure each, a line a pruner; None without two points."""
     runs = study.frame.loc[study.frame["seed"].eq(seed) & study.frame["sparsity"].isin([0.0, sparsity]), :]
     frames = {str(p): study.curves(str(r)) for p, r in dict(zip(runs["pruner"], runs["run"])).items()}
-    columns = [c for c in ("train/loss", *(f"val/{m}" for m in study.metrics)) if any(c in f for f in frames.values())]
-    if not columns:
+    columns = ("train/loss", *(f"val/{m}" for m in study.metrics))
+    drawn = (_curves_of(f"{name}{n}", frames, study.pruners, column) for n, column in enumerate(columns))
+    return "".join(filter(None, drawn)) or None
+
+
+def _curves_of(name: str, frames: Mapping[str, pd.DataFrame], pruners: Sequence[str], column: str) -> str | None:
+    """One column by step; None where nobody has logged it twice: a dot is no curve."""
+    lines = {p: f.dropna(subset=column) for p, f in frames.items() if column in f}
+    lines = {pruner: line for pruner, line in lines.items() if len(line) > 1}
+    if not lines:
         return None
-    with _canvas(name, (3.3 * len(columns), 3.2)) as (figure, out):
-        for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-            for pruner, colour in colours(study.pruners).items():
-                if column in (frame := frames.get(pruner, pd.DataFrame())):
-                    line = frame.dropna(subset=column)
-                    axes.plot(line["step"], line[column], color=colour, label=_as_is(pruner), marker=".", linewidth=1)
-            axes.set_title(_as_is(column))
-            axes.set_xlabel("step")
-            axes.grid(alpha=0.25)
+    with _canvas(name, (PHONE, 3.4)) as (figure, out):
+        axes = figure.subplots()
+        for pruner, colour in colours(pruners).items():
+            if (line := lines.get(pruner)) is not None:
+                axes.plot(line["step"], line[column], color=colour, label=as_is(pruner), marker=".", linewidth=1)
+        axes.set_title(as_is(column))
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.25)
         _legend_below(figure)
     return out[0]

@@ -125,8 +125,8 @@ def _drawings(study: Study, table: pd.DataFrame, scores: Mapping[str, Weights]) 
 
 COSTS = {
     "seconds": ("Pruning time and quality", "seconds to prune",
-                "As stored with the mask. In a comparison all pruners share one calibration pass: whichever asks first "
-                "for a statistic pays for it. Marks shrink with sparsity."),
+                "Of masks made alone: those for which stored statistics were used cost less, and are left out. Marks "
+                "shrink with sparsity."),
     "peak_gb": ("Pruning memory and quality", "peak memory (GB)", "While pruning. Marks shrink with sparsity."),
 }  # fmt: skip
 

@@ -68,7 +68,7 @@ def metric_table(
 ) -> MetricTable:  # fmt: skip
     """Cells of `statistics.summary`, with what was published (columns pruner, sparsity, metric, value).
 
-    Dense is one number whatever the column. Best and second are sought among the pruned models.
+    Dense is one number whatever the column. Best and second are sought among the pruned models with the most seeds.
     """
     levels = tuple(sparsities) or (0.0,)
     lines = [Line(p, tuple(_cell(summary, published, p, s, metric) for s in levels)) for p in pruners]
@@ -89,9 +89,9 @@ def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity:
 def _placed(lines: list[Line], columns: int) -> list[Line]:
     places: dict[tuple[str, int], int] = {}
     for column in range(columns):
-        means = {
-            x.pruner: round(x.cells[column].mean, 2) for x in lines if x.pruner != "dense" and x.cells[column].seeds
-        }
+        pruned = {x.pruner: x.cells[column] for x in lines if x.pruner != "dense" and x.cells[column].seeds}
+        most = max((cell.seeds for cell in pruned.values()), default=0)  # fewer seeds may be luck
+        means = {pruner: round(cell.mean, 2) for pruner, cell in pruned.items() if cell.seeds == most}
         best = sorted(set(means.values()), reverse=True)[:2]
         places |= {(p, column): best.index(m) + 1 for p, m in means.items() if m in best and len(means) > 1}
     return [
