@@ -21,6 +21,7 @@ from vlp_bench.pruning.solution import Solution, Solved, check_solved, layer_rep
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once
+from vlp_bench.pruning.tokens import Select, chosen
 from vlp_bench.pruning.weights_hash import hash_of_weights
 
 Tensors = Mapping[str, Tensor]  # by layer
@@ -35,6 +36,7 @@ class Pruner:
         solve: which ones, and their new values.
         schedule: in how many steps; each step sees the model as the step before left it.
         sweep: in what order.
+        tokens: which of the tokens that reach a layer its statistics are made of; None: all that count.
         name: what reports call it.
         modality: prune the layers of this one only, and count the sparsity among them; None: all layers.
         num_batches: how many calibration batches to use; None: all. Not for a ready-made `Calibration`.
@@ -46,6 +48,7 @@ class Pruner:
     solve: Solve
     schedule: Schedule = one_shot
     sweep: Sweep = at_once
+    tokens: Select | None = None
     name: str = "custom"
     modality: str | None = None
     num_batches: int | None = None
@@ -68,8 +71,8 @@ class Pruner:
             value = getattr(self, count)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{count} must be a whole number of at least 1, or None; got {value!r}")
-        for part in ("allocate", "solve", "schedule", "sweep"):
-            if not callable(getattr(self, part)):
+        for part in ("allocate", "solve", "schedule", "sweep", "tokens"):
+            if not callable(getattr(self, part)) and (part, self.tokens) != ("tokens", None):
                 raise ValueError(f"{part} must be a function or an object that can be called: {getattr(self, part)!r}")
 
     @property
@@ -190,7 +193,9 @@ class Pruner:
                 stage = self._stage(calibration, alive, originals if revives else {}, step, len(path))
                 budgets = allocate(stage, target)
                 check_budgets(self.allocate, budgets, stage, target)
-                solved = self.sweep(self.solve, stage, budgets)
+                solved = self.sweep(
+                    self.solve if self.tokens is None else chosen(self.tokens, self.solve), stage, budgets
+                )
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
