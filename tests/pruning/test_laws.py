@@ -16,7 +16,8 @@ from vlp_bench.pruning.allocation.owl import DLP, OWL, Spread
 from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-METHODS = "erk owl dlp alpha_pruning ri ria gblm pruner_zero wanda_pp force tamp tamp_equal atv".split()
+METHODS = ["erk", "owl", "dlp", "alpha_pruning", "ri", "ria", "gblm", "pruner_zero", "wanda_pp", "force"]
+METHODS += ["tamp", "tamp_equal", "atv"]
 MODELS = {"xvlm": xvlm, "blip": blip, "encoder-decoder": blip2}
 ALLOCATORS = {
     "erk": ERK(),

@@ -181,6 +181,8 @@ class Pruner:
             "layers": layers,
             "dense": [name for name in linear_parameters(calibration.model) if name not in layers],
         }
+        if solved.permutations:
+            report["permutations"] = {name: order.tolist() for name, order in solved.permutations.items()}
         return Solution(solved.masks, solved.weights, report)
 
     def _follow(self, path: list[float], calibration: Calibration, allocate: Allocate) -> tuple[Solved, str | None]:

@@ -23,10 +23,14 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # intege
 
 @dataclass(frozen=True)
 class Solved:
-    """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored."""
+    """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored.
+
+    `permutations` are orders of a layer's inputs (d_in,), from solvers whose masks have a pattern in another order.
+    """
 
     masks: dict[str, Tensor]
     weights: dict[str, Tensor]
+    permutations: dict[str, Tensor] = field(default_factory=dict)
 
     def install(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Writes the new values, if any, and zeroes what is removed, in place."""
@@ -70,7 +74,7 @@ class Solution:
         weights: new values of the survivors in the same form; empty unless the solver changes weights.
         report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
             `seconds`, `hashes`, `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
-            layers that stayed as they are.
+            layers that stayed as they are; `permutations`, by layer, where a pattern is one of inputs in another order.
     """
 
     masks: dict[str, Tensor]

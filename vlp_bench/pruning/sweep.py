@@ -48,7 +48,7 @@ def _in_turn(
     found: list[list[str]],
     resuming: Resuming | None,
 ) -> Solved:
-    masks, weights = {}, {}
+    masks, weights, permutations = {}, {}, {}
     with preserve_weights(calibration.layers):
         for names in found:
             part = calibration.subset(names, adapter=resuming, before_sweep=calibration)
@@ -58,7 +58,9 @@ def _in_turn(
             solved.install({name: layer.weight for name, layer in calibration.layers.items()})
             masks |= solved.masks
             weights |= solved.weights
-    return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights)
+            permutations |= solved.permutations
+    masks = {name: masks[name] for name in calibration.layers if name in masks}
+    return Solved(masks, weights, permutations=permutations)
 
 
 def blocks(calibration: Calibration) -> list[list[str]]:

@@ -19,34 +19,34 @@ class Around:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+        self.answers = adapter
 
     def prunable(self, model: nn.Module) -> list[str]:
-        return self.adapter.prunable(model)
+        return self.answers.prunable(model)
 
     def place(self, name: str) -> Place:
-        return self.adapter.place(name)
+        return self.answers.place(name)
 
     def encode(self, model: nn.Module, batch: Any) -> None:
-        self.adapter.encode(model, batch)
+        self.answers.encode(model, batch)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.adapter.loss(model, batch)
+        return self.answers.loss(model, batch)
 
     def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        return self.adapter.token_mask(batch, name, tokens)
+        return self.answers.token_mask(batch, name, tokens)
 
     def modality_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        return modality_mask(self.adapter, batch, name, tokens)
+        return modality_mask(self.answers, batch, name, tokens)
 
     def rows(self, batch: Any) -> int:
-        return self.adapter.rows(batch)
+        return self.answers.rows(batch)
 
     def rewind(self) -> None:
-        rewind(self.adapter)
+        rewind(self.answers)
 
     def with_outputs(self) -> AbstractContextManager[None]:
-        return with_outputs(self.adapter)
+        return with_outputs(self.answers)
 
 
 def rewind(adapter: Adapter) -> None:

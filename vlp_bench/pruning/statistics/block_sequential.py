@@ -121,7 +121,7 @@ class _Run:
                 block.forward = self._forward(block.forward)
                 undo.callback(block.__dict__.pop, "forward", None)
             with suppress(_Done):
-                self.plan.adapter.encode(model, batch)
+                self.plan.answers.encode(model, batch)
 
     def _reading(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
