@@ -77,7 +77,7 @@ def test_equal_scores_stay_in_order_and_other_patterns_are_refused():
     solved = PermutedGroups(lambda layer, _: torch.ones_like(layer.matrix), "2:4")(calibration, {"2.weight": 64})
     assert solved.permutations["2.weight"].tolist() == list(range(16))
     assert solved.masks["2.weight"][0].tolist() == [True, True, False, False] * 4
-    with pytest.raises(ValueError, match="within must be n:m .as 2:4. where inputs are permuted, got 'layer'"):
+    with pytest.raises(ValueError, match=r"within must be n:m \(as 2:4\) where inputs are permuted, got 'layer'"):
         PermutedGroups(ria)
-    with pytest.raises(ValueError, match="'2.weight' should keep 60 of 128"):
+    with pytest.raises(ValueError, match=r"'2\.weight' should keep 60 of 128"):
         PermutedGroups(ria, "2:4")(calibration, {"2.weight": 60})
