@@ -136,6 +136,16 @@ def guesses_padding(adapter: Adapter) -> bool:
     return getattr(type(answers), "token_mask", None) is PlainAdapter.token_mask
 
 
+def modality_mask(adapter: Adapter, batch: Any, name: str, tokens: int) -> Tensor | None:
+    """(rows, tokens) bool, the image's tokens at the input of the layer that reads `name`; None: one modality.
+
+    The seventh question, with the arguments of `token_mask`, which an adapter need not answer: only models whose layers
+    read images and words in one sequence have an answer.
+    """
+    ask = getattr(adapter, "modality_mask", None)
+    return None if ask is None else ask(batch, name, tokens)
+
+
 def checked_labels(labels: Tensor, classes: int) -> Tensor:
     """Labels as `cross_entropy` takes them: integers become int64, floats (a distribution) stay.
 

@@ -25,7 +25,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
     Args:
         name: a file's name without its ending.
         options: keys of that file, or of what it is made of ("solve.within"); a group ("allocate", "solve",
-            "schedule", "sweep") takes the name of one of its choices.
+            "schedule", "sweep", "tokens") takes the name of one of its choices.
 
     Raises:
         ValueError: an unknown name or option, or a value it can't have; says what is allowed.

@@ -1,4 +1,5 @@
-"""What `pruner/GROUP=NAME` may name beside the files of conf/pruner: every score, schedule and sweep.
+"""What `pruner/GROUP=NAME` may name beside the files of conf/pruner: every score, schedule, sweep and choice of
+tokens.
 
 Their signatures are their configuration. They are read from the source text, as Hydra asks at every start, when nothing
 heavy may be imported.
@@ -16,9 +17,14 @@ from vlp_bench.construct import conf_folder
 
 HOME = "vlp_bench.pruning"
 PACKAGE = Path(__file__).resolve().parents[1]
-FIRST = {"scores": ("layer", "calibration"), "schedule": ("sparsity",), "sweep": ("solve", "calibration", "budgets")}
+FIRST = {
+    "scores": ("layer", "calibration"),
+    "schedule": ("sparsity",),
+    "sweep": ("solve", "calibration", "budgets"),
+    "tokens": ("calibration",),
+}
 SHARED = {"compat": "${{{up}compat}}", "steps": "${{{up}steps}}", "seed": "${{oc.select:{up}seed,0}}"}
-GROUPS = ("allocate", "solve", "schedule", "sweep")
+GROUPS = ("allocate", "solve", "schedule", "sweep", "tokens")
 
 
 def folder() -> Path:
@@ -38,7 +44,7 @@ def generated(group: str) -> dict[str, dict[str, Any]]:
     A score is one of "allocate" (one threshold for the model) and of "solve" (the largest of each layer).
     """
     filed = {path.stem for path in (folder() / group).glob("*.yaml")}
-    if group in ("schedule", "sweep"):
+    if group in ("schedule", "sweep", "tokens"):
         return {name: node for name, node in _functions(group, up="..").items() if name not in filed}
     scores = {name: node for name, node in _functions("scores", up="...").items() if name not in filed}
     if group == "solve":

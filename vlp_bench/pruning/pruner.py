@@ -26,6 +26,7 @@ from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once, written_by_solvers
+from vlp_bench.pruning.tokens import Select, chosen
 from vlp_bench.pruning.weights_hash import hash_of_weights
 from vlp_bench.spelling import did_you_mean
 
@@ -42,6 +43,7 @@ class Pruner:
         solve: which ones, and their new values.
         schedule: in how many steps; each step sees the model as the step before left it.
         sweep: in what order.
+        tokens: which of the tokens that reach a layer its statistics are made of; None: all that count.
         name: what reports call it.
         modality: prune the layers of this one only, and count the sparsity among them; None: all layers.
         num_batches: how many calibration batches to use; None: all. Not for a ready-made `Calibration`.
@@ -53,6 +55,7 @@ class Pruner:
     solve: Solve
     schedule: Schedule = one_shot
     sweep: Sweep = at_once
+    tokens: Select | None = None
     name: str = "custom"
     modality: str | None = None
     num_batches: int | None = None
@@ -76,8 +79,8 @@ class Pruner:
             value = getattr(self, count)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{count} must be a whole number of at least 1, or None; got {value!r}")
-        for part in ("allocate", "solve", "schedule", "sweep"):
-            if not callable(getattr(self, part)):
+        for part in ("allocate", "solve", "schedule", "sweep", "tokens"):
+            if not callable(getattr(self, part)) and (part, self.tokens) != ("tokens", None):
                 raise ValueError(f"{part} must be a function or an object that can be called: {getattr(self, part)!r}")
 
     @property
@@ -233,6 +236,8 @@ class Pruner:
             "layers": layers,
             "dense": [name for name in linear_parameters(calibration.model) if name not in layers],
         }
+        if solved.permutations:
+            report["permutations"] = {name: order.tolist() for name, order in solved.permutations.items()}
         return Solution(solved.masks, solved.weights, report, solved.biases)
 
     def _follow(
@@ -248,7 +253,7 @@ class Pruner:
                 with weights_unchanged(self, calibration.model):
                     budgets = allocate(stage, target)
                     check_budgets(self.allocate, budgets, stage, target)
-                    solved = self.sweep(solve, stage, budgets)
+                    solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})

@@ -35,11 +35,13 @@ class Solved:
     """A solver's answer: masks and, from solvers that change them, the surviving weights' values, both as stored.
 
     `biases` are new values of biases by parameter name, from solvers that change those.
+    `permutations` are orders of a layer's inputs (d_in,), from solvers whose masks have a pattern in another order.
     """
 
     masks: dict[str, Tensor]
     weights: dict[str, Tensor]
     biases: dict[str, Tensor] = field(default_factory=dict)
+    permutations: dict[str, Tensor] = field(default_factory=dict)
 
     def install(self, parameters: Mapping[str, Tensor]) -> None:
         """Writes the new values, if any, and zeroes what is removed, in place."""
@@ -85,7 +87,7 @@ class Solution:
         weights: new values of the survivors in the same form; empty unless the solver changes weights.
         report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
             `seconds`, `hashes`, `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
-            layers that stayed as they are.
+            layers that stayed as they are; `permutations`, by layer, where a pattern is one of inputs in another order.
         biases: new values of biases by parameter name; empty unless the solver corrects them.
     """
 

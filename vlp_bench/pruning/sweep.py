@@ -52,7 +52,7 @@ def _in_turn(
     found: list[list[str]],
     resuming: Resuming | None,
 ) -> Solved:
-    masks, weights, biases = {}, {}, {}
+    masks, weights, biases, permutations = {}, {}, {}, {}
     with preserve_weights(calibration.layers):
         for names in found:
             part = calibration.subset(names, adapter=resuming, before_sweep=calibration)
@@ -63,7 +63,9 @@ def _in_turn(
             masks |= solved.masks
             weights |= solved.weights
             biases |= solved.biases
-    return Solved({name: masks[name] for name in calibration.layers if name in masks}, weights, biases)
+            permutations |= solved.permutations
+    masks = {name: masks[name] for name in calibration.layers if name in masks}
+    return Solved(masks, weights, biases, permutations)
 
 
 def written_by_solvers(calibration: Calibration) -> dict[str, Tensor]:

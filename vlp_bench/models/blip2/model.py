@@ -237,6 +237,15 @@ class BLIP2Adapter:
         assert mask.shape[1] == tokens, f"{name} saw {tokens} tokens, the batch has {mask.shape[1]}"
         return mask.bool()
 
+    def modality_mask(self, batch: Batch, name: str, tokens: int) -> Tensor | None:
+        """(b, tokens) bool, the image's query tokens, before the words the language model reads; else None."""
+        mask = self.token_mask(batch, name, tokens)
+        decoder = self.encodes and ".decoder." in name and not any(part in name for part in READS_ENCODER)
+        if mask is None or decoder or not len(batch.images):
+            return None
+        image = torch.arange(mask.numel() // len(batch.images), device=mask.device) < self.queries
+        return image.expand(len(batch.images), -1).reshape(mask.shape)
+
     def rows(self, batch: Batch) -> int:
         """Images in the batch; texts, where it has none."""
         return len(batch.images) or len(_text(batch)[0])

@@ -20,6 +20,7 @@ from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer, find_layers
 from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.pruning.statistics.around import rewind
 from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
@@ -334,8 +335,7 @@ class Passes:
         """The number and the parts of every batch (of the first `limit`), on the model's device."""
         if self.batches is None:
             raise ValueError("this pruner asks the data: pass calibration=batches")
-        if rewind := getattr(self.adapter, "rewind", None):  # of one that keeps count of the parts
-            rewind()
+        rewind(self.adapter)
         device = self._device
         count = self.num_batches if limit is None else limit
         last = None if count is None else self.first_batch + count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
+from vlp_bench.pruning.statistics.around import with_outputs
 from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import Sums
@@ -42,7 +43,7 @@ class BlockGradients:
         def begin(part: Any) -> None:
             watch.new_part(TokenMasks(calibration.adapter, calibration.model, part))
 
-        with getattr(calibration.adapter, "with_outputs", nullcontext)():
+        with with_outputs(calibration.adapter):
             for number in calibration.forwards(relay, watch.watching(), begin):
                 refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
         check_reached(calibration.layers, calls)

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied
+from vlp_bench.pruning.statistics.around import Around
 
 
 class ControlFlowChanged(Exception):
@@ -37,7 +37,7 @@ class Tape:
     reads: list[Counter[str]] = field(default_factory=list)
 
 
-class Resuming:
+class Resuming(Around):
     """An adapter whose `encode` resumes; all else is the given adapter's.
 
     Keeps the outputs of all blocks for all batches, on their device.
@@ -49,7 +49,8 @@ class Resuming:
     """
 
     def __init__(self, adapter: Adapter, model: nn.Module, layers: Mapping[str, Layer]) -> None:
-        self.answers, self._layers = adapter, layers
+        super().__init__(adapter)
+        self._layers = layers
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
         self._wanted: list[str] = []
         self._solved: set[str] = set()
@@ -58,21 +59,6 @@ class Resuming:
         self._part = 0
         self._may_stop, self._outputs = False, False
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
-
-    def prunable(self, model: nn.Module) -> list[str]:
-        return self.answers.prunable(model)
-
-    def place(self, name: str) -> Place:
-        return self.answers.place(name)
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.answers.loss(model, batch)
-
-    def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
-        return self.answers.token_mask(batch, name, tokens)
-
-    def rows(self, batch: Any) -> int:
-        return self.answers.rows(batch)
 
     @contextmanager
     def exploring(self) -> Iterator[None]:

@@ -1,0 +1,116 @@
+"""How alike the tokens are that a layer gives, within a modality and across (TAMP, Findings of ACL 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlp_bench.pruning.adapter import modality_mask
+from vlp_bench.pruning.layers import Layer, Reader
+from vlp_bench.pruning.statistics.batch_loop import check_reached
+from vlp_bench.pruning.statistics.data_parallel import Event
+from vlp_bench.pruning.statistics.inputs import watch
+
+Outputs = Callable[[str, Tensor], None]  # (layer, its outputs (rows, tokens, d_out))
+
+
+@dataclass(frozen=True)
+class OutputSimilarities:
+    """Statistic: (3,) float64 by layer, the `similarities` of its output tokens, means over rows; NaN: no row has."""
+
+    def of(self, calibration: Any) -> dict[str, Tensor]:
+        """By layer."""
+        found = {name: torch.zeros(2, 3, dtype=torch.float64) for name in calibration.layers}
+        rows = dict.fromkeys(found, 0)
+        part: list[Any] = [None]
+
+        def take(event: Event) -> None:
+            rows[event.layer] += int(event.numbers[0])
+            found[event.layer] += event.tensors[0].cpu()
+
+        relay = calibration.relay(take)
+
+        def see(name: str, outputs: Tensor) -> None:
+            outputs = by_row(outputs, calibration.adapter.rows(part[0]))
+            kept, image = masks_of(calibration.adapter, part[0], name, outputs)
+            each = torch.stack([similarities(*one) for one in zip(normalised(outputs), kept, image, strict=True)])
+            relay(Event(name, (len(each), 0), (torch.stack([each.nansum(0), (~each.isnan()).sum(0)]),)))
+
+        begin = lambda given: part.__setitem__(0, given)  # noqa: E731
+        for _ in calibration.forwards(relay, outputs_seen(calibration.layers.values(), see), begin):
+            pass
+        check_reached(found, rows)
+        return {name: sums / counts for name, (sums, counts) in found.items()}
+
+
+def similarities(tokens: Tensor, kept: Tensor, image: Tensor) -> Tensor:
+    """(3,) float64: mean cosine of pairs of image tokens, of pairs of other tokens, and of one of each; NaN: no pair.
+
+    Of pairs within a modality only positive cosines enter the mean; 0 where none is positive.
+
+    Args:
+        tokens: (t, d) of length 1.
+        kept: (t,) bool, those that count.
+        image: (t,) bool, those of the image.
+    """
+    groups = tokens[kept & image].double(), tokens[kept & ~image].double()
+    return torch.stack([*(_within(group) for group in groups), (groups[0] @ groups[1].t()).mean()]).to("cpu")
+
+
+def _within(tokens: Tensor) -> Tensor:
+    if len(tokens) < 2:
+        return tokens.new_tensor(torch.nan)
+    cosines = (tokens @ tokens.t()).triu(1)
+    return cosines.clamp_min(0).sum() / (cosines > 0).sum().clamp_min(1)
+
+
+def normalised(outputs: Tensor) -> Tensor:
+    """Every token with length 1; zeros stay."""
+    return F.normalize(outputs.float(), dim=-1)
+
+
+def by_row(tokens: Tensor, rows: int) -> Tensor:
+    """(rows, t, d), also where a model hands a layer all tokens of a batch in one column (OPT's feed-forward)."""
+    column = tokens.shape[1] == 1 and len(tokens) > rows and len(tokens) % rows == 0
+    return tokens.reshape(rows, -1, tokens.shape[-1]) if column else tokens
+
+
+def masks_of(adapter: Any, part: Any, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the tokens (rows, t, d) count, and which are the image's, (rows, t) bool each."""
+    rows, count = tokens.shape[:2]
+    kept, image = (ask(part, name, count) for ask in (adapter.token_mask, lambda *of: modality_mask(adapter, *of)))
+    every = torch.ones(rows, count, dtype=torch.bool, device=tokens.device)
+    return (every if kept is None else kept.to(every)), (~every if image is None else image.to(every))
+
+
+@contextmanager
+def outputs_seen(layers: Iterable[Layer], take: Outputs) -> Iterator[None]:
+    """Calls `take` with the outputs of every layer, whenever one of its readers is about to compute them."""
+    with ExitStack() as undo:
+        for layer in layers:
+            for reader in layer.readers:
+                hook = lambda name, x, layer=layer, reader=reader: take(name, _outputs(layer, reader, x))  # noqa: E731
+                undo.callback(watch(layer.name, reader, hook).remove)
+        yield
+
+
+def _outputs(layer: Layer, reader: Reader, x: Tensor) -> Tensor:
+    """(rows, tokens, d_out) of inputs (rows, ..., d_in); one token a row where there are no others."""
+    bias, matrix = _bias(reader), layer.matrix
+    y = F.linear(x.to(matrix.dtype), matrix, None if bias is None else bias.to(matrix.dtype))
+    return y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 1 else y.view(1, 1, -1)
+
+
+def _bias(reader: Reader) -> Tensor | None:
+    module: Any = reader.module
+    if not isinstance(module, nn.MultiheadAttention) or reader.attribute == "out_proj.weight":
+        return module.out_proj.bias if isinstance(module, nn.MultiheadAttention) else module.bias
+    if module.in_proj_bias is None or reader.attribute == "in_proj_weight":
+        return module.in_proj_bias
+    return module.in_proj_bias.chunk(3)["qkv".index(reader.attribute[0])]

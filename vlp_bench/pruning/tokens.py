@@ -1,0 +1,233 @@
+"""Which tokens a layer's statistics are made of: functions of a calibration; any score and solver can use their choice.
+
+A choice is made for every part of every batch, and with `sweep=block_by_block` anew for every block, behind the blocks
+that are pruned already: one more pass over the batches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.statistics.around import Around, with_outputs
+from vlp_bench.pruning.statistics.attention import AttentionWatch
+from vlp_bench.pruning.statistics.block_gradients import holders
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.similarities import (
+    by_row,
+    masks_of,
+    normalised,
+    outputs_seen,
+    similarities,
+)
+from vlp_bench.pruning.sweep import Solve
+
+log = logging.getLogger(__name__)
+Choice = list[dict[str, Tensor]]  # for every part in order: (rows, tokens) bool by layer; one without keeps them all
+Select = Callable[[Calibration], Choice]
+NEIGHBOURS = 3
+FADING = 0.2  # how fast a chosen token's claim on its neighbours fades with their distance
+LIKENESS = 0.1  # how like all tokens the chosen ones must be, where nothing is dense
+
+
+def chosen(select: Select, solve: Solve) -> Solve:
+    """The solver with statistics of the chosen tokens."""
+
+    def solved(calibration: Calibration, budgets: dict[str, int]) -> Solved:
+        alone = calibration.subset(calibration.layers)  # every process chooses for all batches
+        adapter = _Choosing(calibration.adapter, select(alone))
+        return solve(calibration.subset(calibration.layers, adapter=adapter), budgets)
+
+    return solved
+
+
+class _Choosing(Around):
+    """Other tokens don't count."""
+
+    def __init__(self, adapter: Adapter, choice: Choice) -> None:
+        super().__init__(adapter)
+        self._choice, self._part = choice, -1
+
+    def rewind(self) -> None:
+        super().rewind()
+        self._part = -1
+
+    def encode(self, model: nn.Module, batch: Any) -> None:
+        self._part += 1
+        super().encode(model, batch)
+
+    def token_mask(self, batch: Any, name: str, tokens: int) -> Tensor | None:
+        mask, own = super().token_mask(batch, name, tokens), self._choice[self._part].get(name)
+        if own is None or mask is None:
+            return mask if own is None else own.reshape(-1, tokens)
+        return mask.to(own.device) & own.reshape(mask.shape)
+
+
+def atv(calibration: Calibration, *, alpha: float = 1.0) -> Choice:
+    """All words, and of the image's tokens those that a block changes most (ATV-Pruning, CVPR 2026).
+
+    A token's change is 1 - cos of what goes into the block and what comes out. Of each sample as many stay as it has
+    words, times α times the mean change of all image tokens, at most as many as there are. A block that sees one
+    modality alone has all its tokens counted.
+    """
+    blocks = holders(calibration.model, calibration.layers, calibration.before_sweep.layers)
+    names = {block: layers[-1].name for block, layers in blocks.items()}
+    seen: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []
+
+    def end(block: nn.Module, given: Tensor, output: Tensor, part: Any) -> None:
+        name = names[block]
+        if given.shape != output.shape or given.ndim != 3 or name in seen[-1]:
+            return
+        kept, image = masks_of(calibration.adapter, part, name, output)
+        if image.any():
+            seen[-1][name] = 1 - F.cosine_similarity(given.float(), output.float(), dim=-1), kept & image, kept & ~image
+
+    _run_blocks(calibration, list(blocks), lambda part: seen.append({}), end)
+    choice: Choice = [{} for _ in seen]
+    for block, name in names.items():
+        found = {number: part[name] for number, part in enumerate(seen) if name in part}
+        for number, mask in _most_changed(found, alpha, name).items():
+            choice[number].update({layer.name: mask for layer in blocks[block]})
+    return choice
+
+
+def _most_changed(found: Mapping[int, tuple[Tensor, Tensor, Tensor]], alpha: float, name: str) -> dict[int, Tensor]:
+    """The tokens that count, by part, from changes, image tokens and words (rows, tokens) of one block."""
+    if not found:
+        return {}
+    mean = float(torch.cat([changes[image] for changes, image, _ in found.values()]).double().mean())
+    share, masks, kept = max(0.0, min(1.0, alpha * mean)), dict[int, Tensor](), list[int]()
+    for number, (changes, image, words) in found.items():
+        count = torch.minimum(image.sum(1), (share * words.sum(1)).round().long())
+        ranks = changes.masked_fill(~image, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        masks[number] = words | (image & (ranks < count[:, None]))
+        kept += count.tolist()
+    log.info("%s: %.1f image tokens of a sample count", name, sum(kept) / len(kept))
+    return masks
+
+
+def amia(calibration: Calibration) -> Choice:
+    """Few tokens that stand for all, those first that are paid attention to (TAMP's AMIA, Findings of ACL 2025).
+
+    For each layer and sample: see `representatives`. Attention is the last token's, in the layer's block; where none is
+    seen all tokens count alike.
+    """
+    blocks = holders(calibration.model, calibration.layers, calibration.before_sweep.layers)
+    choice: Choice = []
+    outputs: dict[str, Tensor] = {}
+    attention = AttentionWatch()
+
+    def end(block: nn.Module, given: Tensor, output: Tensor, part: Any) -> None:
+        for name, own in outputs.items():
+            tokens = by_row(own, calibration.adapter.rows(part))
+            kept, image = masks_of(calibration.adapter, part, name, tokens)
+            paid = _last_attention(attention.seen, kept)
+            rows = [representatives(*one) for one in zip(normalised(tokens), kept, image, paid, strict=True)]
+            choice[-1].setdefault(name, torch.stack(rows))
+        outputs.clear()
+        attention.seen.clear()
+
+    def begin(part: Any) -> None:
+        choice.append({})
+        outputs.clear()
+        attention.seen.clear()
+
+    with attention, outputs_seen(calibration.layers.values(), outputs.__setitem__):
+        _run_blocks(calibration, list(blocks), begin, end)
+    return choice
+
+
+def representatives(tokens: Tensor, kept: Tensor, image: Tensor, paid: Tensor) -> Tensor:
+    """(t,) bool: tokens chosen one by one until they are distributed as all are.
+
+    A token's claim is the attention paid to it and, fading with their distance 1 - cos, to its 3 nearest neighbours;
+    whoever is chosen lowers its neighbours' claims. It ends when the squared maximum mean discrepancy to all (with a
+    Gaussian kernel of width 1) is below 0.1 · √(1 - density), the density the mean of the `similarities`.
+
+    Args:
+        tokens: (t, d) of length 1.
+        kept: (t,) bool, those that count.
+        image: (t,) bool, those of the image.
+        paid: (t,) attention.
+    """
+    among = kept.nonzero().view(-1)
+    if len(among) < 2:
+        return kept.clone()
+    density = similarities(tokens, kept, image)
+    limit = LIKENESS * max(0.0, 1 - float(density[~density.isnan()].mean())) ** 0.5
+    x = tokens[among].double()
+    result = torch.zeros_like(kept)
+    result[among[_greedy(1 - x @ x.t(), paid[among].double(), limit)]] = True
+    return result
+
+
+def _greedy(distances: Tensor, paid: Tensor, limit: float) -> Tensor:
+    """(t,) bool of those chosen."""
+    kernel, others = (-distances).exp(), distances.clone().fill_diagonal_(torch.inf)
+    near = others.topk(min(NEIGHBOURS, len(paid) - 1), largest=False).indices
+    claims = paid + (paid[near] * (-distances.gather(1, near)).exp()).sum(1)
+    taken, to_all = torch.zeros_like(paid, dtype=torch.bool), kernel.mean(0)
+    among_all, across, within = float(kernel.mean()), 0.0, 0.0
+    for count in range(1, len(paid) + 1):
+        best = int(claims.argmax())
+        claims[near[best]] -= (-FADING * distances[best, near[best]]).exp() * claims[best].clamp_min(0)
+        within += float(2 * kernel[best, taken].sum() + kernel[best, best])
+        across += float(to_all[best])
+        taken[best] = True
+        claims[taken] = claims.min() - 1
+        if among_all + within / count**2 - 2 * across / count < limit:
+            break
+    return taken
+
+
+def _last_attention(seen: list[Tensor], kept: Tensor) -> Tensor:
+    """(rows, tokens) what the last token that counts pays attention to; the same for all if nobody was seen to."""
+    rows, tokens = kept.shape
+    for attention in seen:
+        if attention.shape[0] == rows and attention.shape[2] == tokens:
+            queries = attention.shape[1]
+            counts = kept if queries == tokens else kept.new_ones(rows, queries)
+            last = (counts * torch.arange(1, queries + 1, device=kept.device)).argmax(1)
+            return attention[torch.arange(rows, device=kept.device), last].to(kept.device)
+    return torch.full((rows, tokens), 1 / tokens, device=kept.device)
+
+
+def _run_blocks(
+    calibration: Calibration,
+    blocks: list[nn.Module],
+    begin: Callable[[Any], None],
+    end: Callable[[nn.Module, Tensor, Tensor, Any], None],
+) -> None:
+    """One pass; `end` gets every block that was run with what went in, what came out, and the part of the batch."""
+    now: list[Any] = [None]
+
+    def new(part: Any) -> None:
+        now[0] = part
+        begin(part)
+
+    def over(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given, gives = (
+            [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)] for item in ((args, kwargs), output)
+        )
+        if given and gives:
+            end(block, given[0], gives[0], now[0])
+
+    @contextmanager
+    def watching() -> Iterator[None]:
+        with ExitStack() as undo:
+            for block in blocks:
+                undo.callback(block.register_forward_hook(over, with_kwargs=True).remove)
+            yield
+
+    with with_outputs(calibration.adapter):
+        for _ in calibration.forwards(calibration.relay(lambda event: None), watching(), new):
+            pass
