@@ -249,3 +249,13 @@ def test_one_of_transformers_in_its_folder(tmp_path):
     small, ids = from_pretrained(tmp_path / "small"), torch.tensor([[1, 5, 9]])
     torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
     assert small.config.num_attention_heads < 4
+
+
+def test_a_report_says_why_two_of_four_does_not_run(folder):
+    model = load_model(folder / "model.safetensors")
+    solution = vlp_bench.prune(model, "lmp", 0.5, options={"solve.within": "2:4"})
+    mask = solution.save(folder / "masks" / "two_of_four.safetensors")
+    words = ("--tokens", 1, "--rounds", 1, "--device", "cpu", "--weights", folder / "model.safetensors")
+    assert "2:4 holds this mask, but nothing runs so here: torch's 2:4 kernels need a CUDA card" in said(
+        "report", mask, *words
+    )

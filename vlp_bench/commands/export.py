@@ -142,6 +142,7 @@ def _report(args: argparse.Namespace) -> None:
     import torch
 
     from vlp_bench.pruning.masks.safetensors_files import write_whole
+    from vlp_bench.pruning.masks.semi_structured import why_not_here
     from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
     from vlp_bench.runs.pruned_model import source
     from vlp_bench.runs.terminal.console import console
@@ -162,6 +163,8 @@ def _report(args: argparse.Namespace) -> None:
         console.print(table)
     if broken := broken_groups(masks):
         console.print(f"2:4 can't hold this mask: {100 * broken:.1f} % of groups of four keep more than two.")
+    elif reason := why_not_here(torch.device(device)):
+        console.print(f"2:4 holds this mask, but nothing runs so here: {reason}.", soft_wrap=True, markup=False)
     for sentence in words:
         console.print(sentence, soft_wrap=True, markup=False)
     if whole:
