@@ -241,7 +241,7 @@ def test_one_of_transformers_in_its_folder(tmp_path):
     sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "hidden_size": 16, "intermediate_size": 24}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=20, num_hidden_layers=1, **sizes)).eval()
     model.save_pretrained(tmp_path / "dense")
-    solution = vlp_bench.prune(model, "magnitude_sp", 0.4)
+    solution = vlp_bench.prune(model, "magnitude_sp", 0.5)
     solution.save(tmp_path / "mask.safetensors")
     weights = ("--weights", tmp_path / "dense" / "model.safetensors")
     said("write", tmp_path / "mask.safetensors", tmp_path / "small", "--as", "smaller", *weights)
