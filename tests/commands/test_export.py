@@ -195,3 +195,68 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(folder, tmp_path
         from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Linear is no model of vlp_bench or transformers"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path / "x")
+
+
+@pytest.fixture(scope="module")
+def by_units(folder):
+    """A mask of whole units beside the checkpoint, and the model under it."""
+    model = load_model(folder / "model.safetensors")
+    solution = vlp_bench.prune(model, "magnitude_sp", 0.3)
+    solution.save(folder / "masks" / "units.safetensors")
+    solution.install(model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["small.safetensors", "folder"])
+def test_smaller_models_say_the_same(folder, by_units, tmp_path, name):
+    out = written(folder, tmp_path / name, "smaller", "masks/units.safetensors")
+    found = from_pretrained(out) if out.is_dir() else load_model(out)
+    images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(found.encode_image(images), by_units.encode_image(images), rtol=1e-5, atol=1e-5)
+    assert sum(p.numel() for p in found.parameters()) < sum(p.numel() for p in by_units.parameters())
+
+
+def test_a_mask_of_single_weights_makes_nothing_smaller(folder, tmp_path):
+    words = ("--as", "smaller", "--weights", folder / "model.safetensors")
+    few = vlp_bench.prune(load_model(folder / "model.safetensors"), "lmp", 0.1).save(tmp_path / "few.safetensors")
+    line = refused("write", few, tmp_path / "x", *words)
+    assert "no whole attention head or feed-forward neuron is gone under this mask" in line
+
+
+def test_a_report_measures_whole_passes_of_what_gets_smaller(folder, by_units, tmp_path):
+    words = ("--tokens", 1, "--rounds", 1, "--device", "cpu", "--batches", "1,3", "--json", tmp_path / "r.json")
+    weights = ("--weights", folder / "model.safetensors")
+    assert "one forward pass" in said("report", folder / "masks/units.safetensors", *weights, *words)
+    found = json.loads((tmp_path / "r.json").read_text())["whole"]
+    assert [(row["model"], row["batch"]) for row in found] == [("before", 1), ("after", 1), ("before", 3), ("after", 3)]
+    before, after, thrice, _ = found
+    assert after["parameters"] < before["parameters"] == sum(p.numel() for p in by_units.parameters())
+    assert after["flops"] < before["flops"]
+    assert thrice["flops"] == 3 * before["flops"]
+
+
+def test_one_of_transformers_in_its_folder(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "hidden_size": 16, "intermediate_size": 24}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, num_hidden_layers=1, **sizes)).eval()
+    model.save_pretrained(tmp_path / "dense")
+    solution = vlp_bench.prune(model, "magnitude_sp", 0.5)
+    solution.save(tmp_path / "mask.safetensors")
+    weights = ("--weights", tmp_path / "dense" / "model.safetensors")
+    said("write", tmp_path / "mask.safetensors", tmp_path / "small", "--as", "smaller", *weights)
+    solution.install(model)
+    small, ids = from_pretrained(tmp_path / "small"), torch.tensor([[1, 5, 9]])
+    torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+    assert small.config.num_attention_heads < 4
+
+
+def test_a_report_says_why_two_of_four_does_not_run(folder):
+    model = load_model(folder / "model.safetensors")
+    solution = vlp_bench.prune(model, "lmp", 0.5, options={"solve.within": "2:4"})
+    mask = solution.save(folder / "masks" / "two_of_four.safetensors")
+    words = ("--tokens", 1, "--rounds", 1, "--device", "cpu", "--weights", folder / "model.safetensors")
+    assert "2:4 holds this mask, but nothing runs so here: torch's 2:4 kernels need a CUDA card" in said(
+        "report", mask, *words
+    )

@@ -1,13 +1,15 @@
 """A pruned model for others; whether it is smaller and faster.
 
-    vlp-bench export write SOURCE OUT --as dense|packed|huggingface [--weights FILE]
-    vlp-bench export report SOURCE [--weights FILE] [--tokens 1,30,197] [--device cpu]
+    vlp-bench export write SOURCE OUT --as dense|packed|huggingface|smaller [--weights FILE]
+    vlp-bench export report SOURCE [--weights FILE] [--tokens 1,30,197] [--batches 1,8] [--device cpu]
 
 SOURCE is a mask file, applied to --weights (the checkpoint that was pruned), a folder that `vlp-bench prune` wrote, or
 that of a finished run, whose fine-tuned weights, metrics and provenance are taken. `dense` writes every zero, `packed`
 stores about what the mask and the kept weights need and loads back bit for bit, `huggingface` is a folder with
-config.json, model.safetensors and a card. `report` counts bytes in every form of storage and measures dense and sparse
-layers on the device.
+config.json, model.safetensors and a card. `smaller` cuts out attention heads and feed-forward neurons that are gone as
+a whole (pruner=flap, wanda_sp): a dense model, as a file of ours (OUT.safetensors) or a folder. `report` counts bytes
+in every form of storage, measures dense and sparse layers on the device, and, of a model of ours that gets smaller, a
+whole forward pass before and after.
 """
 
 import argparse
@@ -24,7 +26,8 @@ from vlp_bench.runs.terminal.numbers import whole
 if TYPE_CHECKING:
     from vlp_bench.runs.pruned_model import Source
 
-FORMS = ("dense", "packed", "huggingface")
+FORMS = ("dense", "packed", "huggingface", "smaller")
+TEXT = 30  # tokens of a caption in the forward passes of a report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("out", type=Path, help="a file (.safetensors), or a folder for huggingface")
     write.add_argument("--as", dest="form", choices=FORMS, required=True)
     report.add_argument("--tokens", default="1,30,197", help="rows of the layers' input to measure with")
+    report.add_argument("--batches", default="1,8", help="rows of the whole forward passes to measure with")
     report.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     report.add_argument("--rounds", type=whole(1), default=5, help="measurements of each; their median counts")
     report.add_argument("--json", type=Path, help="write the numbers to this file too")
@@ -62,7 +66,7 @@ def _write(args: argparse.Namespace) -> None:
     from vlp_bench.runs.terminal.console import console
 
     found = source(args.source, args.weights, SHIPPED)
-    {"dense": _dense, "packed": _packed, "huggingface": _folder}[args.form](found, args.out)
+    {"dense": _dense, "packed": _packed, "huggingface": _folder, "smaller": _smaller}[args.form](found, args.out)
     files = sorted(args.out.iterdir()) if args.out.is_dir() else [args.out]
     for file in files:
         console.print(f"{file}: {file.stat().st_size:,} bytes", soft_wrap=True, markup=False)
@@ -115,6 +119,26 @@ def _folder(found: "Source", out: Path) -> None:
     write_whole(out / CARD, card.encode())
 
 
+def _smaller(found: "Source", out: Path) -> None:
+    """A model of ours of any widths; one of transformers in a folder, where its configuration can tell the widths."""
+    from vlp_bench.models.checkpoints.locations import weight_file
+    from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
+    from vlp_bench.models.checkpoints.read_write import save_model
+    from vlp_bench.pruning.structured.materialise import materialised
+    from vlp_bench.results.card import model_card
+    from vlp_bench.runs.pruned_model import model_of
+
+    own = model_of(found)
+    if own is not None and out.suffix == ".safetensors":
+        save_model(out, materialised(own, found.solution.masks), _about(found))
+        return
+    model = own or from_pretrained(weight_file(found.weights).parent)
+    if own is None:
+        model.load_state_dict(found.state, strict=False)
+    card = model_card(found.name, found.solution, found.metrics, found.provenance)
+    save_pretrained(materialised(model, found.solution.masks), out, card)
+
+
 # report
 
 
@@ -122,12 +146,13 @@ def _report(args: argparse.Namespace) -> None:
     import torch
 
     from vlp_bench.pruning.masks.safetensors_files import write_whole
+    from vlp_bench.pruning.masks.semi_structured import why_not_here
     from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
     from vlp_bench.pruning.stacks import with_slices
     from vlp_bench.runs.pruned_model import source
     from vlp_bench.runs.terminal.console import console
 
-    tokens, device = _tokens(args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokens, device = _counts("--tokens", args.tokens), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"--device {device}: use cpu, or cuda where there is a GPU")
     found = source(args.source, args.weights, SHIPPED)
@@ -137,26 +162,76 @@ def _report(args: argparse.Namespace) -> None:
     stored = sizes(masks, itemsize)
     measured = times({name: state[name] for name in masks}, masks, tokens, device, args.rounds)
     words = verdict(stored, measured)
+    whole = _whole(found, _counts("--batches", args.batches), device, args.rounds)
     console.print(f"{found.name}: {len(masks)} layers, {found.solution.total:,} weights, "
                   f"{100 * found.solution.sparsity:.2f} % zero", soft_wrap=True, markup=False)  # fmt: skip
     for table in _tables(stored, measured, found.solution.total, _where(device)):
         console.print(table)
     if broken := broken_groups(masks):
         console.print(f"2:4 can't hold this mask: {100 * broken:.1f} % of groups of four keep more than two.")
+    elif reason := why_not_here(torch.device(device)):
+        console.print(f"2:4 holds this mask, but nothing runs so here: {reason}.", soft_wrap=True, markup=False)
     for sentence in words:
         console.print(sentence, soft_wrap=True, markup=False)
+    if whole:
+        console.print(_whole_table(whole, _where(device)))
     if args.json:
-        content = {"sizes": [vars(s) for s in stored], "times": [vars(t) for t in measured], "verdict": words}
+        content = {"sizes": [vars(s) for s in stored], "times": [vars(t) for t in measured], "verdict": words,
+                   "whole": whole}  # fmt: skip
         write_whole(args.json, json.dumps(content | {"device": _where(device)}, indent=2).encode())
 
 
-def _tokens(text: str) -> list[int]:
+def _whole(found: "Source", batches: list[int], device: str, rounds: int) -> list[dict[str, Any]]:
+    """What a forward pass costs before and after units are cut out; nothing where none are, or the model isn't ours."""
+    from vlp_bench.pruning.structured.forward_cost import forward_costs
+    from vlp_bench.pruning.structured.materialise import kept_units, materialised
+    from vlp_bench.runs.pruned_model import model_of
+
+    model = model_of(found)
+    if model is None or not kept_units(model, found.solution.masks):
+        return []
+    pair, rows, adapter = [model.to(device), materialised(model, found.solution.masks).to(device)], [], model.adapter
+    for count in batches:
+        batch = _drawn(model.config, count, device)
+        costs = forward_costs(pair, lambda own, batch=batch: adapter.encode(own, batch), rounds)
+        rows += [{"model": name, "batch": count, **vars(cost)}
+                 for name, cost in zip(("before", "after"), costs, strict=True)]  # fmt: skip
+    return rows
+
+
+def _drawn(config: Any, rows: int, device: str) -> Any:
+    """Noise for images and captions: what it shows doesn't change the cost."""
+    import torch
+
+    from vlp_bench.batch import Batch
+
+    images = torch.randn(rows, 3, config.image_size, config.image_size, device=device)
+    if not hasattr(config, "vocab_size"):
+        return Batch(images)
+    length = min(TEXT, config.max_positions)
+    ids = torch.randint(min(5, config.vocab_size - 1), config.vocab_size, (rows, length), device=device)
+    return Batch(images, ids, torch.ones_like(ids))
+
+
+def _whole_table(whole: list[dict[str, Any]], where: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    title = f"one forward pass, captions of {TEXT} tokens at most ({where})"
+    table = Table(*("model", "batch", "parameters", "GFLOP", "ms"), title=title, box=box.SIMPLE_HEAD)
+    for row in whole:
+        numbers = (f"{row['parameters']:,}", f"{row['flops'] / 1e9:.3f}", f"{row['milliseconds']:.2f}")
+        table.add_row(row["model"], str(row["batch"]), *numbers)
+    return table
+
+
+def _counts(name: str, text: str) -> list[int]:
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise UserError(f"--tokens {text}: whole numbers of at least 1, with commas, as in 1,30,197")
+        raise UserError(f"{name} {text}: whole numbers of at least 1, with commas, as in 1,30,197")
     return found
 
 

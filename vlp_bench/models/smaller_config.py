@@ -31,8 +31,8 @@ def smaller_config(model: Any) -> Any:
         if tuple(tensor.shape) != wanted.get(name):
             raise ValueError(
                 f"{type(config).__name__} can't say that {name!r} is {tuple(tensor.shape)}: its layers have one width "
-                "and heads of hidden_size / heads. Prune neurons and every group alike "
-                "(pruner.allocate.between=group), or write the pruned model with --as packed"
+                "and heads of hidden_size / heads. Prune every group alike (pruner.allocate.between=group), "
+                "neurons only; or write the pruned model with --as packed"
             )
     return config
 

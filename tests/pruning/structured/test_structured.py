@@ -1,6 +1,7 @@
 """Whole heads and neurons: what goes together, the masks, and the smaller model, whose outputs are the masked one's."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.input_moments import Fluctuations
-from vlp_bench.pruning.structured.budgets import UnitBudgets
+from vlp_bench.pruning.structured.budgets import UnitBudgets, _equal_shares
 from vlp_bench.pruning.structured.groups import Units
 from vlp_bench.pruning.structured.keep_units import KeepUnits
 from vlp_bench.pruning.structured.materialise import materialised
@@ -132,37 +133,44 @@ def test_ours_are_stored_and_loaded_at_any_widths(name, tmp_path):
     near(outputs(from_pretrained(save_pretrained(small, tmp_path / "folder")), data), outputs(model, data))
 
 
+def halved(name, *kinds):
+    """The model without the second half of the units of these kinds, masked and cut; and what to show it."""
+    model, batches = built(name)
+    small, groups = copy.deepcopy(model), [group for group in find_units(model) if group.what in kinds]
+    for group in groups:
+        for own in (own for own in group.slices if own.reads):
+            own.parameter.data.index_fill_(1, own.places(group.units, torch.arange(group.units // 2, group.units)), 0)
+    return model, shrink(small, {group.name: torch.arange(group.units // 2) for group in groups}), batches[0]
+
+
 @pytest.mark.parametrize("name", ["llama", "t5", "t5-relu"])
 def test_transformers_are_stored_and_loaded_where_widths_are_equal(name, tmp_path):
-    model, small, data, _ = cut(name, sparsity=0.4)
+    model, small, data = halved(name, "heads", "neurons")
     loaded = from_pretrained(save_pretrained(small, tmp_path))
     near(outputs(loaded, data), outputs(model, data))
     assert sum(p.numel() for p in loaded.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["bert", "clip"])
+def test_neurons_alone_are_stored_where_heads_cannot_be_told(name, tmp_path):
+    model, small, data = halved(name, "neurons")
+    near(outputs(from_pretrained(save_pretrained(small, tmp_path)), data), outputs(model, data))
 
 
 @pytest.mark.parametrize("name, word", [("bert", "BertConfig"), ("clip", "CLIPConfig")])
 def test_a_configuration_that_cannot_tell_is_named(name, word, tmp_path):
     """Their heads are hidden_size / heads wide."""
     with pytest.raises(ValueError, match=rf"{word} can't say that '.*' is \(.*\): its layers have one width"):
-        save_pretrained(cut(name)[1], tmp_path)
+        save_pretrained(halved(name, "heads")[1], tmp_path)
 
 
 def test_a_configuration_with_rules_of_its_own_is_named(tmp_path):
+    small = built("llama")[0]
+    heads = [group.name for group in find_units(small) if group.what == "heads"]
     with pytest.raises(
         ValueError, match=r"LlamaConfig refuses the sizes that are left \(The hidden size \(32\) is not a"
     ):
-        save_pretrained(cut("llama")[1], tmp_path)
-
-
-def test_neurons_alone_are_stored_in_both_towers(tmp_path):
-    model, batches = built("clip")
-    small = copy.deepcopy(model)
-    for group in [group for group in find_units(model) if group.what == "neurons"]:
-        group.slices[-1].parameter.data[:, 5:] = 0
-        shrink(small, {group.name: torch.arange(5)})
-    loaded = from_pretrained(save_pretrained(small, tmp_path))
-    near(outputs(loaded, batches[0]), outputs(model, batches[0]))
-    assert loaded.config.vision_config.intermediate_size == 5
+        save_pretrained(shrink(small, dict.fromkeys(heads, torch.arange(3))), tmp_path)
 
 
 def test_towers_that_share_weights_are_cut_once_for_both():
@@ -200,7 +208,7 @@ def test_t5_heads_are_cut_in_all_blocks_with_their_position_biases():
 
 def test_fused_projections_lose_a_head_in_each_third():
     model, batches = built("blip")
-    solution = vlp_bench.prune(model, "wanda_sp", 0.3, batches)
+    solution = vlp_bench.prune(model, "wanda_sp", 0.5, batches)
     thirds = solution.masks["vision_model.encoder.layers.0.self_attn.qkv.weight"].any(1).view(3, 2, 8).all(2)
     assert thirds.sum(1).tolist() == [1, 1, 1]
     assert thirds[0].equal(thirds[1])
@@ -264,6 +272,16 @@ def test_never_less_and_little_more_goes_than_asked(name, between, sparsity):
     costs = [group.cost for group in calibration[Units()]]
     room = max(costs) if between == "model" else sum(costs)
     assert 0 <= round((1 - sparsity) * calibration.total) - kept < room
+
+
+@pytest.mark.parametrize(
+    "asked, gone",
+    [(0, [0, 0]), (1, [0, 1]), (50, [0, 50]), (60, [1, 30]), (61, [1, 31]), (119, [1, 89]), (149, [2, 89])],
+)
+def test_neurons_make_up_for_coarse_heads(asked, gone):
+    """3 heads of 30 weights and 90 neurons of 1: at a third of each 60 go; for 50 the head would be too much."""
+    groups = [SimpleNamespace(units=3, cost=30), SimpleNamespace(units=90, cost=1)]
+    assert _equal_shares(groups, asked) == gone
 
 
 def test_equal_shares_leave_equal_widths():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-import torch
 from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import kept_of
@@ -24,7 +24,8 @@ class UnitBudgets:
     Args:
         score: larger survives.
         between: "model": all units of the model compete; less than one unit too much goes. "group": every group loses
-            the same share, so that groups that are alike stay so; less than one unit of each goes too much.
+            the same share, so that groups that are alike stay so; where heads are too coarse for that, neurons make up
+            for it, and less than one unit of each group goes too much.
         compat: is handed to the score.
     """
 
@@ -43,8 +44,11 @@ class UnitBudgets:
             ValueError: the units hold fewer weights than should go.
         """
         groups = calibration[Units()]
-        ranks = [self._ranks(group, calibration) for group in groups]
-        gone = _first_to_go(groups, ranks, _asked(calibration, sparsity), together=self.between == "group")
+        asked = _asked(calibration, sparsity)
+        if self.between == "model":
+            gone = _least(groups, [self.score(group, calibration) for group in groups], asked)
+        else:
+            gone = _equal_shares(groups, asked)
         budgets = {name: layer.size for name, layer in calibration.layers.items()}
         for group, count in zip(groups, gone, strict=True):
             for part in group.parts:
@@ -58,30 +62,55 @@ class UnitBudgets:
         most = max(costs) if self.between == "model" else sum(costs)
         return range(max(0, kept - most + 1), kept + 1)
 
-    def _ranks(self, group: PrunableGroup, calibration: Calibration) -> Tensor:
-        """What the units of all groups are compared by, ascending."""
-        if self.between == "model":
-            return self.score(group, calibration).double().cpu().sort().values
-        return torch.arange(1, group.units + 1).double() / group.units
-
 
 def _asked(calibration: Calibration, sparsity: float) -> int:
     return calibration.total - kept_of(calibration.total, sparsity)
 
 
-def _first_to_go(groups: Sequence[PrunableGroup], ranks: Iterable[Tensor], asked: int, *, together: bool) -> list[int]:
-    """How many units of each group go. Of equals the later group's go first, or all `together`."""
-    queue = sorted((float(rank), -g) for g, own in enumerate(ranks) for rank in own[:-1])
-    gone, removed, last = [0] * len(groups), 0, None
-    for rank, negative in queue:
-        if removed >= asked and not (together and rank == last):
+def _least(groups: Sequence[PrunableGroup], scores: Iterable[Tensor], asked: int) -> list[int]:
+    """How many units of each group go when all compete. Of equals the later group's go first."""
+    queue = sorted((float(one), -g) for g, own in enumerate(scores) for one in own.double().cpu().sort().values[:-1])
+    gone, removed = [0] * len(groups), 0
+    for _, negative in queue:
+        if removed >= asked:
             return gone
         gone[-negative] += 1
         removed += groups[-negative].cost
-        last = rank
+    _check_enough(removed, asked)
+    return gone
+
+
+def _equal_shares(groups: Sequence[PrunableGroup], asked: int) -> list[int]:
+    """How many units of each group go, all at the same pace, those with equally many units together.
+
+    A step that would be too much is left out, and its groups rest; the cheapest of these steps is the last.
+    """
+    steps: dict[tuple[Fraction, int], list[int]] = {}
+    for g, group in enumerate(groups):
+        for count in range(1, group.units):
+            steps.setdefault((Fraction(count, group.units), -group.units), []).append(g)
+    gone, removed, resting, last = [0] * len(groups), 0, set[int](), list[tuple[int, list[int]]]()
+    for step in sorted(steps):
+        own = [g for g in steps[step] if g not in resting]
+        cost = sum(groups[g].cost for g in own)
+        if removed + cost > asked:
+            resting.update(own)
+            last.append((cost, own))
+            continue
+        removed += cost
+        for g in own:
+            gone[g] += 1
+    if removed < asked:
+        cost, own = min(last, default=(0, list[int]()))
+        _check_enough(removed + cost, asked)
+        for g in own:
+            gone[g] += 1
+    return gone
+
+
+def _check_enough(removed: int, asked: int) -> None:
     if removed < asked:
         raise ValueError(
             f"{asked} weights should go, and the units hold {removed} beside the last of each group: ask for less, or "
             "use a pruner of single weights"
         )
-    return gone

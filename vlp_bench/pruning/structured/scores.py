@@ -25,7 +25,7 @@ def mean_score(group: PrunableGroup, calibration: Calibration, *, score: Score) 
 
 
 def wanda_sp(group: PrunableGroup, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
-    """Σ over the unit's columns, in the layer that reads it, of mean |w|·‖X_j‖ over outputs (An et al., AAAI 2024)."""
+    """Σ over the unit's columns, in the layer that reads it, of the mean |w|·‖X_j‖ over outputs (FLAP's baseline)."""
     layer = group.reads.layer
     columns = layer.matrix.double().abs().mean(0) * calibration[InputNorms(compat)][layer.name]
     return columns.view(group.units, -1).sum(1)
