@@ -97,7 +97,7 @@ def test_towers_without_an_adapter_are_named_once(caplog):
     said = [record.getMessage() for record in caplog.records if "modalities" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("model.vision_model, model.text_model look like modalities of their own")
-    assert "vlp_bench.adapter_of(model)" in said[0]
+    assert "vlp_bench.TransformersAdapter(model)" in said[0]
 
 
 def test_heads_of_language_models_are_pruned_when_asked(caplog):

@@ -99,7 +99,7 @@ def test_lengths_that_happen_to_agree_are_not_believed(caplog):
     said = [record.getMessage() for record in caplog.records if "padding" in record.getMessage()]
     assert len(said) == 1
     assert "pixel_values makes tokens too" in said[0]
-    assert "vlp_bench.adapter_of(model)" in said[0]
+    assert "vlp_bench.TransformersAdapter(model)" in said[0]
 
 
 class Pooled(nn.Module):

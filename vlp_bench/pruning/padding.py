@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 MASK = "attention_mask"
-CURE = "vlp_bench.adapter_of(model), or an adapter of your own with token_mask(), says which tokens count"
+CURE = "vlp_bench.TransformersAdapter(model), or an adapter of your own with token_mask(), says which tokens count"
 
 
 def padding_mask(batch: Any) -> Tensor | None:

@@ -23,7 +23,7 @@ def warn_of_towers(calibration: Calibration) -> None:
             log,
             calibration.model,
             f"{', '.join(found)} look like modalities of their own, but all layers are taken for one and compete with "
-            "each other; vlp_bench.adapter_of(model), or an adapter of your own with place(), tells them apart",
+            "each other; vlp_bench.TransformersAdapter(model), or an adapter of your own with place(), tells them apart",
         )
 
 
