@@ -17,7 +17,7 @@ from vlp_bench.models.foreign.tree import FUSION, TEXT, VISION, Tree
 
 EMBEDDING, TIED, CONVOLUTION = "embedding", "shares its weight with an embedding", "convolution"
 POSITIONS, LEARNED, OTHER = "table of positions", "learned tokens", "no linear layer reads it"
-EXPERTS, PRUNES_STACKS = "experts (three dimensions)", False
+EXPERTS, PRUNES_STACKS = "experts (three dimensions)", True
 OUTPUT, HEAD, ROUTER, PATCHES = "output embeddings", "head", "router of experts", "patch embedding"
 PACKED = "three projections in one matrix"
 HEADS = (OUTPUT, HEAD)

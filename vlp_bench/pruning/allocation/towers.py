@@ -22,8 +22,8 @@ def warn_of_towers(calibration: Calibration) -> None:
         warn_once(
             log,
             calibration.model,
-            f"{', '.join(found)} look like modalities of their own, but all layers are taken for one and compete with "
-            "each other; vlp_bench.TransformersAdapter(model), or an adapter of your own with place(), tells them apart",
+            f"{', '.join(found)} look like modalities of their own, but all layers compete as if they were one; "
+            "vlp_bench.TransformersAdapter(model), or an adapter of your own with place(), tells them apart",
         )
 
 
