@@ -121,13 +121,13 @@ PRUNERS = ("multiflow", "snip")
 SLOW = ("wanda", "ecoflap_first")
 
 
-def pruned(model, folder=None, names=PRUNERS):
+def pruned(model, folder=None, names=PRUNERS, options=None):
     batches = [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(5)]
     found = {}
     for name in names:
         kept = None if folder is None else StatisticsFolder(folder)
         calibration = Calibration(model, batches, shared=True, stored=kept)
-        found[name] = catalogue.load(name).prune(model, 0.6, calibration)
+        found[name] = catalogue.load(name, options).prune(model, 0.6, calibration)
     return {name: {"masks": s.masks, "data": s.report["hashes"]["calibration"]} for name, s in found.items()}
 
 
@@ -139,6 +139,14 @@ def test_one_two_and_four_processes_find_the_same_masks_bit_for_bit(model, tmp_p
     for found in together(count, lambda: pruned(model, names=names), tmp_path):
         for name in names:
             assert found[name]["data"] == alone[name]["data"]
+            assert all(torch.equal(found[name]["masks"][n], mask) for n, mask in alone[name]["masks"].items())
+
+
+def test_block_gradients_similarities_and_chosen_tokens_are_those_of_one_process(model, tmp_path):
+    names, options = ("wanda_pp", "tamp"), {"sweep": "at_once"}
+    alone = pruned(model, None, names, options)
+    for found in together(2, lambda: pruned(model, None, names, options), tmp_path):
+        for name in names:
             assert all(torch.equal(found[name]["masks"][n], mask) for n, mask in alone[name]["masks"].items())
 
 
