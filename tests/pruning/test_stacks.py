@@ -18,8 +18,29 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputProducts
 
 EXPERTS, WIDTH, HIDDEN, CLASSES = 3, 6, 5, 4
-WITH_DATA = ("wanda", "multiflow", "ria", "snip", "obd", "fisher", "sparsegpt", "itersnip", "tamt", "chita")
-DATA_FREE = ("omp", "lmp", "l2", "lamp")
+WITH_DATA = (
+    "wanda",
+    "multiflow",
+    "ria",
+    "snip",
+    "obd",
+    "fisher",
+    "sparsegpt",
+    "itersnip",
+    "tamt",
+    "chita",
+    "ria",
+    "owl",
+    "dlp",
+    "gblm",
+    "pruner_zero",
+    "wanda_pp",
+    "wanda_bias",
+    "alps",
+    "dsnot",
+    "thanos",
+)
+DATA_FREE = ("omp", "lmp", "l2", "lamp", "erk", "ri")
 
 
 class Stacked(nn.Module):

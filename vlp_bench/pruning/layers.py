@@ -41,7 +41,8 @@ class Reader:
     def bias(self) -> nn.Parameter | None:
         """What is added to the whole of its output, if it is a parameter of its own."""
         path, _, leaf = self.attribute.rpartition(".")
-        bias = getattr(self.module.get_submodule(path), leaf.replace("weight", "bias"), None)
+        named = leaf.replace("weight", "bias") if "weight" in leaf else ""  # a stack of experts has none of that name
+        bias = getattr(self.module.get_submodule(path), named, None)
         return bias if isinstance(bias, nn.Parameter) else None
 
 

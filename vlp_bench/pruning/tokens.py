@@ -87,7 +87,7 @@ def atv(calibration: Calibration, *, alpha: float = 1.0) -> Choice:
         name = names[block]
         if given.shape != output.shape or given.ndim != 3 or name in seen[-1]:
             return
-        kept, image = masks_of(calibration.adapter, part, name, output)
+        kept, image = masks_of(calibration.adapter, calibration.model, part, name, output)
         if image.any():
             seen[-1][name] = 1 - F.cosine_similarity(given.float(), output.float(), dim=-1), kept & image, kept & ~image
 
@@ -129,7 +129,7 @@ def amia(calibration: Calibration) -> Choice:
     def end(block: nn.Module, given: Tensor, output: Tensor, part: Any) -> None:
         for name, own in outputs.items():
             tokens = by_row(own, calibration.adapter.rows(part))
-            kept, image = masks_of(calibration.adapter, part, name, tokens)
+            kept, image = masks_of(calibration.adapter, calibration.model, part, name, tokens)
             paid = _last_attention(attention.seen, kept)
             rows = [representatives(*one) for one in zip(normalised(tokens), kept, image, paid, strict=True)]
             choice[-1].setdefault(name, torch.stack(rows))

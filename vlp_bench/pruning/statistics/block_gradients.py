@@ -78,8 +78,8 @@ class _Watch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks every block; weights ask for gradients as before afterwards."""
-        weights = [layer.weight for layers in self._blocks.values() for layer in layers]
-        before = [(weight, weight.requires_grad) for weight in weights]
+        weights = [layer.parameter for layers in self._blocks.values() for layer in layers]
+        before = [(weight, weight.requires_grad) for weight in dict.fromkeys(weights)]
         with ExitStack() as undo:
             for weight, required in before:
                 undo.callback(weight.requires_grad_, required)
@@ -93,12 +93,12 @@ class _Watch:
         layers = self._blocks[block]
         given = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         if given.requires_grad:
-            gradients = torch.autograd.grad(
-                self._length(given, layers[-1].name), [layer.weight for layer in layers], allow_unused=True
-            )
-            for layer, gradient in zip(layers, gradients, strict=True):
-                if gradient is not None:
-                    self._tell(Event(layer.name, (1, 0), (gradient.float().square(),)))
+            asked = list(dict.fromkeys(layer.parameter for layer in layers))
+            found = torch.autograd.grad(self._length(given, layers[-1].name), asked, allow_unused=True)
+            gradients = dict(zip(asked, found, strict=True))
+            for layer in layers:
+                if (gradient := gradients[layer.parameter]) is not None:
+                    self._tell(Event(layer.name, (1, 0), (layer.part_of(gradient).float().square(),)))
         torch.set_grad_enabled(False)
         return _detached(output)
 

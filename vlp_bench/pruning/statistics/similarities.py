@@ -16,6 +16,7 @@ from vlp_bench.pruning.layers import Layer, Reader
 from vlp_bench.pruning.statistics.batch_loop import check_reached
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.inputs import watch
+from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 Outputs = Callable[[str, Tensor], None]  # (layer, its outputs (rows, tokens, d_out))
 
@@ -38,7 +39,7 @@ class OutputSimilarities:
 
         def see(name: str, outputs: Tensor) -> None:
             outputs = by_row(outputs, calibration.adapter.rows(part[0]))
-            kept, image = masks_of(calibration.adapter, part[0], name, outputs)
+            kept, image = masks_of(calibration.adapter, calibration.model, part[0], name, outputs)
             each = torch.stack([similarities(*one) for one in zip(normalised(outputs), kept, image, strict=True)])
             relay(Event(name, (len(each), 0), (torch.stack([each.nansum(0), (~each.isnan()).sum(0)]),)))
 
@@ -81,10 +82,10 @@ def by_row(tokens: Tensor, rows: int) -> Tensor:
     return tokens.reshape(rows, -1, tokens.shape[-1]) if column else tokens
 
 
-def masks_of(adapter: Any, part: Any, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def masks_of(adapter: Any, model: nn.Module, part: Any, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the tokens (rows, t, d) count, and which are the image's, (rows, t) bool each."""
     rows, count = tokens.shape[:2]
-    kept, image = (ask(part, name, count) for ask in (adapter.token_mask, lambda *of: modality_mask(adapter, *of)))
+    kept, image = TokenMasks(adapter, model, part).at(name, tokens), modality_mask(adapter, part, name, count)
     every = torch.ones(rows, count, dtype=torch.bool, device=tokens.device)
     return (every if kept is None else kept.to(every)), (~every if image is None else image.to(every))
 
