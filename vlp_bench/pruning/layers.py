@@ -41,8 +41,9 @@ class Reader:
     def bias(self) -> nn.Parameter | None:
         """What is added to the whole of its output, if it is a parameter of its own."""
         path, _, leaf = self.attribute.rpartition(".")
-        named = leaf.replace("weight", "bias") if "weight" in leaf else ""  # a stack of experts has none of that name
-        bias = getattr(self.module.get_submodule(path), named, None)
+        if "weight" not in leaf:  # a matrix of a name of its own: nothing says which bias goes with it
+            return None
+        bias = getattr(self.module.get_submodule(path), leaf.replace("weight", "bias"), None)
         return bias if isinstance(bias, nn.Parameter) else None
 
 

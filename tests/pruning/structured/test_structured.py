@@ -19,7 +19,8 @@ from transformers import (
 )
 
 import vlp_bench
-from tests.models.tiny import blip, dino, words
+from tests.models.tiny import blip, blip2, blip2_opt, dino, towers, words
+from tests.models.tiny import clip as tiny_clip
 from tests.pruning.test_xvlm import CONFIG, batch
 from tests.pruning.toys import labelled, sequential
 from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
@@ -124,6 +125,20 @@ def test_the_smaller_model_gives_the_masked_ones_outputs(name, pruner):
     near(outputs(small, data), outputs(model, data))
     removed = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in small.parameters())
     assert removed >= solution.total - solution.kept  # biases go too
+
+
+@pytest.mark.parametrize("built_by", [blip2, blip2_opt, tiny_clip, towers])
+def test_the_other_models_lose_the_same(built_by):
+    """By their loss; BLIP-2's vision attention has no units."""
+    torch.manual_seed(0)
+    model, batches = built_by.model().eval(), built_by.batches()
+    solution = vlp_bench.prune(model, "magnitude_sp", 0.2, batches)
+    solution.install(model)
+    small = materialised(model, solution.masks)
+    with torch.no_grad():
+        found, wanted = (float(each.adapter.loss(each, batches[0])) for each in (small, model))
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", OURS)
