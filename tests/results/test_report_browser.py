@@ -71,9 +71,10 @@ def test_figures_are_whole_and_the_page_fits(html, width):
     dom = browse(f"--window-size={width},2000", "--dump-dom", measuring.as_uri())
     measured = json.loads(unescape(re.search(r'<pre id="measured">(.*?)</pre>', dom, re.DOTALL)[1]))
     assert measured["scroll"] <= measured["inner"]  # what is wide scrolls in its own box
-    assert len(measured["figures"]) == 8
+    assert len(measured["figures"]) == 9
     for figure in measured["figures"]:
         assert_whole(figure)
+        assert figure["width"] <= width  # of as few pruners: no legend is beside the screen
 
 
 def assert_whole(figure):

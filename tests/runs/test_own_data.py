@@ -158,12 +158,13 @@ def test_a_dense_and_a_pruned_run_on_three_hundred_pictures(own, folder, capsys,
     assert "words are not in the vocabulary ('zyxt')" in caplog.text
 
 
-def test_captions_of_ones_own_choose_their_epoch_by_cider(own, folder) -> None:
+def test_captions_of_ones_own_choose_their_epoch_by_cider(own, folder, capsys) -> None:
     pytest.importorskip("pycocoevalcap")
     specification = own("xvlm_ic", folder, "karpathy", "pruner=omp", "sparsity=0.5", "task.max_length=8")
     found = performed(specification)
     assert "cider_regex" in found
     assert "truth" not in found
+    assert "epoch: chosen by cider_regex of the validation images" in capsys.readouterr().out
 
 
 def test_questions_of_ones_own(own, folder, tmp_path) -> None:
@@ -187,7 +188,9 @@ def test_classes_of_ones_own_are_counted(own, tmp_path) -> None:
                 own_folder.drawn(shape, "red", i).save(tmp_path / "mine" / split / shape / f"{i}.png")
     specification = own("dino_cls", tmp_path / "mine", "imagefolder", "pruner=omp", "sparsity=0.5")
     assert specification.config["task"]["classes"] == 3
-    assert 0 <= performed(specification)["accuracy"] <= 100
+    found = performed(specification)
+    assert 0 <= found["accuracy"] <= 100
+    assert found["majority"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     from vlp_bench.results.store import Store, matching
     from vlp_bench.results.tables import LABELS, comparison, markdown, spread, text_table
     from vlp_bench.runs.object_cache import task_class
-    from vlp_bench.runs.specification import digest
+    from vlp_bench.runs.specification import digest, own_data
 
     first, runs = cells[0], {cell.run for cell in cells}
     experiment, benchmark = first.config["experiment"], first.benchmark
@@ -69,7 +69,8 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     metrics = [metric for metric in headlines if metric in computed] or headlines[:1]
     table = spread(matching(frame, run=runs), metrics)
     seeds = ", ".join(map(str, grid.seeds))
-    title = f"{experiment}, benchmark={benchmark}: test, mean ± std over seeds {seeds}, by sparsity"
+    where = own_data(first.config) or f"benchmark={benchmark}"
+    title = f"{experiment}, {where}: test, mean ± std over seeds {seeds}, by sparsity"
     text = [title]
     console.print(f"[bold]{title}[/]", soft_wrap=True)
     for metric in metrics:

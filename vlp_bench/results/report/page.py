@@ -55,8 +55,9 @@ class Chapter:
     @property
     def title(self) -> str:
         study = self.study
-        where = "your own data" if study.benchmark == OWN else f"benchmark={study.benchmark}"
-        return f"{study.exp}, {where}" + (f": {study.source}" if study.source else "")
+        if study.benchmark == OWN:
+            return f"{study.exp}, your own data: {study.source}"
+        return f"{study.exp}, benchmark={study.benchmark}" + (f", data: {study.source}" if study.source else "")
 
     @property
     def anchor(self) -> str:
