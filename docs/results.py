@@ -17,7 +17,7 @@ from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import plot_panels, plot_sparsity
 from vlp_bench.results.published import load, of
 from vlp_bench.results.report.material import studies
-from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
+from vlp_bench.results.statistics import average_ranks, cells, clustered, summary
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
@@ -142,8 +142,9 @@ def compared(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def leader(table: pd.DataFrame, level: float) -> str:
-    """The pruner with the best mean at a sparsity."""
-    return next(iter(_values(matching(table, sparsity=level), "mean")), "")
+    """The pruner with the best mean at a sparsity, of those with as many seeds as any there."""
+    rows = matching(table, sparsity=level)
+    return next(iter(_values(rows.loc[rows["seeds"] == rows["seeds"].max(), :], "mean")), "")
 
 
 def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
@@ -153,11 +154,13 @@ def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
     ranks = ", ".join(f"{row['pruner']} {row['rank']:.1f}" for row in average_ranks(matrix).to_dict("records"))
     told = f"Average rank over {len(matrix)} columns of the {matrix.shape[1]} pruners that have run in all: {ranks}."
     if "multiflow" in matrix:
-        tests = wilcoxon(matrix, "multiflow").to_dict("records")
-        apart = ", ".join(f"{row['pruner']} {row['median']:+.1f} (p = {row['p_holm']:.2g})" for row in tests)
+        tests = clustered(matrix, "multiflow").to_dict("records")
+        apart = ", ".join(
+            f"{row['pruner']} {row['median']:+.1f} (ahead in {row['ahead']} of {row['models']} models)" for row in tests
+        )
         told += (
-            f" Points from MULTIFLOW, median over the same columns, with p of Wilcoxon's signed-rank test after Holm's "
-            f"correction (columns of one model are not independent: a summary, not a proof): {apart}."
+            " Points from MULTIFLOW, median over the same columns (columns of one model are not independent, and so "
+            f"few models let no test reach p = 0.05): {apart}."
         )
     return told
 

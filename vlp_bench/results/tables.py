@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from vlp_bench.pruning.solution import TableRow
+from vlp_bench.results.statistics import NO_SPREAD
 from vlp_bench.results.store import matching
 
 METRICS = (  # shown first and in this order; what else a run has follows by name
@@ -130,14 +131,25 @@ def spread(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def cell(table: pd.DataFrame, pruner: str, sparsity: float, metric: str) -> str:
-    """'62.40 ± 1.10' of `spread`; '–' where there is nothing, ERR where every run failed."""
+    """`mean_and_spread` of `spread`; '–' where there is nothing, ERR where every run failed."""
     level = matching(table, pruner=pruner, sparsity=sparsity)
     found = matching(level, metric=metric)
     if found.empty:
         return "ERR" if any(level["failed"] > 0) else "–"
     first = found.to_dict("records")[0]
-    text = f"{first['mean']:.2f}" if pd.isna(first["std"]) else f"{first['mean']:.2f} ± {first['std']:.2f}"
+    most = max(matching(table, sparsity=sparsity, metric=metric)["seeds"].tolist())
+    text = mean_and_spread(first["mean"], first["std"], int(first["seeds"]), most)
     return f"{text} ({first['failed']} ERR)" if first["failed"] else text
+
+
+def mean_and_spread(mean: float, std: float, seeds: int, most: int) -> str:
+    """'62.40 ± 1.10'; a single seed has no deviation, equal ones say nothing of it: '62.40 ± –'.
+
+    A mean of fewer seeds than another of its column has (`most`) is marked: '62.40 (1 seed)'.
+    """
+    spread = "" if pd.isna(std) else f" ± {std:.2f}" if std > NO_SPREAD else " ± –"
+    few = f" ({seeds} seed{'s' * (seeds > 1)})" if seeds < most else ""
+    return f"{mean:.2f}{spread}{few}"
 
 
 def comparison(

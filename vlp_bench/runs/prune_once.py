@@ -96,14 +96,19 @@ def prune_once(
 def _made(
     todo: Mapping[Path, Specification], model: nn.Module, shared: Calibration, device: torch.device, *, alone: bool
 ) -> Iterator[Pruned]:
-    """One pruner's masks, made and stored; the memory they took is known where no other has left statistics behind."""
+    """One pruner's masks, made and stored; the memory they took is known where no other has left statistics behind.
+
+    `alone` in a report: whether its seconds hold all that its mask took, the pass over the calibration data included.
+    """
     levels = {file: one.config["sparsity"] for file, one in todo.items()}
     config = next(iter(todo.values())).config
     pruner = construct(config["pruner"], "pruner", config["allow"])
     asked = pruner.focus(shared)
     with peak(device) as memory:
         solutions = pruner.prune(model, list(levels.values()), asked)
+    whole = alone and len(levels) == 1 and not asked.borrowed
     for file, level in levels.items():
+        solutions[level].report["alone"] = whole
         solutions[level].report["peak_gb"] = memory.gigabytes if alone else None
         if processes.is_main():
             if config["scores"]:

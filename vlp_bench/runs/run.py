@@ -116,7 +116,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     if processes.is_main():
         examples.write(specification.folder, getattr(task, "examples", {}))
     report = solution.report
-    cost = {f"mask/{key}": float(report[key]) for key in ("seconds", "peak_gb") if report.get(key) is not None}
+    cost = {f"mask/{key}": float(report[key]) for key in ("seconds", "alone", "peak_gb") if report.get(key) is not None}
     return metrics | {"mask/sparsity": solution.sparsity} | cost
 
 

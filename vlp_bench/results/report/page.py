@@ -123,8 +123,8 @@ def _drawings(study: Study, table: pd.DataFrame, scores: Mapping[str, Weights]) 
 
 COSTS = {
     "seconds": ("Pruning time and quality", "seconds to prune",
-                "As stored with the mask. In a comparison all pruners share one calibration pass: whichever asks first "
-                "for a statistic pays for it. Marks shrink with sparsity."),
+                "As stored with the mask. Full marks: made alone, with a calibration pass of its own. Hollow: "
+                "statistics of others were used, and whichever asked first has paid. Marks shrink with sparsity."),
     "peak_gb": ("Pruning memory and quality", "peak memory (GB)", "While pruning. Marks shrink with sparsity."),
 }  # fmt: skip
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from vlp_bench.results.store import matching
-from vlp_bench.results.tables import LABELS, Markdown, escaped
+from vlp_bench.results.tables import LABELS, Markdown, escaped, mean_and_spread
 from vlp_bench.results.tables import markdown as markdown_rows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One pruner at one sparsity. `place` is 1 for the best of its column, 2 for the second, 0 for all others."""
+    """One pruner at one sparsity. `most`: seeds of the pruner of its column that has most.
+
+    `place` is 1 for the best of its column, 2 for the second, 0 for all others; fewer seeds than others' have none.
+    """
 
     mean: float = math.nan
     std: float = math.nan
@@ -21,14 +24,15 @@ class Cell:
     failed: int = 0
     published: float = math.nan
     place: int = 0
+    most: int = 0
 
     @property
     def text(self) -> str:
-        """'62.40 ± 1.10'; a single seed has no deviation; failed runs are counted; '–' where nothing was run."""
+        """As `mean_and_spread`; failed runs are counted; '–' where nothing was run."""
         errors = f" ({self.failed} ERR)" if self.failed else ""
         if not self.seeds:
             return f"ERR ({self.failed})" if self.failed else "–"
-        return (f"{self.mean:.2f}" if math.isnan(self.std) else f"{self.mean:.2f} ± {self.std:.2f}") + errors
+        return mean_and_spread(self.mean, self.std, self.seeds, self.most) + errors
 
     @property
     def difference(self) -> float:
@@ -88,15 +92,22 @@ def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity:
 
 def _placed(lines: list[Line], columns: int) -> list[Line]:
     places: dict[tuple[str, int], int] = {}
+    pruned = [line for line in lines if line.pruner != "dense"]
+    most = [max((line.cells[column].seeds for line in pruned), default=0) for column in range(columns)]
     for column in range(columns):
-        means = {
-            x.pruner: round(x.cells[column].mean, 2) for x in lines if x.pruner != "dense" and x.cells[column].seeds
-        }
+        compared = [line for line in pruned if line.cells[column].seeds == most[column] > 0]
+        means = {line.pruner: round(line.cells[column].mean, 2) for line in compared}
         best = sorted(set(means.values()), reverse=True)[:2]
         places |= {(p, column): best.index(m) + 1 for p, m in means.items() if m in best and len(means) > 1}
     return [
-        Line(x.pruner, tuple(replace(c, place=places.get((x.pruner, i), 0)) for i, c in enumerate(x.cells)))
-        for x in lines
+        Line(
+            line.pruner,
+            tuple(
+                replace(cell, place=places.get((line.pruner, column), 0), most=most[column])
+                for column, cell in enumerate(line.cells)
+            ),
+        )
+        for line in lines
     ]
 
 
