@@ -110,7 +110,7 @@ def _chapter(study: "Study", request: Request) -> "Chapter":
     count = request.examples
     shown = _attempt(lambda: galleries(study, request.baseline, count), "the gallery", notes) if count else None
     source = str(next(iter(study.origin.values()))["config"].get("data"))
-    numbers = published.of(published.load(EXPERIMENTS.glob("*/published.csv")), study.exp, source)
+    numbers = published.of(published.load(EXPERIMENTS.glob(published.FILES)), study.exp, source)
     return page.chapter(
         study, numbers, baseline=request.baseline, scores=_scores(study, stored, model, notes),
         galleries=shown or (), notes=notes,

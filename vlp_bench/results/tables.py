@@ -14,6 +14,7 @@ from vlp_bench.results.store import matching
 
 METRICS = (  # shown first and in this order; what else a run has follows by name
     *("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1"),
+    *("doc_r1", "doc_r5", "doc_r10", "name_r1", "name_r5", "name_r10"),
     *("accuracy", "majority", "truth", "grammatical"),
     *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "spice"),
 )
@@ -22,6 +23,8 @@ REFERENCES = ("dense", "omp")
 LABELS = {
     "txt_r1": "text R@1 (%)",
     "img_r1": "image R@1 (%)",
+    "doc_r1": "docstring R@1 (%)",
+    "name_r1": "name R@1 (%)",
     "r_mean": "mean recall (%)",
     "accuracy": "accuracy (%)",
     "majority": "accuracy of the majority answer (%)",

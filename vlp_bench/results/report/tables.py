@@ -62,6 +62,12 @@ class MetricTable:
         return LABELS.get(self.metric, self.metric)
 
     @property
+    def own(self) -> tuple[Line, ...]:
+        """The lines of a table of ours: those that were run, and where published values stand beside, theirs too."""
+        run = tuple(line for line in self.lines if any(cell.seeds or cell.failed for cell in line.cells))
+        return self.lines if self.beside else run
+
+    @property
     def has_published(self) -> bool:
         return any(not math.isnan(cell.published) for line in self.lines for cell in line.cells)
 
@@ -72,8 +78,11 @@ def metric_table(
 ) -> MetricTable:  # fmt: skip
     """Cells of `statistics.summary`, with what was published (columns pruner, sparsity, metric, value).
 
-    Dense is one number whatever the column. Best and second are sought among the pruned models.
+    Dense is one number whatever the column. Best and second are sought among the pruned models. A method that was only
+    published has a line where it may stand beside ours, or where published values stand alone.
     """
+    printed = matching(published, metric=metric, sparsity=[0.0, *sparsities])["pruner"]
+    pruners = list(dict.fromkeys([*pruners, *printed]))
     levels = tuple(sparsities) or (0.0,)
     lines = [Line(p, tuple(_cell(summary, published, p, s, metric) for s in levels)) for p in pruners]
     return MetricTable(metric, levels, tuple(_placed(lines, len(levels))), beside)
@@ -148,7 +157,7 @@ def markdown(table: MetricTable) -> str:
     """The table in Markdown: best bold, second underlined; published values beside ours, or below and labelled."""
     if table.beside and table.has_published:
         return f"**{escaped(table.label)}**\n\n{markdown_rows(beside_rows(table))}"
-    rows = [head(table), *([line.pruner, *map(_marked, line.cells)] for line in table.lines)]
+    rows = [head(table), *([line.pruner, *map(_marked, line.cells)] for line in table.own)]
     text = f"**{escaped(table.label)}**\n\n{markdown_rows(rows)}"
     if table.has_published:
         text += f"\n{APART} {escaped(table.label)}\n\n{markdown_rows(published_rows(table))}"
@@ -160,7 +169,7 @@ APART = "Published, on the papers' data and models; not to be compared with the 
 
 def latex(table: MetricTable, caption: str) -> str:
     """A booktabs table: best bold, second underlined, the published value in brackets only where it may stand there."""
-    rows = [[_escaped(line.pruner), *(_latex_cell(c, table.beside) for c in line.cells)] for line in table.lines]
+    rows = [[_escaped(line.pruner), *(_latex_cell(c, table.beside) for c in line.cells)] for line in table.own]
     body = [" & ".join(row) + r" \\" for row in rows]
     top = " & ".join(_escaped(name) for name in head(table)) + r" \\"
     return "\n".join([
