@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def content_hash(place: Path | str) -> str:
             raise FileNotFoundError(2, "no weight file in this folder", str(path))
         joined = "".join(content_hash(file) for file in files)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """Read once a process, as long as neither size nor time of change is another: a sweep asks for every run."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
