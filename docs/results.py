@@ -367,7 +367,8 @@ def texts(frame: pd.DataFrame) -> dict[Path, str]:
     for name in APART:
         file = ROOT / "experiments" / name / "README.md"
         files[file] = _between(file, came_out_apart(name))
-    return files
+    page_of_encoder = ROOT / "docs" / "minilm.md"
+    return files | {page_of_encoder: _between(page_of_encoder, came_out_apart("minilm"))}
 
 
 def _between(file: Path, text: str) -> str:
