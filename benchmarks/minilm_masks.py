@@ -5,7 +5,8 @@
 
 Reads the masks of `+exp=minilm_retrieval`, of several draws the first. For each: R@1 both ways of the 300 validation
 pairs, how alike different descriptions are embedded (mean cosine; 1 is a collapse), overlap with OMP's mask, relative
-change of the kept weights, and the share kept by kind of matrix. For SNIP also with OMP's mask in one kind.
+change of the kept weights, and the share kept by kind of matrix. For SNIP also with OMP's mask in one kind, and in the
+384 weights of the one neuron whose activation is the largest of the dense model, or with that neuron silent.
 """
 
 import platform
@@ -99,9 +100,40 @@ def main() -> None:
         shared = overlap(solution.masks, omp)
         print(f"    IoU with OMP {shared:.4f}, kept weights moved by {moved(solution, dense):.2f} %", flush=True)
         print(f"    kept: {kept(solution.masks)}", flush=True)
-        for replaced in KINDS.values() if name == "snip" else ():
-            mixed = {n: omp[n] if kind(n) == replaced else mask for n, mask in solution.masks.items()}
-            print(f"    OMP's {replaced}: {measured(masked(mixed), data)}", flush=True)
+        if name == "snip":
+            mended(solution.masks, omp, dense, data)
+
+
+def mended(masks: dict[str, Tensor], omp: dict[str, Tensor], dense: MiniLM, data: DescribedData) -> None:
+    """Print what OMP's mask in one kind of matrix makes of another's, and in one neuron, which may also be silent."""
+    for replaced in KINDS.values():
+        mixed = {name: omp[name] if kind(name) == replaced else mask for name, mask in masks.items()}
+        print(f"    OMP's {replaced}: {measured(masked(mixed), data)}", flush=True)
+    name, row = loudest(dense, data)
+    print(f"    neuron {row} of {name}: {int(masks[name][row].sum())} weights kept", flush=True)
+    for said, new in (("OMP's", omp[name][row]), ("none of its", torch.zeros_like(omp[name][row]))):
+        mask = masks[name].clone()
+        mask[row] = new
+        print(f"    {said} weights there: {measured(masked(masks | {name: mask}), data)}", flush=True)
+
+
+@torch.inference_mode()
+def loudest(model: MiniLM, data: DescribedData) -> tuple[str, int]:
+    """The matrix and the row of the neuron with the largest activation on a batch of validation texts."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        layer.intermediate.register_forward_hook(
+            lambda _, __, out, name=f"bert.encoder.layer.{number}.intermediate.dense.weight": found.update(
+                {name: out.amax((0, 1))}
+            )
+        )
+        for number, layer in enumerate(model.bert.encoder.layer)
+    ]
+    model.embed_pairs(next(iter(data.val_dataloader())))
+    for handle in handles:
+        handle.remove()
+    name = max(found, key=lambda name: float(found[name].max()))
+    return name, int(found[name].argmax())
 
 
 if __name__ == "__main__":
