@@ -15,9 +15,9 @@ import pandas as pd
 
 from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import plot_panels, plot_sparsity
-from vlp_bench.results.published import load, of
+from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
-from vlp_bench.results.statistics import average_ranks, cells, summary, wilcoxon
+from vlp_bench.results.statistics import average_ranks, cells, clustered, summary
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
@@ -32,6 +32,10 @@ ORDER = (
     *("dense", "random", "omp", "l2", "lamp", "snip", "itersnip", "chita", "chita_pp", "tamt"),
     *("multiflow_edges", "multiflow_nodes", "multiflow_128", "multiflow"),
 )
+ENCODER = (
+    *("dense", "random", "omp", "l2", "lamp", "lmp", "snip", "fisher", "obd", "chita", "chita_pp", "itersnip", "tamt"),
+    *("multiflow", "wanda", "ria", "ecoflap", "ecoflap_first", "sparsegpt"),
+)
 BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the first table's; the others are of one table each
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
@@ -40,6 +44,7 @@ HEADLINES = {
     "vqa": ("accuracy",),
     "cls": ("accuracy",),
     "zeroshot": ("accuracy",),
+    "retrieval": ("doc_r1", "name_r1"),
 }
 NAMES = {
     "itr": "image-text retrieval",
@@ -52,7 +57,7 @@ TABLES = (
     *("table09_meteor_spice", "table11_recipes"),
 )
 METRICS = {"table09_meteor_spice": ("meteor", "cider")}
-APART = ("ecoflap", "table07_runtimes", "table10_ridge")
+APART = ("ecoflap", "minilm", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
 
@@ -142,8 +147,9 @@ def compared(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def leader(table: pd.DataFrame, level: float) -> str:
-    """The pruner with the best mean at a sparsity."""
-    return next(iter(_values(matching(table, sparsity=level), "mean")), "")
+    """The pruner with the best mean at a sparsity, of those with as many seeds as any there."""
+    rows = matching(table, sparsity=level)
+    return next(iter(_values(rows.loc[rows["seeds"] == rows["seeds"].max(), :], "mean")), "")
 
 
 def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
@@ -153,11 +159,13 @@ def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
     ranks = ", ".join(f"{row['pruner']} {row['rank']:.1f}" for row in average_ranks(matrix).to_dict("records"))
     told = f"Average rank over {len(matrix)} columns of the {matrix.shape[1]} pruners that have run in all: {ranks}."
     if "multiflow" in matrix:
-        tests = wilcoxon(matrix, "multiflow").to_dict("records")
-        apart = ", ".join(f"{row['pruner']} {row['median']:+.1f} (p = {row['p_holm']:.2g})" for row in tests)
+        tests = clustered(matrix, "multiflow").to_dict("records")
+        apart = ", ".join(
+            f"{row['pruner']} {row['median']:+.1f} (ahead in {row['ahead']} of {row['models']} models)" for row in tests
+        )
         told += (
-            f" Points from MULTIFLOW, median over the same columns, with p of Wilcoxon's signed-rank test after Holm's "
-            f"correction (columns of one model are not independent: a summary, not a proof): {apart}."
+            " Points from MULTIFLOW, median over the same columns (columns of one model are not independent, and so "
+            f"few models let no test reach p = 0.05): {apart}."
         )
     return told
 
@@ -216,8 +224,24 @@ def came_out_apart(name: str) -> str:
     if not file.is_file():
         return "Not run yet, on either benchmark.\n"
     frame = pd.read_csv(file)
-    tables = {"table07_runtimes": _seconds, "table10_ridge": _ridges}.get(name, _recipes)(frame)
-    return "\n".join([*tables, "Nothing has been run with `benchmark=paper`.\n"])
+    tables = {"minilm": _encoder, "table07_runtimes": _seconds, "table10_ridge": _ridges}.get(name, _recipes)(frame)
+    ours_alone = [] if name == "minilm" else ["Nothing has been run with `benchmark=paper`.\n"]
+    return "\n".join([*tables, *ours_alone])
+
+
+def _encoder(frame: pd.DataFrame) -> Iterator[str]:
+    """Both directions, without fine-tuning and with it: real weights, real text, no vision."""
+    runs = frame.drop_duplicates("run")
+    yield (
+        f"Real weights, real text, no vision: {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} hours of one thread "
+        "on a shared machine; mean ± std over draws of calibration data, – where nothing was run.\n"
+    )
+    for epochs, rows in frame.groupby("epochs"):
+        levels, tuned = sorted(set(rows["sparsity"]) - {0.0}), f"fine-tuned, {epochs} epochs"
+        pruners = [name for name in ENCODER if name in set(rows["pruner"])]
+        for metric in HEADLINES["retrieval"]:
+            yield f"{LABELS[metric]}, {tuned if epochs else 'not fine-tuned'}:\n"
+            yield markdown(comparison(spread(rows, [metric]), pruners, levels, metric))
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
@@ -290,7 +314,7 @@ def experiment(frame: pd.DataFrame, exp: str) -> list[str]:
 
 def orders(table: pd.DataFrame, exp: str, levels: list[float], metric: str) -> list[str]:
     """Who is ahead at each sparsity, and how far that follows the published order of the same pruners."""
-    published, lines = of(load((ROOT / "experiments").glob("*/published.csv")), exp), []
+    published, lines = of(load((ROOT / "experiments").glob(FILES)), exp), []
     for level in levels:
         own = _values(matching(table, sparsity=level, metric=metric), "mean")
         printed = _values(matching(published, sparsity=level, metric=metric), "value")
@@ -319,9 +343,19 @@ def plots(frame: pd.DataFrame) -> None:
         title = f"{exp}, the embedded world: test, {f'mean ± std over {seeds} seeds' if seeds > 1 else 'one seed'}"
         plot_sparsity(spread(rows, metrics), _pruners(rows), metrics, title, [ROOT / "docs" / f"results-{exp}.png"])
         panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(compared(rows), metrics[:1])
+    encoder(ROOT / "docs" / "minilm.png")
     panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
     plot_panels(panels, _pruners(compared(frame)), title, [ROOT / "docs" / "results-all.png"])
+
+
+def encoder(picture: Path) -> None:
+    """The real encoder's own picture: it stands beside the embedded world's, never in it."""
+    rows = pd.read_csv(ROOT / "experiments" / "minilm" / "results.csv")
+    rows = matching(rows, epochs=0)
+    pruners = [name for name in ENCODER if name in set(rows["pruner"])]
+    title = "MiniLM, real weights and real text, no vision: test, not fine-tuned"
+    plot_sparsity(spread(rows, HEADLINES["retrieval"]), pruners, HEADLINES["retrieval"], title, [picture])
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:
@@ -333,7 +367,8 @@ def texts(frame: pd.DataFrame) -> dict[Path, str]:
     for name in APART:
         file = ROOT / "experiments" / name / "README.md"
         files[file] = _between(file, came_out_apart(name))
-    return files
+    page_of_encoder = ROOT / "docs" / "minilm.md"
+    return files | {page_of_encoder: _between(page_of_encoder, came_out_apart("minilm"))}
 
 
 def _between(file: Path, text: str) -> str:

@@ -156,7 +156,7 @@ def by_parser(module):
 
 
 def data(words):
-    assert words[0] in ("check", "mini-copy")
+    assert words[0] in ("check", "mini-copy", "docstrings")
     if any(word.startswith("+exp=") for word in words):
         composed([word for word in words[1:] if not word.startswith("--")])
 

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
 from vlp_bench.commands import experiment, ridge
+from vlp_bench.data.bert_vocabulary import PACKAGE
 from vlp_bench.results import published
 from vlp_bench.runs.terminal.conf import choices
 from vlp_bench.runs.terminal.errors import UserError
@@ -16,7 +18,7 @@ PUBLISHED = [name for name in plans.names() if (plans.FOLDER / name / "published
 
 def test_every_table_has_a_folder():
     tables = {"table04", "table05", "table06", "table07", "table08", "table09", "table10", "table11"}
-    assert tables | {"main", "ecoflap"} == {name.partition("_")[0] for name in plans.names()}
+    assert tables | {"main", "ecoflap", "minilm", "upop"} == {name.partition("_")[0] for name in plans.names()}
 
 
 @pytest.mark.parametrize("name", plans.names())
@@ -39,7 +41,11 @@ def test_every_sweep_composes_into_valid_specifications(name, exp):
                 with pytest.raises(UserError, match="benchmark=paper needs files"):
                     specifications(replace(grid, sparsities=grid.sparsities[:1], seeds=grid.seeds[:1]))
                 continue
-            [*_, last] = part.grids(exp, ["benchmark=mini"], {"chita": 1.0}, 1)
+            if part.benchmark == "minilm" and find_spec(PACKAGE) is None:
+                with pytest.raises(UserError, match=r"pip install 'vlp_bench\[vocab\]'"):
+                    specifications(replace(grid, sparsities=grid.sparsities[:1], seeds=grid.seeds[:1]))
+                continue
+            [*_, last] = part.grids(exp, [f"benchmark={part.benchmark or 'mini'}"], {"chita": 1.0}, 1)
             for narrow in (replace(g, sparsities=(0.63,), seeds=(0,)) for g in (grid, last)):
                 cells = specifications(narrow)
                 assert {cell.config["experiment"] for cell in cells} == {exp}
@@ -53,18 +59,40 @@ def test_published_numbers_are_read(name):
 
 
 def test_numbers_of_a_table_beside_an_experiment():
-    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    frame = published.load(plans.FOLDER.glob(published.FILES))
     found = published.of(frame, "xvlm_itr").set_index(["pruner", "sparsity", "metric"])["value"]
     assert found["multiflow", 0.9, "txt_r1"] == 46.9  # supplement, Table 4
     assert found["dense", 0.0, "img_r1"] == 60.9
     assert not [pruner for pruner, *_ in found.index if pruner.startswith("chita")]  # one epoch: another run
-    assert ("dense", 0.0, "img_r1") not in published.of(frame, "blip_itr").set_index(
-        ["pruner", "sparsity", "metric"]
-    ).index
+    printed = published.of(frame, "blip_itr").set_index(["pruner", "sparsity", "metric"])["value"]
+    assert (printed["dense", 0.0, "img_r1"], printed["upop", 0.5, "txt_r1"]) == (64.3, 77.4)  # UPop's README
+
+
+def test_what_is_not_fine_tuned_stands_beside_no_fine_tuned_run():
+    found = published.of(published.load(plans.FOLDER.glob(published.FILES)), "blip_ic")
+    values = found.set_index(["pruner", "sparsity", "metric"])["value"]
+    assert values["ecoflap", 0.5, "cider"] == 132.3  # 111.0 without
+    assert ("wanda", 0.5, "cider") not in values.index
+
+
+def test_a_table_that_somebody_adds_is_read(tmp_path):
+    (tmp_path / "mine").mkdir()
+    line = "a paper,1,blip,mine,0.5,coco_itr,txt_r1,80.0,,"
+    (tmp_path / "mine" / "published_1.csv").write_text(
+        "\n".join([",".join(published.COLUMNS), line, ""]), encoding="utf-8"
+    )
+    found = published.of(published.load(tmp_path.glob(published.FILES)), "blip_itr")
+    assert found[["pruner", "value"]].to_numpy().tolist() == [["mine", 80.0]]
+
+
+def test_an_experiment_of_one_benchmark_needs_no_word_for_it():
+    assert experiment.Request("minilm").benchmark == "minilm"
+    assert experiment.Request("ecoflap").benchmark == "mini"
+    assert experiment.Request("ecoflap", ("benchmark=paper",)).benchmark == "paper"
 
 
 def test_the_data_tell_which_labelled_set_is_meant():
-    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    frame = published.load(plans.FOLDER.glob(published.FILES))
     for root, value in (("x/cifar-10-binary.tar.gz", 99.1), ("x/cifar-100-binary.tar.gz", 91.7), ("flowers", 98.8)):
         found = published.of(frame, "dino_cls", f"root={root}")
         assert found.loc[found["pruner"].eq("dense"), "value"].tolist() == [value]
@@ -82,7 +110,7 @@ def test_the_data_tell_which_labelled_set_is_meant():
     ],
 )
 def test_each_set_has_its_own_numbers(exp, cell, value):
-    frame = published.load(plans.FOLDER.glob("*/published.csv"))
+    frame = published.load(plans.FOLDER.glob(published.FILES))
     assert published.of(frame, exp).set_index(["pruner", "sparsity", "metric"])["value"][cell] == value
 
 

@@ -105,9 +105,9 @@ def test_the_loss_is_a_number_that_every_prunable_weight_has_a_say_in(model, tin
         assert bool(gradient.any()), name
 
 
-def test_rows_are_images(model, tiny):
+def test_rows_are_examples(model, tiny):
     for batch in tiny.batches():
-        assert model.adapter.rows(batch) == len(batch.images)
+        assert model.adapter.rows(batch) == batch.examples
 
 
 def test_both_attentions_give_the_same_loss(tiny):

@@ -218,6 +218,19 @@ def test_best_is_bold_second_underlined_and_failures_are_counted(written):
     assert "1 runs failed (ERR)" in text
 
 
+def test_fewer_seeds_than_others_are_marked_and_never_first():
+    """One lucky seed of b beside three of a and c."""
+    means, seeds = {"a": 60.0, "b": 90.0, "c": 50.0, "dense": 95.0}, {"a": 3, "b": 1, "c": 3, "dense": 3}
+    rows = [
+        {"pruner": p, "sparsity": 0.0 if p == "dense" else 0.5, "metric": "m", "mean": means[p], "std": float("nan"),
+         "seeds": seeds[p], "failed": 0}
+        for p in means
+    ]  # fmt: skip
+    table = tables.metric_table(pd.DataFrame(rows), PUBLISHED, ["dense", "a", "b", "c"], [0.5], "m", beside=False)
+    assert {line.pruner: line.cells[0].place for line in table.lines} == {"dense": 0, "a": 1, "b": 0, "c": 2}
+    assert "| b | 90.00 (1 seed) |" in tables.markdown(table)
+
+
 def test_the_latex_tables_are_booktabs(written):
     text = (written / "tables.tex").read_text(encoding="utf-8")
     for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{71.00 $\pm$ 1.00}", r"50 \%"):

@@ -180,14 +180,32 @@ def test_tied_pruners_share_a_rank():
     assert dict(zip(table["pruner"], table["rank"], strict=True)) == {"b": 1.25, "a": 1.75}
 
 
-def test_wilcoxon_over_cells(matrix):
-    table = statistics.wilcoxon(matrix, "a")
+def over_models(models):
+    """Baseline a is 10 everywhere; b is ahead by 1 to 2 in each of `models`, which have two cells each."""
+    cells = [(f"{model}_{task}", "mini", 0.5, "x") for model in models for task in ("itr", "vqa")]
+    ahead = [float(step) for _ in models for step in (1, 2)]
+    index = pd.MultiIndex.from_tuples(cells, names=statistics.CELL)
+    return pd.DataFrame({"a": 10.0, "b": 10.0 + np.array(ahead), "c": [10.0, -np.inf] * len(models)}, index=index)
+
+
+def test_a_model_is_one_observation():
+    table = statistics.clustered(over_models(["blip", "clip", "dino", "xvlm"]), "a")
     best = only(table, pruner="b")
-    assert (best["cells"], best["median"]) == (7, 4.0)
-    assert best["p"] == pytest.approx(2 / 2**7)  # all seven differences have one sign
+    assert (best["cells"], best["models"], best["ahead"], best["median"]) == (8, 4, 4, 1.5)
+    assert best["p"] == best["p_holm"] == 2 / 2**4  # both ways to turn all four signs, of sixteen
     lost = only(table, pruner="c")
-    assert lost["cells"] == 6  # the failed cell has no difference
-    assert best["p_holm"] == pytest.approx(2 * best["p"])
+    assert (lost["cells"], lost["models"], lost["ahead"]) == (4, 4, 0)  # a failed cell has no difference
+    assert np.isnan(lost["p"])  # no difference anywhere
+
+
+def test_few_models_reach_no_small_p_however_many_cells_they_have():
+    assert only(statistics.clustered(over_models(["blip", "xvlm"]), "a"), pruner="b")["p"] == 0.5
+    assert np.isnan(only(statistics.clustered(over_models(["blip"]), "a"), pruner="b")["p"])
+
+
+def test_a_missing_baseline_over_cells_is_named():
+    with pytest.raises(ValueError, match=r"no cells of the baseline 'omp'; there are a, b, c"):
+        statistics.clustered(over_models(["blip"]), "omp")
 
 
 def test_cells_of_a_summary(frame):

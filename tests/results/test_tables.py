@@ -70,9 +70,22 @@ def test_a_missing_reference_is_named(store):
 def test_mean_and_deviation_over_seeds(store):
     table = tables.spread(store.query(), ["txt_r1"])
     assert tables.cell(table, "omp", 0.9, "txt_r1") == "62.00 ± 2.00"  # ddof 1: sqrt((4 + 0 + 4) / 2)
-    assert tables.cell(table, "lamp", 0.9, "txt_r1") == "70.00"
+    assert tables.cell(table, "lamp", 0.9, "txt_r1") == "70.00 (1 seed)"  # OMP has three
     assert tables.cell(table, "snip", 0.9, "txt_r1") == "ERR"
     assert tables.cell(table, "omp", 0.5, "txt_r1") == "–"
+
+
+@pytest.mark.parametrize(
+    "std, seeds, most, text",
+    [
+        (1.5, 3, 3, "7.00 ± 1.50"),
+        (float("nan"), 1, 1, "7.00"),
+        (0.0, 3, 3, "7.00 ± –"),
+        (0.5, 2, 3, "7.00 ± 0.50 (2 seeds)"),
+    ],
+)
+def test_a_spread_is_said_where_there_is_one_and_fewer_seeds_are_marked(std, seeds, most, text):
+    assert tables.mean_and_spread(7.0, std, seeds, most) == text
 
 
 def test_a_failed_seed_is_counted_beside_the_others(store):

@@ -5,7 +5,7 @@ import torch
 
 from vlp_bench.pruning.another_sparsity import another_sparsity
 from vlp_bench.runs.object_cache import ObjectCache
-from vlp_bench.runs.prune_once import PruneOnce, mask_file, scores_file, statistics_folder
+from vlp_bench.runs.prune_once import PruneOnce, mask_file, prune_once, scores_file, statistics_folder
 
 CPU = torch.device("cpu")
 WORKSHOP = ObjectCache()
@@ -36,6 +36,16 @@ def test_scores_lie_beside_the_mask_and_give_another_sparsity(pruned, specified)
     assert all(derived.masks[name].equal(mask) for name, mask in fresh.solution.masks.items())
     assert specified("scores=true").run == specified().run
     assert not pruned("sparsity=0.75", "scores=true")[0].fresh
+
+
+def test_a_report_says_whether_its_seconds_are_its_own(pruned, specified):
+    first, _ = pruned("pruner=multiflow", "sparsity=0.5")
+    second, _ = pruned("pruner=multiflow", "sparsity=0.75")  # from the first's statistics, which lie on disk
+    assert (first.solution.report["alone"], second.solution.report["alone"]) == (True, False)
+    several = [specified("pruner=multiflow", f"sparsity={level}", "force=true") for level in (0.5, 0.75)]
+    config = several[0].config
+    made = prune_once(several, WORKSHOP.model(config), WORKSHOP.data(config), CPU, again=True, fresh_statistics=True)
+    assert [mask.solution.report["alone"] for mask in made] == [False, False]  # one pass for both
 
 
 def test_few_batches_and_one_modality(pruned):

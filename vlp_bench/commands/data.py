@@ -4,6 +4,7 @@
     vlp-bench data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
     vlp-bench data check FOLDER                                           shards, or a folder a class
     vlp-bench data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
+    vlp-bench data docstrings FILE                                        pairs of texts of this Python's library
 
 check reads all annotations and opens 200 images of each split (--all: every one, --sample=N: N); it prints counts,
 every bad record, missing and broken images, transparent, 16-bit and turned ones, words that the vocabulary (vocab=FILE)
@@ -29,7 +30,7 @@ SAMPLE = 200
 
 
 def main() -> None:
-    """Perform one of the two."""
+    """Perform one of the three."""
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
         print_help(__doc__)
@@ -40,8 +41,22 @@ def main() -> None:
             _check(rest)
         elif command == "mini-copy":
             _mini_copy(rest)
+        elif command == "docstrings":
+            _docstrings(rest)
         else:
-            raise UserError(f"{command}: there is no such command; write check or mini-copy (--help tells more)")
+            known = "check, mini-copy or docstrings"
+            raise UserError(f"{command}: there is no such command; write {known} (--help tells more)")
+
+
+def _docstrings(words: Sequence[str]) -> None:
+    from vlp_bench.data.readers.docstrings import documented, write
+
+    if len(words) != 1 or "=" in words[0]:
+        raise UserError("docstrings takes one file: vlp-bench data docstrings FILE")
+    told = write(Path(words[0]))
+    pairs = documented()
+    counts = ", ".join(f"{sum(p.split == s for p in pairs):,} {s}" for s in ("train", "val", "test"))
+    console.print(f"{len(pairs):,} pairs in {words[0]} ({counts}), hash {told}", soft_wrap=True, markup=False)
 
 
 def _mini_copy(words: Sequence[str]) -> None:

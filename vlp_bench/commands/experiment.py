@@ -57,8 +57,10 @@ class Request:
 
     @property
     def benchmark(self) -> str:
-        """ "mini" unless the command line says otherwise."""
-        return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("benchmark=")), "mini")
+        """What the command line says, else what all parts are of, else "mini"."""
+        given = next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("benchmark=")), "")
+        only = {part.benchmark for part in plans.load(self.name)}
+        return given or (only.pop() if len(only) == 1 else "") or "mini"
 
     @property
     def out(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,8 @@ class MiniLM(nn.Module):
 
 
 def _new(config: BertConfig, attention: str) -> BertModel:
-    return BertModel(BertConfig(**config.to_diff_dict() | {"attn_implementation": attention}))
+    told: dict[str, Any] = config.to_diff_dict() | {"attn_implementation": attention}
+    return BertModel(BertConfig(**told))
 
 
 def build_minilm(weights: Path | str, attention: str = "sdpa") -> MiniLM:

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vlp_bench.results.palette import looks
 from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS
 
@@ -31,14 +32,12 @@ def plot_panels(
     """The same for tables of one metric each, by what their vertical axis says; at most `columns` side by side."""
     down = -(-len(panels) // columns)
     across = -(-len(panels) // down)  # four panels are two by two, not three and one
-    others = [name for name in pruners if name != "dense"]
-    colors = {name: mpl.colormaps["tab20"](number % 20) for number, name in enumerate(others)}
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 9}):
         figure = Figure(figsize=(5 * across, 4 * down), layout="constrained")
         spots = figure.subplots(down, across, squeeze=False).flat
         named: dict[str, Any] = {}
         for (label, table), axes in zip(panels.items(), spots, strict=False):
-            named |= _panel(axes, table, pruners, label, colors)
+            named |= _panel(axes, table, pruners, label)
         for axes in spots:  # what is left of the last line
             axes.set_axis_off()
         figure.suptitle(as_is(title), fontsize=9)
@@ -50,29 +49,28 @@ def plot_panels(
             figure.savefig(file, dpi=150, metadata=metadata)
 
 
-def _panel(
-    axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str, colors: Mapping[str, Any]
-) -> dict[str, Any]:
+def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str) -> dict[str, Any]:
     """Draw one panel; returns what stands for each pruner in it."""
     named: dict[str, Any] = {}
-    for pruner in pruners:
+    for pruner, look in looks(pruners).items():
         line = matching(table, pruner=pruner).sort_values("sparsity")
         if line.empty:
             continue
         spread = line["std"].where(line["std"] > 0)  # one seed, or the same value for all: no bar is drawn
         if pruner == "dense":
             mean, std = float(line["mean"].iloc[0]), float(spread.iloc[0])
-            named[pruner] = axes.axhline(mean, color="black", linestyle="--", linewidth=1)
+            named[pruner] = axes.axhline(mean, color=look.colour, linestyle="--", linewidth=1)
             if std > 0:
-                axes.axhspan(mean - std, mean + std, color="black", alpha=0.1, linewidth=0)
+                axes.axhspan(mean - std, mean + std, color=look.colour, alpha=0.1, linewidth=0)
         else:
             named[pruner] = axes.errorbar(
                 100 * line["sparsity"],
                 line["mean"],
                 spread,
-                marker="o",
+                marker=look.marker,
+                markersize=5,
                 capsize=3,
-                color=colors.get(pruner),
+                color=look.colour,
             )
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.set_xlabel("sparsity (%)")

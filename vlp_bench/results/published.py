@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 COLUMNS = ["source", "table", "model", "pruner", "sparsity", "dataset", "metric", "value", "std", "note"]
-DATASETS = {"itr": "coco_itr", "ic": "coco_caption", "vqa": "vqav2"}
+FILES = "*/published*.csv"
+"""Below experiments/: a table of numbers somebody printed, put there, stands in every report and text."""
+DATASETS = {
+    "itr": ("coco_itr",),
+    "ic": ("coco_caption",),
+    "vqa": ("vqav2", "vqav2_testdev"),
+    "nlvr2": ("nlvr2_test",),
+}
 """Task of an experiment's name (xvlm_itr) -> the data set of the papers' tables; others are called as their set."""
 ZERO_SHOT = {"blip2": {"ic": "nocaps", "itr": "flickr30k"}, "clip": {}}
 """Models that are never fine-tuned: everything published of them is of such runs, on these sets where they differ."""
@@ -39,9 +46,18 @@ def of(published: pd.DataFrame, exp: str, source: str = "") -> pd.DataFrame:
     """
     model, _, task = exp.partition("_")
     labelled = next((name for word, name in LABELLED.items() if word in source.lower()), "")
-    dataset = ZERO_SHOT.get(model, {}).get(task) or DATASETS.get(task) or (labelled if task == "cls" else task)
-    found = published.loc[published["model"].eq(model) & published["dataset"].eq(dataset), :]
-    conditions = "implausible" if model in ZERO_SHOT else "ridge=|epoch|fine-tun|implausible"
+    datasets = _datasets(model, task, labelled)
+    found = published.loc[published["model"].eq(model) & published["dataset"].isin(datasets), :]
+    conditions = "implausible" if model in ZERO_SHOT else "ridge=|epoch|no fine-tun|implausible"
     conditional = found["note"].fillna("").str.contains(conditions)
+    if model not in ZERO_SHOT:  # a method's fine-tuned numbers are those of its runs here
+        found = found.assign(pruner=found["pruner"].str.removesuffix("_finetuned"))
     found = found.loc[~conditional & found["value"].notna(), ["pruner", "sparsity", "metric", "value", "table"]]
     return found.drop_duplicates(subset=["pruner", "sparsity", "metric"])
+
+
+def _datasets(model: str, task: str, labelled: str) -> tuple[str, ...]:
+    """The data sets of the papers' tables that an experiment is of."""
+    if task in ZERO_SHOT.get(model, {}):
+        return (ZERO_SHOT[model][task],)
+    return DATASETS.get(task, (labelled if task == "cls" else task,))

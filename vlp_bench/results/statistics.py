@@ -8,6 +8,7 @@ pandas do the arithmetic.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -203,11 +204,15 @@ def average_ranks(matrix: pd.DataFrame) -> pd.DataFrame:
     return table.assign(cells=len(whole)).rename_axis("pruner").sort_values("rank", kind="stable").reset_index()
 
 
-def wilcoxon(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Signed-rank test of every pruner against a baseline over the cells both finished, with Holm's correction.
+def clustered(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Sign-flip test of every pruner against a baseline over models, with Holm's correction.
 
-    Returns columns pruner, cells, median (of the differences), p, p_holm. Cells of one model are not
-    independent of each other: read p as a summary. With fewer than six cells no p can be below 0.05.
+    Cells of one model are not independent, so a model is one observation: the mean of its differences over the cells
+    both pruners finished. p is the share of all ways to turn the models' signs that give a mean at least as far from 0:
+    with m models no p is below 2 / 2^m, and a single model has none (NaN).
+
+    Returns columns pruner, cells, models, ahead (models with a mean above 0), median (of the cells' differences), p,
+    p_holm.
 
     Raises:
         ValueError: the baseline has no cells.
@@ -216,14 +221,25 @@ def wilcoxon(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
         raise ValueError(f"no cells of the baseline {baseline!r}; there are {', '.join(map(str, matrix.columns))}")
     rows = []
     for pruner in matrix.columns.drop(baseline):
-        difference = (matrix[pruner] - matrix[baseline]).replace([np.inf, -np.inf], np.nan).dropna().to_numpy()
-        p = float(np.asarray(stats.wilcoxon(difference))[1]) if np.any(difference) else np.nan
-        median = float(np.median(difference)) if len(difference) else np.nan
-        rows.append({"pruner": pruner, "cells": len(difference), "median": median, "p": p})
-    table = pd.DataFrame(rows, columns=["pruner", "cells", "median", "p"])
+        difference = (matrix[pruner] - matrix[baseline]).replace([np.inf, -np.inf], np.nan).dropna()
+        models = np.array([str(exp).partition("_")[0] for exp in difference.index.get_level_values("exp")], dtype=str)
+        means = np.array([difference[models == model].mean() for model in np.unique(models)])
+        rows.append(
+            {"pruner": pruner, "cells": len(difference), "models": len(means), "ahead": int((means > 0).sum()),
+             "median": difference.median(), "p": _sign_flip(means)}
+        )  # fmt: skip
+    table = pd.DataFrame(rows, columns=["pruner", "cells", "models", "ahead", "median", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy())).sort_values(
         "median", ascending=False, ignore_index=True, kind="stable"
     )
+
+
+def _sign_flip(values: np.ndarray) -> float:
+    """Two-sided p of the mean of independent values that are symmetric about 0; NaN of fewer than two, or of zeros."""
+    if len(values) < 2 or not np.any(values):
+        return float("nan")
+    signs = np.array(list(product((-1, 1), repeat=len(values))))
+    return float(np.mean(np.abs(signs @ values) >= np.abs(values.sum()) - NO_SPREAD))
 
 
 def holm(p: "pd.Series | Sequence[float] | np.ndarray") -> np.ndarray:

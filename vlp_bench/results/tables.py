@@ -9,10 +9,12 @@ from rich import box
 from rich.table import Table
 
 from vlp_bench.pruning.solution import TableRow
+from vlp_bench.results.statistics import NO_SPREAD
 from vlp_bench.results.store import matching
 
 METRICS = (  # shown first and in this order; what else a run has follows by name
     *("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1"),
+    *("doc_r1", "doc_r5", "doc_r10", "name_r1", "name_r5", "name_r10"),
     *("accuracy", "majority", "truth", "grammatical"),
     *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "spice"),
 )
@@ -21,6 +23,8 @@ REFERENCES = ("dense", "omp")
 LABELS = {
     "txt_r1": "text R@1 (%)",
     "img_r1": "image R@1 (%)",
+    "doc_r1": "docstring R@1 (%)",
+    "name_r1": "name R@1 (%)",
     "r_mean": "mean recall (%)",
     "accuracy": "accuracy (%)",
     "majority": "accuracy of the majority answer (%)",
@@ -130,14 +134,25 @@ def spread(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def cell(table: pd.DataFrame, pruner: str, sparsity: float, metric: str) -> str:
-    """'62.40 ± 1.10' of `spread`; '–' where there is nothing, ERR where every run failed."""
+    """`mean_and_spread` of `spread`; '–' where there is nothing, ERR where every run failed."""
     level = matching(table, pruner=pruner, sparsity=sparsity)
     found = matching(level, metric=metric)
     if found.empty:
         return "ERR" if any(level["failed"] > 0) else "–"
     first = found.to_dict("records")[0]
-    text = f"{first['mean']:.2f}" if pd.isna(first["std"]) else f"{first['mean']:.2f} ± {first['std']:.2f}"
+    most = max(matching(table, sparsity=sparsity, metric=metric)["seeds"].tolist())
+    text = mean_and_spread(first["mean"], first["std"], int(first["seeds"]), most)
     return f"{text} ({first['failed']} ERR)" if first["failed"] else text
+
+
+def mean_and_spread(mean: float, std: float, seeds: int, most: int) -> str:
+    """'62.40 ± 1.10'; a single seed has no deviation, equal ones say nothing of it: '62.40 ± –'.
+
+    A mean of fewer seeds than another of its column has (`most`) is marked: '62.40 (1 seed)'.
+    """
+    spread = "" if pd.isna(std) else f" ± {std:.2f}" if std > NO_SPREAD else " ± –"
+    few = f" ({seeds} seed{'s' * (seeds > 1)})" if seeds < most else ""
+    return f"{mean:.2f}{spread}{few}"
 
 
 def comparison(

@@ -97,10 +97,9 @@ def prune_once(
 def _made(
     todo: Mapping[Path, Specification], model: nn.Module, shared: Calibration, device: torch.device, *, alone: bool
 ) -> Iterator[Pruned]:
-    """One pruner's masks, made and stored; what they cost is known where nobody has left statistics behind.
+    """One pruner's masks, made and stored; the memory they took is known where no other has left statistics behind.
 
-    `report["shared"]`: whether statistics were there already, of another pruner, run or sparsity, so that seconds are
-    not those of this mask alone.
+    `alone` in a report: whether its seconds hold all that its mask took, the pass over the calibration data included.
     """
     levels = {file: one.config["sparsity"] for file, one in todo.items()}
     config = next(iter(todo.values())).config
@@ -108,9 +107,10 @@ def _made(
     asked = pruner.focus(shared)
     with peak(device) as memory:
         solutions = pruner.prune(model, list(levels.values()), asked)
-    for number, (file, level) in enumerate(levels.items()):
+    whole = alone and len(levels) == 1 and not asked.borrowed
+    for file, level in levels.items():
+        solutions[level].report["alone"] = whole
         solutions[level].report["peak_gb"] = memory.gigabytes if alone else None
-        solutions[level].report["shared"] = not alone or number > 0
         if processes.is_main():
             if config["scores"]:
                 stored_scores.write(scores_file(file), asked)

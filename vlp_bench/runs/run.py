@@ -117,7 +117,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     if processes.is_main():
         examples.write(specification.folder, getattr(task, "examples", {}))
     report = solution.report
-    names = {"seconds": "shared_seconds" if report.get("shared") else "seconds", "peak_gb": "peak_gb"}
+    names = {"seconds": "seconds" if report.get("alone") else "shared_seconds", "peak_gb": "peak_gb"}
     cost = {f"mask/{name}": float(report[key]) for key, name in names.items() if report.get(key) is not None}
     return metrics | {"mask/sparsity": solution.sparsity} | cost
 

@@ -75,7 +75,8 @@ def plan(console: Console, specification: Specification, plan: Plan) -> None:
 def pruned(console: Console, found: Pruned) -> None:
     """Sparsity by modality and block, with the time it took or the file it came from."""
     seconds = found.solution.report["seconds"]
-    how = f"pruned in {seconds:.1f} s" if found.fresh else f"mask read from {found.file}, made in {seconds:.1f} s"
+    seconds = f"{seconds:.1f} s" + ("" if found.solution.report.get("alone", True) else ", beside statistics of others")
+    how = f"pruned in {seconds}" if found.fresh else f"mask read from {found.file}, made in {seconds}"
     removed = f"{100 * found.solution.sparsity:.2f} % of the prunable weights removed"
     console.print(f"[bold]{removed}[/], {escape(how)}", soft_wrap=True)
     console.print(sparsity_table(found.solution.table()))

@@ -297,8 +297,9 @@ def weights_of(config: Mapping[str, Any]) -> str | None:
     try:
         return content_hash(str(given))
     except FileNotFoundError as error:
+        told = str(error.strerror)
         hint = f"no such file ({error.filename}); set paths.weights to the folder that holds it"
-        raise UserError(f"model.weights={given}: {hint}") from None
+        raise UserError(f"model.weights={given}: {told if 'is not installed' in told else hint}") from None
 
 
 # Identity

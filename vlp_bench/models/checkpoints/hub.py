@@ -1,4 +1,4 @@
-"""Models that transformers builds and reads: CLIP and BLIP-2 from a folder in the hub's layout."""
+"""Models that transformers builds and reads: CLIP, BLIP-2 and MiniLM from a folder in the hub's layout."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Blip2ForConditionalGeneration, CLIPModel
+from transformers import BertModel, Blip2ForConditionalGeneration, CLIPModel
 
 from vlp_bench.models.checkpoints.locations import located, warn
 
-KINDS = {"clip": ("CLIP", CLIPModel), "blip-2": ("BLIP-2", Blip2ForConditionalGeneration)}
+KINDS = {
+    "clip": ("CLIP", CLIPModel),
+    "blip-2": ("BLIP-2", Blip2ForConditionalGeneration),
+    "bert": ("MiniLM", BertModel),
+}
 """What our models are made of: the `model_type` of their folders, the model, the class of transformers."""
 
 

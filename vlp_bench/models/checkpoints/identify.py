@@ -47,7 +47,7 @@ class Finding:
 
 
 def identify(place: Path | str, configs: Sequence[Config] | None = None) -> Finding:
-    """Hold a file against every model, and keep the one it fits best; a folder of CLIP or BLIP-2 against itself.
+    """Hold a file against every model, and keep the one it fits best; a folder in the hub's layout against itself.
 
     configs: the sizes that released files are held against; None: the papers'. ValueError if the file is missing,
     broken, or holds no tensors.

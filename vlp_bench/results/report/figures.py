@@ -12,15 +12,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from vlp_bench.results.palette import COLOURS, looks
 from vlp_bench.results.plot import as_is
 from vlp_bench.results.report.material import Mask, Study, block_name
 from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS
 
 INK = "#010203"  # stands for the colour of the page's text
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99")
-MARKERS = "osD^vP*X<>"
 PHONE = 4.6  # inches: what a phone shows without a scroll bar
+QUANTILES, MEDIAN = COLOURS["omp"], COLOURS["ecoflap"]  # of a distribution
 LETTER = 0.085  # inches, a wide one at the size below
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
@@ -56,12 +56,6 @@ def _clean(svg: str, name: str) -> str:
     return svg.replace(INK, "currentColor").strip()
 
 
-def colours(pruners: Sequence[str]) -> dict[str, str]:
-    """One colour for each pruner; dense has the colour of the text."""
-    others = [name for name in pruners if name != "dense"]
-    return {"dense": INK} | {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-
-
 def curves(name: str, table: pd.DataFrame, pruners: Sequence[str], metrics: Sequence[str]) -> str:
     """Metric against sparsity with t-intervals, a figure a metric: `statistics.summary` of one study."""
     return "".join(_curve(f"{name}{n}", matching(table, metric=m), pruners, m) for n, m in enumerate(metrics))
@@ -86,19 +80,19 @@ def _legend_below(figure: Figure) -> None:
 
 
 def _curve_panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str]) -> None:
-    for number, (pruner, colour) in enumerate(colours(pruners).items()):
+    for pruner, look in looks(pruners, dense=INK).items():
         line = matching(table, pruner=pruner).dropna(subset="mean").sort_values("sparsity")
         if line.empty:
             continue
         if pruner == "dense":
             first = line.iloc[0]
-            axes.axhline(first["mean"], color=colour, linestyle="--", linewidth=1, label="dense")
+            axes.axhline(first["mean"], color=look.colour, linestyle="--", linewidth=1, label="dense")
             if pd.notna(first["low"]):
-                axes.axhspan(first["low"], first["high"], color=colour, alpha=0.12, linewidth=0)
+                axes.axhspan(first["low"], first["high"], color=look.colour, alpha=0.12, linewidth=0)
         else:
             spread = np.array([line["mean"] - line["low"], line["high"] - line["mean"]])  # NaN: none is drawn
-            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=colour, label=as_is(pruner), capsize=3,
-                          marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)  # fmt: skip
+            axes.errorbar(100 * line["sparsity"], line["mean"], spread, color=look.colour, label=as_is(pruner),
+                          capsize=3, marker=look.marker, markersize=4, linewidth=1.2)  # fmt: skip
     axes.set_xlabel("sparsity (%)")
     axes.set_xticks(sorted({100 * level for level in table["sparsity"] if level > 0}))
     axes.grid(alpha=0.25)
@@ -155,11 +149,11 @@ def distribution(name: str, quantiles: Mapping[str, np.ndarray], thresholds: Map
         axes = figure.subplots()
         for y, block in enumerate(rows):
             low, q1, median, q3, high = quantiles[block]
-            axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1)
-            axes.plot([q1, q3], [y, y], color=COLOURS[0], linewidth=5, solid_capstyle="butt")
-            axes.plot([median], [y], marker="|", color=COLOURS[4], markersize=9)
-        for colour, (mask, value) in zip(COLOURS[1:], thresholds.items(), strict=False):
-            axes.axvline(value, color=colour, linewidth=1, linestyle="--", label=as_is(mask))
+            axes.plot([low, high], [y, y], color=QUANTILES, linewidth=1)
+            axes.plot([q1, q3], [y, y], color=QUANTILES, linewidth=5, solid_capstyle="butt")
+            axes.plot([median], [y], marker="|", color=MEDIAN, markersize=9)
+        for (mask, value), look in zip(thresholds.items(), looks(thresholds).values(), strict=True):
+            axes.axvline(value, color=look.colour, linewidth=1, linestyle="--", label=as_is(mask))
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # its numbers lie on each other
         axes.set_yticks(range(len(rows)), [as_is(row) for row in rows])
@@ -178,11 +172,11 @@ def cost(name: str, study: Study, table: pd.DataFrame, metric: str, quantity: st
     points = points.loc[points["spent"] > 0, :]
     with _canvas(name, (PHONE, 3.8)) as (figure, out):
         axes = figure.subplots()
-        for number, (pruner, colour) in enumerate(colours(study.pruners).items()):
+        for pruner, look in looks(study.pruners).items():
             own = matching(points, pruner=pruner)
             if pruner != "dense" and not own.empty:
-                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=colour,
-                             label=as_is(pruner), marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+                axes.scatter(own["spent"], own["mean"], s=20 + 60 * (1 - own["sparsity"]), color=look.colour,
+                             label=as_is(pruner), marker=look.marker)  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
         axes.set_ylabel(as_is(LABELS.get(metric, metric)))
@@ -208,9 +202,9 @@ def _curves_of(name: str, frames: Mapping[str, pd.DataFrame], pruners: Sequence[
         return None
     with _canvas(name, (PHONE, 3.4)) as (figure, out):
         axes = figure.subplots()
-        for pruner, colour in colours(pruners).items():
+        for pruner, look in looks(pruners, dense=INK).items():
             if (line := lines.get(pruner)) is not None:
-                axes.plot(line["step"], line[column], color=colour, label=as_is(pruner), marker=".", linewidth=1)
+                axes.plot(line["step"], line[column], color=look.colour, label=as_is(pruner), marker=".", linewidth=1)
         axes.set_title(as_is(column))
         axes.set_xlabel("step")
         axes.grid(alpha=0.25)

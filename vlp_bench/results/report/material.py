@@ -23,7 +23,7 @@ INCIDENTAL = (  # what may differ inside a study: the first four are told apart,
     "pruner", "sparsity", "seed", "pruning_seed", "paths", "force", "scores", "debug", "logger", "metrics", "precision",
     "compile", "recompute", "trainer", "allow",
 )  # fmt: skip
-PREFERRED = ("txt_r1", "img_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
+PREFERRED = ("txt_r1", "img_r1", "doc_r1", "name_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 TARGET = "._target_"
 PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
 

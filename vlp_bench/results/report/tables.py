@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from vlp_bench.results.store import matching
-from vlp_bench.results.tables import LABELS, Markdown, escaped
+from vlp_bench.results.tables import LABELS, Markdown, escaped, mean_and_spread
 from vlp_bench.results.tables import markdown as markdown_rows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One pruner at one sparsity. `place` is 1 for the best of its column, 2 for the second, 0 for all others."""
+    """One pruner at one sparsity. `most`: seeds of the pruner of its column that has most.
+
+    `place` is 1 for the best of its column, 2 for the second, 0 for all others; fewer seeds than others' have none.
+    """
 
     mean: float = math.nan
     std: float = math.nan
@@ -21,14 +24,15 @@ class Cell:
     failed: int = 0
     published: float = math.nan
     place: int = 0
+    most: int = 0
 
     @property
     def text(self) -> str:
-        """'62.40 ± 1.10'; a single seed has no deviation; failed runs are counted; '–' where nothing was run."""
+        """As `mean_and_spread`; failed runs are counted; '–' where nothing was run."""
         errors = f" ({self.failed} ERR)" if self.failed else ""
         if not self.seeds:
             return f"ERR ({self.failed})" if self.failed else "–"
-        return (f"{self.mean:.2f}" if math.isnan(self.std) else f"{self.mean:.2f} ± {self.std:.2f}") + errors
+        return mean_and_spread(self.mean, self.std, self.seeds, self.most) + errors
 
     @property
     def difference(self) -> float:
@@ -58,6 +62,12 @@ class MetricTable:
         return LABELS.get(self.metric, self.metric)
 
     @property
+    def own(self) -> tuple[Line, ...]:
+        """The lines of a table of ours: those that were run, and where published values stand beside, theirs too."""
+        run = tuple(line for line in self.lines if any(cell.seeds or cell.failed for cell in line.cells))
+        return self.lines if self.beside else run
+
+    @property
     def has_published(self) -> bool:
         return any(not math.isnan(cell.published) for line in self.lines for cell in line.cells)
 
@@ -68,8 +78,11 @@ def metric_table(
 ) -> MetricTable:  # fmt: skip
     """Cells of `statistics.summary`, with what was published (columns pruner, sparsity, metric, value).
 
-    Dense is one number whatever the column. Best and second are sought among the pruned models with the most seeds.
+    Dense is one number whatever the column. Best and second are sought among the pruned models with the most seeds. A
+    method that was only published has a line where it may stand beside ours, or where published values stand alone.
     """
+    printed = matching(published, metric=metric, sparsity=[0.0, *sparsities])["pruner"]
+    pruners = list(dict.fromkeys([*pruners, *printed]))
     levels = tuple(sparsities) or (0.0,)
     lines = [Line(p, tuple(_cell(summary, published, p, s, metric) for s in levels)) for p in pruners]
     return MetricTable(metric, levels, tuple(_placed(lines, len(levels))), beside)
@@ -88,15 +101,22 @@ def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity:
 
 def _placed(lines: list[Line], columns: int) -> list[Line]:
     places: dict[tuple[str, int], int] = {}
+    pruned = [line for line in lines if line.pruner != "dense"]
+    most = [max((line.cells[column].seeds for line in pruned), default=0) for column in range(columns)]
     for column in range(columns):
-        pruned = {x.pruner: x.cells[column] for x in lines if x.pruner != "dense" and x.cells[column].seeds}
-        most = max((cell.seeds for cell in pruned.values()), default=0)  # fewer seeds may be luck
-        means = {pruner: round(cell.mean, 2) for pruner, cell in pruned.items() if cell.seeds == most}
+        compared = [line for line in pruned if line.cells[column].seeds == most[column] > 0]
+        means = {line.pruner: round(line.cells[column].mean, 2) for line in compared}
         best = sorted(set(means.values()), reverse=True)[:2]
         places |= {(p, column): best.index(m) + 1 for p, m in means.items() if m in best and len(means) > 1}
     return [
-        Line(x.pruner, tuple(replace(c, place=places.get((x.pruner, i), 0)) for i, c in enumerate(x.cells)))
-        for x in lines
+        Line(
+            line.pruner,
+            tuple(
+                replace(cell, place=places.get((line.pruner, column), 0), most=most[column])
+                for column, cell in enumerate(line.cells)
+            ),
+        )
+        for line in lines
     ]
 
 
@@ -137,7 +157,7 @@ def markdown(table: MetricTable) -> str:
     """The table in Markdown: best bold, second underlined; published values beside ours, or below and labelled."""
     if table.beside and table.has_published:
         return f"**{escaped(table.label)}**\n\n{markdown_rows(beside_rows(table))}"
-    rows = [head(table), *([line.pruner, *map(_marked, line.cells)] for line in table.lines)]
+    rows = [head(table), *([line.pruner, *map(_marked, line.cells)] for line in table.own)]
     text = f"**{escaped(table.label)}**\n\n{markdown_rows(rows)}"
     if table.has_published:
         text += f"\n{APART} {escaped(table.label)}\n\n{markdown_rows(published_rows(table))}"
@@ -149,7 +169,7 @@ APART = "Published, on the papers' data and models; not to be compared with the 
 
 def latex(table: MetricTable, caption: str) -> str:
     """A booktabs table: best bold, second underlined, the published value in brackets only where it may stand there."""
-    rows = [[_escaped(line.pruner), *(_latex_cell(c, table.beside) for c in line.cells)] for line in table.lines]
+    rows = [[_escaped(line.pruner), *(_latex_cell(c, table.beside) for c in line.cells)] for line in table.own]
     body = [" & ".join(row) + r" \\" for row in rows]
     top = " & ".join(_escaped(name) for name in head(table)) + r" \\"
     return "\n".join([

@@ -99,12 +99,13 @@ def _over_cells(summary: pd.DataFrame, baseline: str) -> Iterator[Trial]:
     yield Trial("Average rank", note,
                 [["pruner", "rank", "cells", "failed"], *rows])  # fmt: skip
     if baseline in matrix:
-        table = statistics.wilcoxon(matrix, baseline)
-        rows = [[r["pruner"], str(r["cells"]), f"{r['median']:+.2f}", _p(r["p"]), _p(r["p_holm"])]
-                for r in table.to_dict("records")]  # fmt: skip
-        note = ("Wilcoxon's signed-rank test over cells of means. Cells of one model are not independent; below six "
-                "cells no p falls under 0.05.")  # fmt: skip
-        yield Trial(f"Over cells: against {baseline}", note, [["pruner", "cells", "median", "p", "p (Holm)"], *rows])
+        table = statistics.clustered(matrix, baseline)
+        rows = [[r["pruner"], str(r["cells"]), f"{r['median']:+.2f}", f"{r['ahead']} of {r['models']}", _p(r["p"]),
+                 _p(r["p_holm"])] for r in table.to_dict("records")]  # fmt: skip
+        note = ("Sign-flip test over models: cells of one model are not independent and count as one observation, "
+                "so one model has no p, and m models none below 2 / 2^m.")  # fmt: skip
+        head = ["pruner", "cells", "median", "models ahead", "p", "p (Holm)"]
+        yield Trial(f"Over cells: against {baseline}", note, [head, *rows])
 
 
 def _crossed(good: pd.DataFrame) -> Trial:

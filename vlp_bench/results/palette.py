@@ -1,0 +1,57 @@
+"""The one place that knows how a pruner looks: its colour and mark, the same in every figure.
+
+Methods of one family share a hue. Families can be told apart with any colour vision, and every colour has a contrast of
+at least 3:1 on white (WCAG 2.2, graphical objects).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MARKERS = "osD^vP*X<>"
+FAMILIES = {  # the deepest colours go to what is compared most
+    "chance": {"random": "#929292"},
+    "magnitude": {"omp": "#1b7fc4", "lamp": "#0b4f8a", "l2": "#4f93d8", "lmp": "#0b3c6f"},
+    "gradient": {"snip": "#006b4a", "itersnip": "#2c9160", "fisher": "#4f9a2f", "obd": "#2f6b12"},
+    "second order": {"chita": "#5e2a97", "chita_pp": "#3b1673", "sparsegpt": "#8d5bc4"},
+    "activation": {"wanda": "#b07b00", "ria": "#7a5600", "ecoflap": "#c47f1e", "ecoflap_first": "#945c12"},
+    "information flow": {
+        "multiflow": "#b3122c", "multiflow_128": "#7d0a1d", "multiflow_edges": "#e0566b", "multiflow_nodes": "#d2404f",
+        "multiflow_inverted": "#d9688a",
+    },
+    "trained masks": {"tamt": "#c2529e"},
+}  # fmt: skip
+COLOURS = {name: colour for family in FAMILIES.values() for name, colour in family.items()}
+OTHERS = ("#0f7f8c", "#6b3f2a", "#5a5a00", "#4a4a4a")
+"""Of pruners that are not ours, in turn."""
+DENSE = "#000000"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a pruner is drawn: its colour (#rrggbb) and matplotlib's mark."""
+
+    colour: str
+    marker: str
+
+
+def looks(pruners: Iterable[str], dense: str = DENSE) -> dict[str, Look]:
+    """The look of every pruner of a figure, by its label; `dense` is the colour of the dense model.
+
+    A label may say options behind the name, 'ecoflap (solve=SparseGPT)': it keeps its method's colour, and has another
+    mark than the label before it.
+    """
+    found: dict[str, Look] = {}
+    strangers: dict[str, str] = {}
+    for label in pruners:
+        name = label.partition(" (")[0].partition(", ")[0]
+        if name not in COLOURS and name != "dense":
+            strangers.setdefault(name, OTHERS[len(strangers) % len(OTHERS)])
+        colour = ({"dense": dense} | COLOURS | strangers)[name]
+        before = sum(look.colour == colour for look in found.values())
+        found[label] = Look(colour, MARKERS[(_place(name) + before) % len(MARKERS)])
+    return found
+
+
+def _place(name: str) -> int:
+    """Of a method in its family, so that methods alike in colour differ in their mark."""
+    return next((list(family).index(name) for family in FAMILIES.values() if name in family), 0)
