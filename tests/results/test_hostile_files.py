@@ -56,6 +56,8 @@ BAD = {
     "a pruner with an escape sequence": changed(pruner="\x1b[2J"),
     "a list for the metric": changed(metric=["txt_r1"]),
     "a very long line": changed(message="x" * 2_000_000),
+    "a value twice": changed().replace('"value": 50.0', '"value": 60.0, "value": 50.0'),
+    "a key of the provenance twice": provenance().replace('"dirty":', '"dirty": true, "dirty":'),
 }
 
 
@@ -184,6 +186,16 @@ def test_latex_shows_names_as_they_are(files):
 def test_a_spreadsheet_computes_no_name(files):
     found = [line["pruner"] for line in csv.DictReader(files["results.csv"].splitlines())]
     assert set(found) == {name if name[0] not in "=+@" else f"'{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", " =1", "\n+1", "＝1", "＠a", "\u3000=1"])
+def test_what_a_spreadsheet_would_compute_gets_an_apostrophe(text):
+    assert page._cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["omp", "'=1", "a=1", "1", "", -1.5, 0, None])
+def test_other_cells_stay(value):
+    assert page._cell(value) == value
 
 
 def test_a_dollar_in_a_name_is_no_formula_of_a_figure(tmp_path):

@@ -19,6 +19,8 @@ WRONG = {
     "data.max_tokens=10000": r"data\.max_tokens=10000: the model reads 48 tokens at most",
     "data.calibration.max_tokens=49": r"data\.calibration\.max_tokens=49: the model reads 48 tokens",
     "data.source.train=7": r"training split has 7 captions .* data\.batch_size=8",
+    "recipe.target_batch=32": r"recipe\.target_batch=32: an epoch has 3 batches of 8, less than one step",
+    "recipe.target_batch=1000000001": r"recipe\.target_batch=1000000001, data\.batch_size=8.* one of 1, 7",
     "+trainer.val_check_interval=1000": r"trainer\.val_check_interval=1000: an epoch has 3 batches",
     "+trainer.limit_val_batches=0": r"trainer\.limit_val_batches=0: a run needs at least one batch",
     "+trainer.limit_train_batches=0": r"trainer\.limit_train_batches=0",

@@ -79,7 +79,7 @@ class Row:
         if len(line) > LONGEST:
             raise ValueError(f"it is longer than {LONGEST:,} characters")
         try:
-            content = json.loads(line)
+            content = json.loads(line, object_pairs_hook=_once)
         except RecursionError:
             raise ValueError("it is nested too deep") from None
         _check_depth(content)
@@ -92,6 +92,15 @@ class Row:
         if content["value"] is None:
             content["value"] = math.nan
         return cls(**content)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object; ValueError if a key stands there twice: readers would differ on what it says."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
 
 
 def _sum(content: dict[str, Any]) -> str:

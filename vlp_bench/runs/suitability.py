@@ -21,7 +21,7 @@ def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
     task: Any = maker(config["task"], "task", config.get("allow", ()))
     task.func.check(data, trained=trained, **task.keywords)
     if trained:
-        _check_training(data, config["trainer"])
+        _check_training(data, config["trainer"], config["recipe"]["target_batch"])
 
 
 def _check_images(sizes: Any, data: Any, config: Mapping[str, Any], *, trained: bool) -> None:
@@ -72,9 +72,14 @@ def _check_lengths(sizes: Any, data: Any, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={length}: the model reads {most} tokens at most; lower it")
 
 
-def _check_training(data: Any, trainer: Mapping[str, Any]) -> None:
-    """There is a batch to train on, and a validation comes before the training ends."""
+def _check_training(data: Any, trainer: Mapping[str, Any], target: int) -> None:
+    """There is a whole step to train on, and a validation comes before the training ends."""
     batches = len(data.train_dataloader())
+    if batches * data.batch_size < target:
+        raise ValueError(
+            f"recipe.target_batch={target}: an epoch has {batches} batches of {data.batch_size}, less than one step; "
+            "lower it or give more data"
+        )
     every = trainer.get("val_check_interval")
     if isinstance(every, int) and trainer.get("check_val_every_n_epoch", 1) is not None and every > batches:
         raise ValueError(

@@ -9,6 +9,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 SCHEDULES = ("linear", "cosine")
+MOST_TRIED, MOST_SHOWN = 10_000, 12  # of the numbers that divide a batch
 
 
 class Diverged(ValueError):
@@ -44,8 +45,10 @@ def _misfit(target: int, per_device: int, world: int) -> str:
         near = max(world, target // world * world)
         return f"{given}: {world} devices share only multiples of {world}; try a target of {near}"
     share = target // world
-    fit = [n for n in range(1, share + 1) if share % n == 0]
-    return f"{given}; a batch per device that fits is one of {', '.join(map(str, fit))}"
+    small = [n for n in range(1, min(math.isqrt(share), MOST_TRIED) + 1) if share % n == 0]
+    fit = sorted({*small, *(share // n for n in small)})
+    near = sorted(sorted(fit, key=lambda n: abs(n - per_device))[:MOST_SHOWN])
+    return f"{given}; a batch per device that fits is {'one of ' if len(near) > 1 else ''}{', '.join(map(str, near))}"
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

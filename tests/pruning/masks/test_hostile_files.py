@@ -68,6 +68,14 @@ def test_what_a_mask_file_tells_about_itself(about, reason, form, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("form", ["plain", "compact"])
+def test_layers_that_claim_too_much_together(form, tmp_path):
+    half = [0, 1 << 17, 1 << 16]
+    about = {"report": {}, "layers": [["", "", {"/a": half, "/b": half, "/c": half}]]}
+    with pytest.raises(ValueError, match="its layers claim 25,769,803,776 weights, more than 17,179,869,184"):
+        Solution.load(mask_file(tmp_path / "m", about, form=form))
+
+
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

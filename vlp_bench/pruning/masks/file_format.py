@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.masks.bit_packing import Form, fetch, pack, store, unpack
-from vlp_bench.pruning.masks.safetensors_files import read_tensors, refusing, told, told_shape, write_tensors
+from vlp_bench.pruning.masks.safetensors_files import (
+    check_total,
+    read_tensors,
+    refusing,
+    told,
+    told_shape,
+    write_tensors,
+)
 from vlp_bench.pruning.selection.thresholds import count
 
 __all__ = ["pack", "read", "unpack", "write"]
@@ -111,7 +118,9 @@ def _contents(tensors: dict[str, Tensor], header: dict[str, Any]) -> Contents:
     about = header["about"] if header["form"] == "plain" else _inflated(tensors.pop("about").numpy().tobytes())
     known = told(json.loads(about), dict, "what it tells about itself")
     report, rows = told(known["report"], dict, "its report"), list(_rows(known["layers"]))
-    found = fetch(tensors, [shape for _, _, shape in rows], header["form"])
+    shapes = [shape for _, _, shape in rows]
+    check_total(shapes)
+    found = fetch(tensors, shapes, header["form"])
     masks = {name: mask for (name, _, _), mask in zip(rows, found, strict=True)}
     for name, layer, _ in rows:
         if (kept := count(masks[name])) != layer["kept"]:

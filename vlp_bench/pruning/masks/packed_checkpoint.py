@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.masks.bit_packing import Form, fetch, store
-from vlp_bench.pruning.masks.safetensors_files import read_tensors, refusing, told, told_shape, write_tensors
+from vlp_bench.pruning.masks.safetensors_files import (
+    check_total,
+    read_tensors,
+    refusing,
+    told,
+    told_shape,
+    write_tensors,
+)
 from vlp_bench.pruning.selection.thresholds import count
 
 FORMAT = "vlp_bench packed 1"
@@ -91,7 +98,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _state(tensors: dict[str, Tensor], header: dict[str, Any]) -> dict[str, Tensor]:
     index = told(json.loads(header["index"]), dict, "its index")
     sparse: dict[str, list[Any]] = told(index["sparse"], dict, "its list of packed tensors")
-    masks = fetch(tensors, [told_shape(shape, name) for name, (_, *shape) in sparse.items()], header["form"])
+    shapes = [told_shape(shape, name) for name, (_, *shape) in sparse.items()]
+    check_total(shapes)
+    masks = fetch(tensors, shapes, header["form"])
     aliases, order = told(index["aliases"], dict, "its aliases"), index["order"] or list(sparse)
     own = {name.removeprefix("dense/"): tensor for name, tensor in tensors.items() if name.startswith("dense/")}
     taken = dict.fromkeys((dtype for dtype, *_ in sparse.values()), 0)

@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +120,13 @@ def told(value: Any, kind: type[T], what: str) -> T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{what} should be {kind.__name__} and is {type(value).__name__}")
     return value
+
+
+def check_total(shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise ValueError if the tensors of a file claim more than `MOST` entries in all."""
+    total = sum(math.prod(shape) for shape in shapes)
+    if total > MOST:
+        raise ValueError(f"its layers claim {total:,} weights, more than {MOST:,}")
 
 
 def told_shape(sizes: Any, what: str) -> tuple[int, ...]:

@@ -198,9 +198,12 @@ def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str
             "tables.tex": "\n".join(tex), "results.csv": csv}  # fmt: skip
 
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # wide ones too, in some languages
+
+
 def _cell(value: object) -> object:
     """A value of a CSV file; a text that a spreadsheet would compute gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
 def write(folder: Path, content: Mapping[str, str]) -> None:
