@@ -45,9 +45,10 @@ def test_contrast_by_hand():
     assert contrast_on_white("#777777") == pytest.approx(4.48, abs=0.01)
 
 
-def test_every_pruner_has_a_colour_of_its_own():
+def test_no_two_pruners_have_the_same_colour():
     assert len(set(COLOURS.values())) == len(COLOURS)
-    assert set(PRUNERS) - {"dense"} <= set(COLOURS)
+    assert set(COLOURS) <= set(PRUNERS)  # one that isn't named has a colour too
+    assert all(contrast_on_white(look.colour) >= 3.0 for look in looks([*PRUNERS, "mine"]).values())
 
 
 @pytest.mark.parametrize("colour", [*COLOURS.values(), *OTHERS, DENSE])

@@ -89,11 +89,11 @@ def test_a_masks_identity_holds_the_fingerprint_of_the_calibration(specified):
     assert one != another
 
 
-def test_seconds_of_shared_statistics_are_told_apart(pruned):
+def test_peak_memory_is_not_told_where_statistics_are_shared(pruned):
     words = ("pruner=snip", "data.calibration.seed=7", "sparsity=0.5")
-    assert not pruned(*words)[0].solution.report["shared"]  # the first to ask
+    assert pruned(*words)[0].solution.report["alone"]  # the first to ask
     again, _ = pruned(*words[:2], "sparsity=0.6")
     assert again.fresh
-    assert again.solution.report["shared"]
+    assert not again.solution.report["alone"]
     assert again.solution.report["peak_gb"] is None
-    assert not pruned(*words[:2], "sparsity=0.7", "force=true")[0].solution.report["shared"]
+    assert pruned(*words[:2], "sparsity=0.7", "force=true")[0].solution.report["alone"]

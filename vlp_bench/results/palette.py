@@ -10,10 +10,23 @@ from dataclasses import dataclass
 MARKERS = "osD^vP*X<>"
 FAMILIES = {  # the deepest colours go to what is compared most
     "chance": {"random": "#929292"},
-    "magnitude": {"omp": "#1b7fc4", "lamp": "#0b4f8a", "l2": "#4f93d8", "lmp": "#0b3c6f"},
-    "gradient": {"snip": "#006b4a", "itersnip": "#2c9160", "fisher": "#4f9a2f", "obd": "#2f6b12"},
-    "second order": {"chita": "#5e2a97", "chita_pp": "#3b1673", "sparsegpt": "#8d5bc4"},
-    "activation": {"wanda": "#b07b00", "ria": "#7a5600", "ecoflap": "#c47f1e", "ecoflap_first": "#945c12"},
+    "magnitude": {
+        "omp": "#1b7fc4", "lamp": "#0b4f8a", "l2": "#4f93d8", "lmp": "#0b3c6f", "erk": "#0a497f", "ri": "#3664a1",
+        "magnitude_sp": "#143552",
+    },
+    "gradient": {
+        "snip": "#006b4a", "itersnip": "#2c9160", "fisher": "#4f9a2f", "obd": "#2f6b12", "force": "#1f7a4d",
+        "gblm": "#3d8a2e", "pruner_zero": "#115f4c",
+    },
+    "second order": {
+        "chita": "#5e2a97", "chita_pp": "#3b1673", "sparsegpt": "#8d5bc4", "alps": "#541f7a", "thanos": "#8459c0",
+    },
+    "activation": {
+        "wanda": "#b07b00", "ria": "#7a5600", "ecoflap": "#c47f1e", "ecoflap_first": "#945c12",
+        "wanda_pp": "#885d07", "wanda_bias": "#875922", "wanda_sp": "#634d03", "owl": "#a56e1d", "dlp": "#674522",
+        "alpha_pruning": "#825907", "tamp": "#825620", "tamp_equal": "#5d4802", "atv": "#a06b1c", "dsnot": "#634221",
+        "flap": "#7c5507",
+    },
     "information flow": {
         "multiflow": "#b3122c", "multiflow_128": "#7d0a1d", "multiflow_edges": "#e0566b", "multiflow_nodes": "#d2404f",
         "multiflow_inverted": "#d9688a",
