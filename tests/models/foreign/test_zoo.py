@@ -48,10 +48,14 @@ def test_exact_sparsity(models, name, pruner):
     assert set(solution.masks) == set(adapter.prunable(models[name]))
 
 
+WIDENED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask",
+           "qformer_input_ids", "qformer_attention_mask")  # fmt: skip
+
+
 def padded(batch):
     """The same texts with five more columns of padding on the right."""
     wider = dict(batch)
-    for key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"):
+    for key in WIDENED:
         if key in batch:
             old = batch[key]
             more = old.new_zeros(old.shape[0], 5, *old.shape[2:])
@@ -62,9 +66,12 @@ def padded(batch):
 @pytest.mark.parametrize("name", [name for name in NAMES if ZOO[name].pads and "input_ids" in ZOO[name].batch()])
 def test_padding_never_counts(models, name):
     data, adapter = batches(name), TransformersAdapter(models[name])
+    adapter.leave(unreached(models[name], adapter, data, "activations"))
     other = [padded(batch) for batch in data]
     for batch in other:  # other words under the padding
-        batch["input_ids"] = batch["input_ids"] + (batch["attention_mask"] == 0) * 7
+        for ids, mask in (("input_ids", "attention_mask"), ("qformer_input_ids", "qformer_attention_mask")):
+            if ids in batch:
+                batch[ids] = batch[ids] + (batch[mask] == 0) * 7
     first = vlp_bench.Calibration(models[name], data, adapter).norms()
     second = vlp_bench.Calibration(models[name], other, adapter).norms()
     for weight in first:  # OPT reads all tokens of a batch in one column: what is divided by changes, for a whole layer
