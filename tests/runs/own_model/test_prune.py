@@ -51,7 +51,7 @@ def check(out, name, solution, sparsity):
     parameters = dict(again.named_parameters())
     for key, parameter in dense.named_parameters():
         mask = solution.masks.get(key, torch.ones_like(parameter, dtype=torch.bool)).clone()
-        for number in range(len(parameter)):
+        for number in range(len(parameter) if parameter.ndim == 3 else 0):
             mask[number] &= solution.masks.get(f"{key}[{number}]", mask[number])
         assert parameters[key].equal(parameter.masked_fill(~mask, 0)), key
     assert vlp_bench.Solution.load(out / "mask.safetensors").masks.keys() == solution.masks.keys()

@@ -58,6 +58,11 @@ class Weight:
         return [f"{self.name}[{number}]" for number in range(self.stack) if number not in self.left]
 
     @property
+    def matrices(self) -> int:
+        """How many may go, unless there is a reason against all."""
+        return max(self.stack, 1) - len(self.left)
+
+    @property
     def path(self) -> str:
         """Of the module that holds it."""
         return self.name.rpartition(".")[0]

@@ -19,7 +19,7 @@ def show(console: Console, name: str, structure: Structure) -> None:
     going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
     everything = going + staying + structure.vectors
     console.print(
-        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {len(structure.prunable)} layers that "
+        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {sum(w.matrices for w in structure.prunable)} layers that "
         "are pruned",
         soft_wrap=True,
     )
@@ -36,7 +36,7 @@ def _pruned(structure: Structure) -> Table:
     for modality in structure.modalities:
         own = [w for w in structure.prunable if w.modality == modality]
         for pattern, weights in grouped(own, [w.block for w in own]).items():
-            counts = sorted({sum(o.block == w.block for o in weights) for w in weights})
+            counts = sorted({sum(o.matrices for o in weights if o.block == w.block) for w in weights})
             layers = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
             table.add_row(modality, escape(pattern), layers, f"{sum(w.size for w in weights):,}")
     return table
