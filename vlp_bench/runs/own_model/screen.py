@@ -17,10 +17,9 @@ from vlp_bench.runs.terminal.console import print_table
 def show(console: Console, name: str, structure: Structure) -> None:
     """What of a model would be pruned, and what stays dense and why."""
     going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
-    everything = going + staying + structure.vectors
+    everything, layers = going + staying + structure.vectors, sum(w.matrices for w in structure.prunable)
     console.print(
-        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {sum(w.matrices for w in structure.prunable)} layers that "
-        "are pruned",
+        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {layers} layers that are pruned",
         soft_wrap=True,
     )
     print_table(_pruned(structure))
