@@ -6,6 +6,7 @@ import torch
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, batches, built
 from vlp_bench.models.foreign.adapter import TransformersAdapter
+from vlp_bench.models.foreign.structure import EXPERTS, PRUNES_STACKS
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.runs.own_model.reach import unreached
 
@@ -26,7 +27,10 @@ def test_modalities_blocks_and_what_stays_dense(models, name):
         m: len({p.block for p in places if p.modality == m and p.block in adapter.tree.blocks}) for m in kind.blocks
     }
     assert found == kind.blocks
-    assert len(places) == kind.layers
+    stacks = [weight for weight in adapter.structure.weights if weight.stack]
+    assert len(places) == kind.layers + len(stacks) * PRUNES_STACKS
+    assert all(weight.reason == ("" if PRUNES_STACKS else EXPERTS) for weight in stacks)
+    assert (len(stacks) > 0) == (name == "mixtral")
     reasons = {weight.name: weight.reason for weight in adapter.structure.dense}
     assert all(reasons[weight] for weight in kind.stays)
     modules = dict(models[name].named_modules())
@@ -45,13 +49,17 @@ def test_exact_sparsity(models, name, pruner):
     adapter.leave(unreached(models[name], adapter, data, "gradients" if pruner == "snip" else "activations"))
     solution = vlp_bench.prune(models[name], pruner, 0.5, data, adapter)
     assert solution.kept == solution.total // 2
-    assert set(solution.masks) == set(adapter.prunable(models[name]))
+    assert {mask.partition("[")[0] for mask in solution.masks} == set(adapter.prunable(models[name]))
+
+
+WIDENED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask",
+           "qformer_input_ids", "qformer_attention_mask")  # fmt: skip
 
 
 def padded(batch):
     """The same texts with five more columns of padding on the right."""
     wider = dict(batch)
-    for key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"):
+    for key in WIDENED:
         if key in batch:
             old = batch[key]
             more = old.new_zeros(old.shape[0], 5, *old.shape[2:])
@@ -62,9 +70,12 @@ def padded(batch):
 @pytest.mark.parametrize("name", [name for name in NAMES if ZOO[name].pads and "input_ids" in ZOO[name].batch()])
 def test_padding_never_counts(models, name):
     data, adapter = batches(name), TransformersAdapter(models[name])
+    adapter.leave(unreached(models[name], adapter, data, "activations"))
     other = [padded(batch) for batch in data]
     for batch in other:  # other words under the padding
-        batch["input_ids"] = batch["input_ids"] + (batch["attention_mask"] == 0) * 7
+        for ids, mask in (("input_ids", "attention_mask"), ("qformer_input_ids", "qformer_attention_mask")):
+            if ids in batch:
+                batch[ids] = batch[ids] + (batch[mask] == 0) * 7
     first = vlp_bench.Calibration(models[name], data, adapter).norms()
     second = vlp_bench.Calibration(models[name], other, adapter).norms()
     for weight in first:  # OPT reads all tokens of a batch in one column: what is divided by changes, for a whole layer

@@ -79,6 +79,17 @@ def mllama() -> dict[str, torch.Tensor]:
     return {**words(), "pixel_values": torch.randn(B, 1, 2, 3, 16, 16), **tiles, **looks}
 
 
+def instructed() -> dict[str, torch.Tensor]:
+    """InstructBLIP's: an instruction for the Q-Former beside the text."""
+    asked = words()
+    return {
+        **words(4),
+        **pixels(),
+        "qformer_input_ids": asked["input_ids"],
+        "qformer_attention_mask": asked["attention_mask"],
+    }
+
+
 @dataclass(frozen=True)
 class Kind:
     """A model and what is known of it.
@@ -183,6 +194,27 @@ ZOO: dict[str, Kind] = {
         lambda: t.Blip2ForConditionalGeneration(_blip2(_t5(model_type="t5"), use_decoder_only_language_model=False)),
         lambda: {**words(4), **pixels()}, {"vision": 2, "text": 4, "fusion": 2}, 61, ("language_model.shared.weight",),
     ),
+    "blip2_matching": Kind(
+        lambda: t.Blip2ForImageTextRetrieval(
+            t.Blip2Config(
+                vision_config=SEEN,
+                qformer_config=WORDS | {"encoder_hidden_size": 32, "use_qformer_text_input": True},
+                text_config=_opt(), num_query_tokens=4, image_text_hidden_size=16,
+            )
+        ),
+        lambda: {**words(), **pixels(), "use_image_text_matching_head": True}, {"vision": 2, "fusion": 2}, 30,
+        ("itm_head.weight", "embeddings.word_embeddings.weight"), loss=False,
+    ),
+    "instructblip": Kind(
+        lambda: t.InstructBlipForConditionalGeneration(
+            t.InstructBlipConfig(
+                vision_config=SEEN, qformer_config=WORDS | {"encoder_hidden_size": 32}, text_config=_opt(),
+                num_query_tokens=4, image_token_index=IMAGE,
+            )
+        ),
+        instructed, {"vision": 2, "text": 2, "fusion": 2}, 41, ("qformer.embeddings.word_embeddings.weight",),
+    ),
+    "t5_backbone": Kind(lambda: t.T5Model(t.T5Config(**_t5())), words, {"text": 4}, 36, ("shared.weight",), loss=False),
     "t5": Kind(lambda: t.T5ForConditionalGeneration(t.T5Config(**_t5())), words, {"text": 4}, 36, ("shared.weight",)),
     "bart": Kind(
         lambda: t.BartForConditionalGeneration(

@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from vlp_bench.batch import Place
 from vlp_bench.models.foreign import token_masks
 from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
-from vlp_bench.models.foreign.structure import OUTPUT, Structure, Weight, structure_of
-from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, reads_other_side
+from vlp_bench.models.foreign.structure import Structure, Weight, structure_of
+from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, is_cross, reads_other_side
 
 IMAGE_FIRST = ("git",)
 """Models whose layers read an image's tokens before the text's, which no tree tells."""
@@ -73,7 +73,7 @@ class TransformersAdapter:
     def encode(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
         """One forward pass, without labels where the model needs none."""
         given = dict(self._with_targets(batch))
-        if "decoder_attention_mask" not in given and not self._decodes:
+        if not getattr(self.tree.model.config, "is_encoder_decoder", False):
             given.pop("labels", None)
         if "logits_to_keep" in self._takes and not self._prunes_output:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
@@ -114,7 +114,7 @@ class TransformersAdapter:
         path = weight.path
         tower = self.tree.tower(path)
         if "qformer" in path:
-            return token_masks.of_queries(batch, tokens)
+            return None if self._reads_queries(path) else self._of_queries(batch, tokens)
         if tower == VISION:
             return None if self.tree.is_connector(path) else token_masks.of_patches(batch, self._patch)
         joint = self.tree.block(path) in self.tree.blocks or weight.modality == TEXT
@@ -126,13 +126,20 @@ class TransformersAdapter:
             return token_masks.after_images(token_masks.of_text(batch), tokens)
         return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
 
-    @property
-    def _decodes(self) -> bool:
-        return bool(getattr(self.tree.model.config, "is_encoder_decoder", False))
+    def _of_queries(self, batch: Mapping[str, Any], tokens: int) -> Tensor | None:
+        """The text of a Q-Former is an instruction (InstructBLIP), or the model's own where nothing else reads it."""
+        own = None if TEXT in self.tree.towers.values() else batch.get("attention_mask")
+        queries = int(getattr(self.tree.model.config, "num_query_tokens", 0))
+        return token_masks.of_queries(batch.get("qformer_attention_mask", own), tokens, queries)
+
+    @staticmethod
+    def _reads_queries(path: str) -> bool:
+        """Whether a layer of a Q-Former reads queries or the image alone."""
+        return is_cross(path) or "_query." in path
 
     @property
     def _prunes_output(self) -> bool:
-        return OUTPUT not in {weight.reason for weight in self.structure.dense}
+        return any(weight.is_output for weight in self.structure.prunable)
 
     def _with_targets(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with what a decoder is to say; the last answer is remembered."""

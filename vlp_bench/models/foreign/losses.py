@@ -71,5 +71,8 @@ def with_targets(model: PreTrainedModel, batch: Mapping[str, Any]) -> Mapping[st
     if "pixel_values" in batch or int(mask.sum(1).min()) < 2:
         return {**batch, "labels": own_words(model, batch)}
     (seen, seen_mask), (said, said_mask) = halves(ids, mask)
-    labels = said.masked_fill(said_mask == 0, IGNORED)
-    return {**batch, "input_ids": seen, "attention_mask": seen_mask, "labels": labels}
+    if "labels" in signature(model.forward).parameters:
+        target: dict[str, Tensor] = {"labels": said.masked_fill(said_mask == 0, IGNORED)}
+    else:
+        target = {"decoder_input_ids": said, "decoder_attention_mask": said_mask}
+    return {**batch, "input_ids": seen, "attention_mask": seen_mask, **target}

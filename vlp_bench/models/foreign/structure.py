@@ -38,6 +38,7 @@ class Weight:
         reason: why it stays dense; empty for one that may be pruned.
         stack: how many matrices it holds, where it is a stack of experts'; 0 for a matrix.
         left: numbers of those that stay dense.
+        is_output: whether it gives the logits of words.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Weight:
     reason: str = ""
     stack: int = 0
     left: tuple[int, ...] = ()
+    is_output: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -54,6 +56,11 @@ class Weight:
         if not self.left:
             return [self.name]
         return [f"{self.name}[{number}]" for number in range(self.stack) if number not in self.left]
+
+    @property
+    def matrices(self) -> int:
+        """How many may go, unless there is a reason against all."""
+        return max(self.stack, 1) - len(self.left)
 
     @property
     def path(self) -> str:
@@ -175,9 +182,11 @@ def _weights(model: PreTrainedModel) -> Iterator[Weight]:
     for name, parameter in model.named_parameters():
         if sum(size > 1 for size in parameter.shape) > 1 or id(parameter) in why.linear:
             path = name.rpartition(".")[0]
-            modality = TEXT if id(parameter) in why.outputs else tree.modality(path)
+            output = id(parameter) in why.outputs
+            modality = TEXT if output else tree.modality(path)
             stack = len(parameter) if parameter.ndim == 3 and is_stack(tree.modules[path]) else 0
-            yield Weight(name, modality, tree.block(path), parameter.numel(), why(name, parameter), stack)
+            reason, block = why(name, parameter), tree.block(path)
+            yield Weight(name, modality, block, parameter.numel(), reason, stack, is_output=output)
 
 
 class _Reasons:

@@ -43,13 +43,23 @@ def of_patches(batch: Mapping[str, Any], patch: int | None) -> Tensor | None:
     return (cut.sum((-1, -2)) > 0).flatten(1)
 
 
-def of_queries(batch: Mapping[str, Any], tokens: int) -> Tensor | None:
-    """(b, tokens) bool at a Q-Former that reads an instruction behind its queries; None where it reads none."""
-    mask = batch.get("qformer_attention_mask")
-    if mask is None or tokens < mask.shape[1]:
+def of_queries(mask: Tensor | None, tokens: int, queries: int) -> Tensor | None:
+    """(b, tokens) bool at a layer of a Q-Former that reads queries, a text, or queries and a text behind them.
+
+    `mask` is the text's (b, t); None where there is none, or queries are read alone.
+
+    Raises:
+        ValueError: there are as many queries as words, and it can't be known which are read.
+    """
+    if mask is None or mask.all() or tokens == queries != mask.shape[1]:
         return None
-    queries = mask.new_ones(len(mask), tokens - mask.shape[1])
-    return torch.cat([queries, mask], dim=1).bool()
+    if tokens == queries + mask.shape[1]:
+        return torch.cat([mask.new_ones(len(mask), queries), mask], dim=1).bool()
+    if tokens == queries:
+        raise ValueError(
+            f"a text of {tokens} tokens and {queries} queries can't be told apart: give another max_length"
+        )
+    return mask.bool()
 
 
 def after_images(mask: Tensor | None, tokens: int) -> Tensor | None:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.pruning.statistics.batches import moved_to
@@ -50,7 +50,13 @@ def _uncalled(calibration: Calibration) -> list[str]:
 def _unlearnt(calibration: Calibration, batches: int) -> list[str]:
     missing = dict.fromkeys(calibration.layers)
     for gradients in islice(calibration.gradients_of_batches(), batches):  # after the last it refuses what is missing
-        missing = {name: None for name in missing if name not in gradients}
+        missing = {name: None for name in missing if not _is_in(gradients, name)}
         if not missing:
             break
     return list(missing)
+
+
+def _is_in(gradients: Mapping[str, Tensor], name: str) -> bool:
+    """Whether there is a gradient; of an expert that was sent no token, `experts.up_proj[3]`, it is zero."""
+    gradient = gradients.get(name)
+    return gradient is not None and (not name.endswith("]") or bool(gradient.any()))

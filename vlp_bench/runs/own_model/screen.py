@@ -17,10 +17,9 @@ from vlp_bench.runs.terminal.console import print_table
 def show(console: Console, name: str, structure: Structure) -> None:
     """What of a model would be pruned, and what stays dense and why."""
     going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
-    everything = going + staying + structure.vectors
+    everything, layers = going + staying + structure.vectors, sum(w.matrices for w in structure.prunable)
     console.print(
-        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {len(structure.prunable)} layers that "
-        "are pruned",
+        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {layers} layers that are pruned",
         soft_wrap=True,
     )
     print_table(_pruned(structure))
@@ -36,7 +35,7 @@ def _pruned(structure: Structure) -> Table:
     for modality in structure.modalities:
         own = [w for w in structure.prunable if w.modality == modality]
         for pattern, weights in grouped(own, [w.block for w in own]).items():
-            counts = sorted({sum(o.block == w.block for o in weights) for w in weights})
+            counts = sorted({sum(o.matrices for o in weights if o.block == w.block) for w in weights})
             layers = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
             table.add_row(modality, escape(pattern), layers, f"{sum(w.size for w in weights):,}")
     return table
