@@ -90,7 +90,7 @@ def test_an_adapter_of_one_s_own():
 
 
 def test_towers_without_an_adapter_are_named_once(caplog):
-    found = run(2)
+    found = run(3)
     caplog.clear()
     for sparsity in (0.5, [0.5, 0.75]):
         vlp_bench.prune(found["model"], "multiflow", sparsity, found["batches"])

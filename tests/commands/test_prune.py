@@ -7,7 +7,6 @@ import pytest
 from tests.models.foreign.zoo import ZOO
 from tests.runs.own_model.folders import folder, texts
 from vlp_bench.commands import model, prune
-from vlp_bench.models.foreign.structure import PRUNES_STACKS
 from vlp_bench.runs.terminal.console import console, stderr
 
 
@@ -62,7 +61,7 @@ def test_model_show_needs_no_weights(monkeypatch, tmp_path, name):
             config = config.replace("{", f'{{"architectures": ["{kind}"],', 1)
         (tmp_path / "config.json").write_text(config)
     (tmp_path / "model.safetensors").touch()
-    experts = 2 * 2 * 4 if PRUNES_STACKS and name == "mixtral" else 0
+    experts = 2 * 2 * 4 if name == "mixtral" else 0
     assert f"in {ZOO[name].layers + experts} layers" in call(monkeypatch, model, "show", tmp_path)
 
 

@@ -6,7 +6,6 @@ import torch
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, batches, built
 from vlp_bench.models.foreign.adapter import TransformersAdapter
-from vlp_bench.models.foreign.structure import EXPERTS, PRUNES_STACKS
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.runs.own_model.reach import unreached
 
@@ -28,8 +27,8 @@ def test_modalities_blocks_and_what_stays_dense(models, name):
     }
     assert found == kind.blocks
     stacks = [weight for weight in adapter.structure.weights if weight.stack]
-    assert len(places) == kind.layers + len(stacks) * PRUNES_STACKS
-    assert all(weight.reason == ("" if PRUNES_STACKS else EXPERTS) for weight in stacks)
+    assert len(places) == kind.layers + sum(weight.stack for weight in stacks)
+    assert not any(weight.reason for weight in stacks)
     assert (len(stacks) > 0) == (name == "mixtral")
     reasons = {weight.name: weight.reason for weight in adapter.structure.dense}
     assert all(reasons[weight] for weight in kind.stays)

@@ -17,7 +17,6 @@ from vlp_bench.models.foreign.tree import FUSION, TEXT, VISION, Tree
 
 EMBEDDING, TIED, CONVOLUTION = "embedding", "shares its weight with an embedding", "convolution"
 POSITIONS, LEARNED, OTHER = "table of positions", "learned tokens", "no linear layer reads it"
-EXPERTS, PRUNES_STACKS = "experts (three dimensions)", True
 OUTPUT, HEAD, ROUTER, PATCHES = "output embeddings", "head", "router of experts", "patch embedding"
 PACKED = "three projections in one matrix"
 HEADS = (OUTPUT, HEAD)
@@ -212,7 +211,7 @@ class _Reasons:
         if "pos" in name.lower().replace("compos", ""):
             return POSITIONS
         if parameter.ndim == 3 and is_stack(module):
-            return "" if PRUNES_STACKS else EXPERTS
+            return ""
         if parameter.ndim == 3:
             return OTHER if min(parameter.shape) > 1 else LEARNED
         return ROUTER if "router" in type(module).__name__.lower() else OTHER

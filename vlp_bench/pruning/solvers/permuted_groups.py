@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.selection.channels import assigned, dealt, kept_score
 from vlp_bench.pruning.selection.thresholds import keep_largest_per_group
@@ -35,18 +35,21 @@ class PermutedGroups(KeepTop):
         if not isinstance(self.within, str) or ":" not in self.within:
             raise ValueError(f"within must be n:m (as 2:4) where inputs are permuted, got {self.within!r}")
 
-    def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
+    def for_all(self, calibration: Calibration, budgets: Sequence[dict[str, int]]) -> list[Solved]:
         """Masks as stored, and each layer's order of inputs, for the layers that have a budget."""
+        return [self._solved(calibration, own) for own in budgets]
+
+    def _solved(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         masks, orders = {}, {}
         for name, budget in budgets.items():
             layer = calibration.layers[name]
-            mask, orders[name] = self._permuted(layer, calibration, self._mask(layer, calibration, budget))
+            scores = evaluate(self.score, layer, calibration, self.compat)
+            mask, orders[name] = self._permuted(scores, self._mask(layer, scores, calibration, budget))
             masks[name] = layer.as_stored(mask)
         return Solved(masks, {}, permutations=orders)
 
-    def _permuted(self, layer: Layer, calibration: Calibration, plain: Tensor) -> tuple[Tensor, Tensor]:
+    def _permuted(self, scores: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
         """The mask, and the order of inputs (d_in,); the plain mask in the layer's own order if that is as good."""
-        scores = evaluate(self.score, layer, calibration, self.compat)
         n, m = map(int, str(self.within).split(":"))
         order = dealt(scores, m)
         order = assigned(scores, order, n, m) if self.assign else order
