@@ -122,12 +122,12 @@ def loudest(model: MiniLM, data: DescribedData) -> tuple[str, int]:
     """The matrix and the row of the neuron with the largest activation on a batch of validation texts."""
     found: dict[str, Tensor] = {}
     handles = [
-        layer.intermediate.register_forward_hook(
+        model.bert.get_submodule(f"encoder.layer.{number}.intermediate").register_forward_hook(
             lambda _, __, out, name=f"bert.encoder.layer.{number}.intermediate.dense.weight": found.update(
                 {name: out.amax((0, 1))}
             )
         )
-        for number, layer in enumerate(model.bert.encoder.layer)
+        for number in range(len(model.bert.encoder.layer))
     ]
     model.embed_pairs(next(iter(data.val_dataloader())))
     for handle in handles:
