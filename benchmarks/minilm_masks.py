@@ -12,10 +12,12 @@ change of the kept weights, and the share kept by kind of matrix. For SNIP also 
 import platform
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp_bench.data.datasets.described import DescribedCalibration, DescribedData, Docstrings
 from vlp_bench.models.minilm import MiniLM, build_minilm
@@ -121,14 +123,15 @@ def mended(masks: dict[str, Tensor], omp: dict[str, Tensor], dense: MiniLM, data
 def loudest(model: MiniLM, data: DescribedData) -> tuple[str, int]:
     """The matrix and the row of the neuron with the largest activation on a batch of validation texts."""
     found: dict[str, Tensor] = {}
-    handles = [
-        layer.intermediate.register_forward_hook(
-            lambda _, __, out, name=f"bert.encoder.layer.{number}.intermediate.dense.weight": found.update(
-                {name: out.amax((0, 1))}
-            )
-        )
-        for number, layer in enumerate(model.bert.encoder.layer)
-    ]
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hear(module: nn.Module, given: Any, out: Tensor) -> None:
+            found[f"{name}.dense.weight"] = out.amax((0, 1))
+
+        return hear
+
+    layers = {name: module for name, module in model.named_modules() if name.endswith(".intermediate")}
+    handles = [module.register_forward_hook(watch(name)) for name, module in layers.items()]
     model.embed_pairs(next(iter(data.val_dataloader())))
     for handle in handles:
         handle.remove()
