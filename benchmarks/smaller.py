@@ -10,10 +10,10 @@ both together), the median of rounds in which all models take turns. Batches of 
 import copy
 import sys
 from statistics import median
+from typing import Any
 
 import torch
 from support.measure import interleaved
-from torch import nn
 
 import vlp_bench
 from vlp_bench.batch import Batch
@@ -28,7 +28,7 @@ MODELS = {"xvlm": lambda: XVLM(XVLMConfig()), "blip": lambda: BLIP(BLIPConfig())
 SPARSITIES, BATCHES, TOKENS = (0.3, 0.5), (1, 8), 30
 
 
-def smaller(model: nn.Module, sparsity: float) -> tuple[nn.Module, float, float]:
+def smaller(model: Any, sparsity: float) -> tuple[Any, float, float]:
     """The model cut down, the sparsity of its mask, and how far its image states are from the masked model's."""
     solution = vlp_bench.prune(model, "magnitude_sp", sparsity)
     masked = copy.deepcopy(model)
@@ -40,14 +40,14 @@ def smaller(model: nn.Module, sparsity: float) -> tuple[nn.Module, float, float]
     return small, solution.sparsity, float(apart)
 
 
-def batch(model: nn.Module, rows: int) -> Batch:
+def batch(model: Any, rows: int) -> Batch:
     """Noise of the model's sizes."""
     size = model.config.image_size
     ids = torch.randint(5, model.config.vocab_size, (rows, TOKENS))
     return Batch(torch.randn(rows, 3, size, size), ids, torch.ones_like(ids))
 
 
-def milliseconds(models: list[nn.Module], data: Batch, rounds: int) -> list[float]:
+def milliseconds(models: list[Any], data: Batch, rounds: int) -> list[float]:
     """The median of each."""
     runs = {str(i): lambda model=model: model.adapter.encode(model, data) for i, model in enumerate(models)}
     return [1000 * median(own) for own in interleaved(runs, rounds, warm_up=0).values()]

@@ -152,7 +152,7 @@ def _solutions(
     batches: Sequence[Any] | None,
     reads: str,
     console: Console,
-) -> dict[float, Solution]:
+) -> Mapping[float, Solution]:
     with Pruning(console) as progress:
         if batches is not None:
             missed = unreached(model, adapter, batches, reads)
