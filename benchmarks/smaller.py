@@ -9,6 +9,7 @@ both together), the median of rounds in which all models take turns. Batches of 
 
 import copy
 import sys
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -53,12 +54,18 @@ def milliseconds(models: list[Any], data: Batch, rounds: int) -> list[float]:
     return [1000 * median(own) for own in interleaved(runs, rounds, warm_up=0).values()]
 
 
+def encoding(data: Batch) -> Callable[[Any], None]:
+    """What a model is run with."""
+    return lambda model: model.adapter.encode(model, data)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     name, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    model = MODELS[name]().eval()
-    models, achieved = [model], [0.0]
+    model: Any = MODELS[name]().eval()
+    models: list[Any] = [model]
+    achieved = [0.0]
     for sparsity in SPARSITIES:
         small, found, apart = smaller(model, sparsity)
         print(f"{name} {sparsity:.0%}: sparsity {found:.4f}, image states within {apart:.1e}", flush=True)
@@ -66,7 +73,7 @@ def main() -> None:
         achieved.append(found)
     for rows in BATCHES:
         data = batch(model, rows)
-        costs = forward_costs(models, lambda own, data=data: own.adapter.encode(own, data), rounds=1)
+        costs = forward_costs(models, encoding(data), rounds=1)
         for found, cost, spent in zip(achieved, costs, milliseconds(models, data, rounds), strict=True):
             numbers = f"{cost.parameters / 1e6:.1f} M parameters, {cost.flops / 1e9:.1f} GFLOP, {spent:.0f} ms"
             print(f"{name} batch {rows}, sparsity {found:.4f}: {numbers}", flush=True)
