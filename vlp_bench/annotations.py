@@ -170,7 +170,7 @@ def words(kind: Any) -> str:
 
 
 def told(value: Any) -> str:
-    """A value as one would type it, shortened where it is long."""
+    """A value as one would type it, shortened in its middle where it is long: a path is known by its end."""
     if isinstance(value, Mapping):
         text = "{" + ", ".join(f"{key}: {told(entry)}" for key, entry in list(value.items())[:4]) + "}"
     elif isinstance(value, list | tuple):
@@ -180,7 +180,7 @@ def told(value: Any) -> str:
     else:
         text = {None: "null", True: "true", False: "false"}.get(value, str(value)) if _plain(value) else str(value)
     text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 80 else f"{text[:38]}...{text[-39:]}"
 
 
 def _plain(value: Any) -> bool:

@@ -193,7 +193,7 @@ def test_an_unknown_experiment_is_named():
 
 def test_the_command_line_narrows():
     request = experiment.Request.parse(
-        ["x", "seed=1,7", "sparsity=0.9,0.63,0.5", "dry=true", "benchmark=paper", "paths.out=o"]
+        ["table04_baselines", "seed=1,7", "sparsity=0.9,0.63,0.5", "dry=true", "benchmark=paper", "paths.out=o"]
     )
     part = request.narrowed(plans.load("table04_baselines")[0])
     assert (part.seed, part.sparsity) == ((1,), (0.63, 0.9))  # no run is added to the plan

@@ -215,7 +215,7 @@ def test_the_command_says_what_is_wrong_with_a_file(
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["chekc"], "write check or mini-copy"),
+        (["chekc"], "write check, mini-copy or docstrings"),
         (["check"], r"takes \+exp=NAME or annotation files"),
         (["check", "a.json", "--sample=0"], "must be a whole number from 1"),
         (["check", "a.json", "sample=3"], "knows images=DIR"),

@@ -134,7 +134,8 @@ def test_an_interrupted_run_ends_with_the_numbers_and_weights_of_an_undisturbed_
     assert "goes on" in performed(broken)
     assert prunings == [0.5, 0.5]  # once each, never on resuming
     numbers = [
-        {k: v for k, v in stored(run).items() if k[1] not in ("seconds", "alone", "peak_gb")} for run in (calm, broken)
+        {k: v for k, v in stored(run).items() if k[1] not in ("seconds", "shared_seconds", "peak_gb")}
+        for run in (calm, broken)
     ]
     assert numbers[0] == numbers[1]
     states = [torch.load(run.folder / "best.ckpt", weights_only=True)["state_dict"] for run in (calm, broken)]

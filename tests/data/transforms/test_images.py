@@ -41,7 +41,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_an_absent_image_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no image .*nothing\.jpg.*paths\.data"):
+    with pytest.raises(ValueError, match=r"no image .*nothing\.jpg.*is their folder right"):
         decode(tmp_path / "nothing.jpg")
 
 

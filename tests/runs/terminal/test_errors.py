@@ -41,7 +41,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["+exp=xvlm_it"], ["xvlm_it:", "no such experiment", "did you mean xvlm_itr"]),
         (["exp=xvlm_itr"], ["plus sign", "+exp=xvlm_itr"]),
         ([EXP, "pruner=multiflo"], ["pruner=multiflo", "omp", "did you mean multiflow"]),
-        ([EXP, "benchmark=papr"], ["mini, paper", "did you mean paper?"]),
+        ([EXP, "benchmark=papr"], ["mini, minilm, paper", "did you mean paper?"]),
         ([EXP, "sparsty=0.5"], ["sparsty=0.5", "did you mean sparsity?"]),
         ([EXP, "prunner=omp"], ["prunner=omp", "did you mean pruner"]),
         ([EXP, "task.lrr=1"], ["task.lrr=1", "allowed in task", "did you mean lr?"]),
