@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.solution import Solution, Solutions
     from vlp_bench.pruning.statistics.calibration import Calibration
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "Adapter",
     "Batch",
