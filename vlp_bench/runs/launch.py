@@ -11,6 +11,7 @@ from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 
 VERSION_BASE = "1.3"
+SWEEP = ("-m", "--multirun")
 RAW = ("HYDRA_FULL_ERROR", "OC_CAUSE")  # their switches for exceptions as they are
 
 
@@ -37,12 +38,15 @@ def _check_hydras_own(arguments: Sequence[str]) -> None:
 
 
 def _in_hydras_words(arguments: Sequence[str]) -> list[str]:
-    """The command line with our own switches, --force and --emit-sbatch, as Hydra spells them."""
+    """The command line with our own switches, --force and --emit-sbatch, as Hydra spells them, and -m in front.
+
+    Of words on both sides of a switch Hydra reads those before it alone.
+    """
     words = ["force=true" if word == "--force" else word for word in arguments]
-    if "--emit-sbatch" not in words:
-        return words
-    rest = [word for word in words if word not in ("--emit-sbatch", "-m", "--multirun")]
-    return ["-m", *rest, "hydra/launcher=sbatch"]
+    rest = [word for word in words if word not in ("--emit-sbatch", *SWEEP)]
+    if "--emit-sbatch" in words:
+        return ["-m", *rest, "hydra/launcher=sbatch"]
+    return ["-m", *rest] if len(rest) < len(words) else words
 
 
 def _job(arguments: Sequence[str], traceback: bool) -> Callable[[Any], None]:
