@@ -205,7 +205,7 @@ def test_submitit_is_an_extra_and_says_so(cell, monkeypatch):
         (["seed=0", "--emit-sbatch"], ["-m", "seed=0", "hydra/launcher=sbatch"]),
         (["seed=0", "-m", "sparsity=0.5,0.9"], ["-m", "seed=0", "sparsity=0.5,0.9"]),
         (["seed=0", "--force"], ["seed=0", "force=true"]),
-        (["--multirun", "seed=0,1"], ["--multirun", "seed=0,1"]),
+        (["--multirun", "seed=0,1"], ["-m", "seed=0,1"]),
     ],
 )
 def test_our_own_switches_are_said_in_hydras_words(typed, meant):
