@@ -1,5 +1,7 @@
 """What is unusual but allowed gives the right masks; what can't be is one line; the model is the same in any case."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from torch import nn
 
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
-from vlp_bench.pruning import scores
+from vlp_bench.pruning import catalogue, scores
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Uniform
+from vlp_bench.pruning.solvers.bias_corrected import BiasCorrected
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.solvers.sparsegpt import SparseGPT
 from vlp_bench.pruning.weights_hash import hash_of_weights
@@ -208,3 +211,84 @@ def test_what_a_score_writes_into_statistics_is_nobody_elses():
     assert all(norms[name].equal(tensor) for name, tensor in clean.norms().items())
     for level in (0.5, 0.75):
         assert all(mask.equal(expected[level].masks[name]) for name, mask in found[level].masks.items())
+
+
+# Several parts at once
+
+
+def drawn_batches():
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(6, 12, generator=generator), torch.randint(3, (6,), generator=generator)) for _ in range(2)]
+
+
+def perceptron():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+class Sides(vlp_bench.PlainAdapter):
+    def place(self, name):
+        return vlp_bench.Place("vision" if name.startswith("0.") else "text", name)
+
+
+def test_a_schedule_keeps_to_one_modality():
+    options = {"schedule": "linear", "steps": 2, "modality": "vision"}
+    found = vlp_bench.prune(perceptron(), "multiflow", 0.5, drawn_batches(), Sides(), options)
+    assert set(found.masks) == {"0.weight"}
+    assert found.kept == 96
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.attention, self.head = nn.Linear(12, 12), nn.MultiheadAttention(12, 2), nn.Linear(12, 3)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return self.head(self.attention(h, x, x)[0])
+
+
+def test_a_schedule_leaves_dense_what_it_cannot_see():
+    torch.manual_seed(0)
+    options = {"schedule": "linear", "steps": 2}
+    found = vlp_bench.prune(Attends(), "wanda", 0.5, drawn_batches(), None, options)
+    assert set(found.masks) == {"inner.weight", "attention.out_proj.weight", "head.weight"}
+
+
+def test_an_allocator_is_asked_once_for_each_sparsity():
+    asked = []
+
+    def evenly(calibration, sparsity):
+        asked.append(sparsity)
+        return {name: round(layer.size * (1 - sparsity)) for name, layer in calibration.layers.items()}
+
+    pruner = vlp_bench.Pruner(allocate=evenly, solve=KeepTop(scores.magnitude))
+    found = pruner.prune(perceptron(), [0.5, 0.75])
+    assert asked == [0.5, 0.75]
+    assert [solution.sparsity for solution in found.values()] == [0.5, 0.75]
+
+
+def test_an_expanded_weight_is_named():
+    model = perceptron()
+    model[2].weight = nn.Parameter(torch.randn(8, 1).expand(8, 16))
+    with pytest.raises(ValueError, match=r"'2\.weight' is expanded"):
+        vlp_bench.prune(model, "wanda", 0.5, drawn_batches())
+
+
+def test_biases_are_not_corrected_while_weights_may_return():
+    force = catalogue.load("force", {"steps": 2})
+    pruner = replace(force, solve=BiasCorrected(solve=force.solve))
+    with pytest.raises(ValueError, match="removed weights may return"):
+        pruner.prune(perceptron(), 0.5, drawn_batches())
+
+
+def test_official_sparsegpt_damps_what_cannot_be_inverted():
+    few = [torch.randn(2, 12)]
+    assert vlp_bench.prune(perceptron(), "sparsegpt", 0.5, few, None, {"compat": "official"}).sparsity >= 0.5
+
+
+def test_permuted_groups_in_steps():
+    options = {"solve": "ria_2_4_permuted", "schedule": "constant", "steps": 2}
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8))
+    assert vlp_bench.prune(model, "wanda", 0.5, [b[0] for b in drawn_batches()], None, options).sparsity == 0.5

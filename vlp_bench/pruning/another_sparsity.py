@@ -24,7 +24,7 @@ from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StoredStatistics
-from vlp_bench.pruning.sweep import at_once
+from vlp_bench.pruning.sweep import is_at_once
 from vlp_bench.pruning.weights_hash import hash_of
 
 CURE = "prune again with scores=true"
@@ -130,7 +130,7 @@ def _pruner(report: Mapping[str, Any]) -> Pruner:
     pruner = rebuilt(settings)
     if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
         raise ValueError(f"{report['method']} doesn't keep the largest scores: prune again at the other sparsity")
-    if len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
+    if len(pruner.schedule(0.5)) > 1 or not is_at_once(pruner.sweep):
         raise ValueError(
             f"{report['method']} looks at the data again after each step or block, which depends on the sparsity: "
             "prune again at the other one"

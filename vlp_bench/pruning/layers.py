@@ -147,6 +147,11 @@ def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
             f"{name!r} is on the meta device, where it has no values: load the weights first, "
             "as with model.to_empty(device=...) and model.load_state_dict(...)"
         )
+    if any(step == 0 < size - 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
+        raise ValueError(
+            f"{name!r} is expanded: several of its entries are one number in memory, of which none can go alone; "
+            "give them places of their own, as with weight.data = weight.data.clone()"
+        )
     if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
         raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
 
@@ -216,10 +221,10 @@ def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]
     try:
         yield before
     finally:
-        give_back(layers, before)
         with torch.no_grad():
             for bias, values in biases:
                 bias.copy_(values)
+        give_back(layers, before)
 
 
 @torch.no_grad()

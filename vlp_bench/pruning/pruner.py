@@ -25,7 +25,7 @@ from vlp_bench.pruning.stacks import parameters_of
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
-from vlp_bench.pruning.sweep import Solve, Sweep, at_once, written_by_solvers
+from vlp_bench.pruning.sweep import Solve, Sweep, at_once, is_at_once, written_by_solvers
 from vlp_bench.pruning.tokens import Select, chosen
 from vlp_bench.pruning.weights_hash import hash_of_weights
 from vlp_bench.spelling import did_you_mean
@@ -152,7 +152,10 @@ class Pruner:
         once = self.batches_per_step is None and all(len(path) == 1 for path in paths.values())
         targets = list(paths)
         allocate = together(self.allocate, targets) if once else self.allocate
-        solve = self._solve_together(allocate, targets) if once and self.sweep is at_once else self.solve
+        solve: Solve = self.solve
+        if once and len(targets) > 1 and is_at_once(self.sweep) and self.tokens is None:
+            allocate = _remembered(allocate)
+            solve = self._solve_together(allocate, targets)
         drifting = self.compat == "official" and asked.batches is not None  # from one sparsity to the next, as released
         side_states = Snapshot(asked.side_states() if drifting else [])
         try:
@@ -190,7 +193,10 @@ class Pruner:
         return given
 
     def _solve_together(self, allocate: Allocate, sparsities: Sequence[float]) -> Solve:
-        """The solver; one that has `for_all(calibration, list of budgets)` answers for all sparsities at once."""
+        """The solver; one that has `for_all(calibration, list of budgets)` answers for all sparsities at once.
+
+        `allocate` gives the same budgets whenever it is asked for them.
+        """
         for_all = getattr(self.solve, "for_all", None)
         if for_all is None:
             return self.solve
@@ -270,6 +276,18 @@ class Pruner:
         alive = {name: layers[name].from_stored(mask) for name, mask in masks.items()}
         originals = {name: layers[name].from_stored(weight) for name, weight in originals.items()}
         return calibration.stage(step, self.batches_per_step, alive, originals)
+
+
+def _remembered(allocate: Allocate) -> Allocate:
+    """An allocator that is asked once for each sparsity of one calibration."""
+    budgets: dict[float, dict[str, int]] = {}
+
+    def told(calibration: Calibration, sparsity: float) -> dict[str, int]:
+        if sparsity not in budgets:
+            budgets[sparsity] = allocate(calibration, sparsity)
+        return budgets[sparsity]
+
+    return told
 
 
 def check_path(schedule: Schedule, path: Any, sparsity: float) -> list[float]:

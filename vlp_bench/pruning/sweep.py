@@ -23,6 +23,11 @@ def at_once(solve: Solve, calibration: Calibration, budgets: dict[str, int]) -> 
     return solve(calibration, budgets)
 
 
+def is_at_once(sweep: Sweep) -> bool:
+    """Whether a sweep is `at_once`, also as a configuration builds it."""
+    return getattr(sweep, "func", sweep) is at_once
+
+
 def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, int]) -> Solved:
     """One block after the other, in the order in which data flows; each sees what the pruned blocks before it give.
 

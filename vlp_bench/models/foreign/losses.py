@@ -47,10 +47,15 @@ def _speaks(model: PreTrainedModel) -> bool:
 
 
 def own_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """(b, t) int64: the ids of the words; -100 for padding and for what stands for pieces of an image."""
+    """(b, t) int64: the ids of the words; -100 for padding and for what stands for pieces of an image.
+
+    Nor is the first word behind padding one that a causal model would say: it has nothing to say it from.
+    """
     ids: Tensor = batch["input_ids"]
     mask = batch.get("attention_mask")
     ignored = ids < 0 if mask is None else mask == 0
+    if not (getattr(model.config, "is_encoder_decoder", False) or type(model).__name__.endswith("ForMaskedLM")):
+        ignored[:, 1:] |= ignored[:, :-1].clone()
     for name in PLACEHOLDERS:
         if isinstance(token := getattr(model.config, name, None), int):
             ignored = ignored | (ids == token)

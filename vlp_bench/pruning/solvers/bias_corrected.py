@@ -38,6 +38,8 @@ class BiasCorrected:
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """The solver's answer with new biases."""
+        if calibration.revives:
+            raise ValueError("biases can't be corrected while removed weights may return: use another schedule")
         solved = self.solve(calibration, budgets)
         names = {id(parameter): name for name, parameter in calibration.model.named_parameters()}
         biases, without = dict(solved.biases), []

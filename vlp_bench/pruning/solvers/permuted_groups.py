@@ -51,8 +51,9 @@ class PermutedGroups(KeepTop):
     def _permuted(self, scores: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
         """The mask, and the order of inputs (d_in,); the plain mask in the layer's own order if that is as good."""
         n, m = map(int, str(self.within).split(":"))
-        order = dealt(scores, m)
-        order = assigned(scores, order, n, m) if self.assign else order
-        if kept_score(scores[:, order], n, m) <= kept_score(scores, n, m):
+        left = scores.masked_fill(scores == -torch.inf, 0)  # what an earlier step has removed is worth nothing
+        order = dealt(left, m)
+        order = assigned(left, order, n, m) if self.assign else order
+        if kept_score(left[:, order], n, m) <= kept_score(left, n, m):
             return plain, torch.arange(len(order), device=order.device)
         return keep_largest_per_group(scores[:, order], n, m)[:, order.argsort()], order

@@ -108,8 +108,9 @@ class SparseGPT:
             hessian.diagonal().add_(damping)
         while True:
             lower, failed = torch.linalg.cholesky_ex(hessian)
-            upper, failed_too = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not (failed or failed_too):
+            if not failed:
+                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
                 return upper
             hessian.diagonal().add_(damping)
 

@@ -139,7 +139,7 @@ class Calibration(Passes):
         first, count = self.first_batch, self.num_batches
         if batches is not None:
             first, count = first + step * batches, batches
-        return Calibration(
+        stage = Calibration(
             self.model,
             self.batches,
             self.adapter,
@@ -151,6 +151,13 @@ class Calibration(Passes):
             is_step=True,
             originals=originals,
         )
+        stage.layers = {name: stage.layers[name] for name in self.layers}
+        return stage
+
+    @property
+    def revives(self) -> bool:
+        """Whether this is for a step of a schedule whose removed weights may return."""
+        return bool(self._originals)
 
     @property
     def before_sweep(self) -> Calibration:

@@ -18,7 +18,7 @@ from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.sweep import at_once
+from vlp_bench.pruning.sweep import is_at_once
 from vlp_bench.pruning.weights_hash import hash_of
 from vlp_bench.results.report.material import Mask
 
@@ -46,7 +46,7 @@ def own(solution: Solution, file: Path, model: nn.Module) -> dict[str, np.ndarra
     if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
         return None
     score = pruner.allocate.score if isinstance(pruner.allocate, Lamp) else pruner.solve.score  # the same order
-    if getattr(score, "func", score) is magnitude or len(pruner.schedule(0.5)) > 1 or pruner.sweep is not at_once:
+    if getattr(score, "func", score) is magnitude or len(pruner.schedule(0.5)) > 1 or not is_at_once(pruner.sweep):
         return None
     stored = read(file)
     asked = pruner.focus(Calibration(model, None, num_batches=pruner.num_batches))
