@@ -6,7 +6,8 @@ import pytest
 
 from tests.models.foreign.zoo import ZOO
 from tests.runs.own_model.folders import folder, texts
-from vlp_bench.commands import model, prune
+from vlp_bench.commands import export, masks, model, prune
+from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.terminal.console import console, stderr
 
 
@@ -149,3 +150,39 @@ def test_a_terminal_is_asked(monkeypatch, tmp_path, llama, answer, done):
         assert "nothing was pruned" in refused(monkeypatch, prune, *words)
     assert len(asked) == 1
     assert (tmp_path / "out").exists() == done
+
+
+def test_patterns_and_parts_as_one_types_them(monkeypatch, tmp_path, llama):
+    words = [f"model={llama}", "pruner=wanda", f"calibration={texts(tmp_path)}", "yes=true"]
+    call(monkeypatch, prune, *words, "pruner.solve.within=2:4", f"out={tmp_path}/groups")
+    mask = Solution.load(tmp_path / "groups" / "mask.safetensors").masks["model.layers.0.mlp.up_proj.weight"]
+    assert mask.view(-1, 4).sum(1).eq(2).all()
+    call(monkeypatch, prune, *words, "pruner/allocate=owl", f"out={tmp_path}/owl")
+    assert (
+        Solution.load(tmp_path / "owl" / "mask.safetensors").report["settings"]["allocate"]["_target_"].endswith("OWL")
+    )
+
+
+def test_texts_reach_the_text_tower_of_two(monkeypatch, tmp_path):
+    words = [f"model={folder('siglip', tmp_path)}", "pruner=wanda", f"calibration={texts(tmp_path)}", "yes=true"]
+    call(monkeypatch, prune, *words, "modality=text", f"out={tmp_path}/out")
+    found = Solution.load(tmp_path / "out" / "mask.safetensors").masks
+    assert found
+    assert all(name.startswith("text_model.") for name in found)
+
+
+def test_a_folder_of_several_models_names_them(monkeypatch, tmp_path, llama):
+    call(monkeypatch, prune, f"model={llama}", "pruner=omp", "sparsity=0.5,0.75", f"out={tmp_path}/out", "yes=true")
+    for words in (("masks", "show", tmp_path / "out"), ("export", "report", tmp_path / "out")):
+        command = {"masks": masks, "export": export}[words[0]]
+        assert "2 pruned models: give one of" in refused(monkeypatch, command, *words[1:])
+
+
+def test_a_smaller_folder_keeps_its_tokenizer(monkeypatch, tmp_path, llama):
+    words = [f"model={llama}", "pruner=wanda_sp", f"calibration={texts(tmp_path)}", "yes=true", f"out={tmp_path}/out"]
+    call(monkeypatch, prune, *words, "leave=[*.self_attn.*]")
+    call(monkeypatch, export, "write", tmp_path / "out", tmp_path / "small", "--as", "smaller")
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "smaller dense model" in card
+    assert (tmp_path / "small" / "tokenizer.json").is_file()

@@ -126,6 +126,7 @@ def _smaller(found: "Source", out: Path) -> None:
     from vlp_bench.models.checkpoints.read_write import save_model
     from vlp_bench.pruning.structured.materialise import materialised
     from vlp_bench.results.card import model_card
+    from vlp_bench.runs.own_model.writing import copy_beside
     from vlp_bench.runs.pruned_model import model_of
 
     own = model_of(found)
@@ -135,8 +136,11 @@ def _smaller(found: "Source", out: Path) -> None:
     model = own or from_pretrained(weight_file(found.weights).parent)
     if own is None:
         model.load_state_dict(found.state, strict=False)
-    card = model_card(found.name, found.solution, found.metrics, found.provenance)
+    library = "vlp_bench" if own is not None else "transformers"
+    card = model_card(found.name, found.solution, found.metrics, found.provenance, library, smaller=True)
     save_pretrained(materialised(model, found.solution.masks), out, card)
+    if own is None:
+        copy_beside(weight_file(found.weights).parent, out)
 
 
 # report

@@ -16,6 +16,8 @@ def model_card(
     metrics: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     library: str = "vlp_bench",
+    *,
+    smaller: bool = False,
 ) -> str:
     """Markdown with the front matter that the hub reads.
 
@@ -25,9 +27,15 @@ def model_card(
         metrics: by name; percentages as in result rows. None: it was not fine-tuned.
         provenance: of a result row (commit, versions, hardware, data, weights, command or configuration).
         library: whose `from_pretrained` reads the model.
+        smaller: what was removed has been cut out, whole heads and neurons.
     """
     return "\n".join(
-        [*_front(name, solution, metrics, library), "", *_body(name, solution, metrics or {}, provenance or {}), ""]
+        [
+            *_front(name, solution, metrics, library),
+            "",
+            *_body(name, solution, metrics or {}, provenance or {}, smaller),
+            "",
+        ]
     )
 
 
@@ -43,15 +51,20 @@ def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, l
     yield "---"
 
 
-def _body(name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> Iterator[str]:
+def _body(
+    name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any], smaller: bool
+) -> Iterator[str]:
     report = solution.report
     method = escaped(str(report.get("method", "unknown")))
     yield f"# {escaped(name)}"
     yield ""
+    share = f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights"
     yield (
-        f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights are exactly zero, removed by "
-        f"**{method}** with vlp_bench. Zeros don't make dense matrix products faster; "
-        "`vlp-bench export report` measures what they save on your machine."
+        f"{share}, whole attention heads and feed-forward neurons, were cut out by **{method}** with vlp_bench: "
+        "this is a smaller dense model."
+        if smaller
+        else f"{share} are exactly zero, removed by **{method}** with vlp_bench. Zeros don't make dense matrix "
+        "products faster; `vlp-bench export report` measures what they save on your machine."
     )
     yield from ("", "## Sparsity", "", "| modality | weights | kept | sparsity |", "|---|---:|---:|---:|")
     rows = [row for row in solution.table() if not row.block] if report.get("layers") else []

@@ -32,9 +32,16 @@ def mask_file(place: Path) -> Path:
     return place / MASK if (place / MASK).is_file() else place
 
 
+def _check_one(place: Path) -> None:
+    """UserError for a folder in which `vlp-bench prune` left a model for each of several sparsities."""
+    if inside := sorted(str(file.parent) for file in place.glob(f"*/{MASK}")):
+        raise UserError(f"{place} holds {len(inside)} pruned models: give one of {', '.join(inside)}")
+
+
 def load_solution(place: Path) -> Solution:
     """A mask file, ours or a released one, or that of a folder that `vlp-bench prune` wrote."""
     file = mask_file(place)
+    _check_one(file)
     return released.read(file) if file.suffix in RELEASED else Solution.load(file)
 
 
@@ -54,6 +61,7 @@ def source(place: Path, weights: str | None, shipped: str) -> Source:
     """A mask applied to a checkpoint (None: the shipped one), a folder of `vlp-bench prune`, or a finished run."""
     if (place / MASK).is_file():
         return _of_folder(place)
+    _check_one(place)
     if place.is_dir():
         return _of_run(place, weights)
     solution, weights = load_solution(place), weights or shipped

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BertModel, Blip2ForConditionalGeneration, CLIPModel
+from transformers.utils import logging
 
 from vlp_bench.models.checkpoints.locations import located, warn
 
@@ -33,12 +35,27 @@ def read_reported(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[s
     """
     safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
     try:
-        model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
+        with quietly():
+            model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
     except (OSError, RuntimeError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({reason})") from error
     named = {name: sorted(_names(report[f"{name}_keys"])) for name in ("missing", "unexpected", "mismatched")}
     return model, {name: keys for name, keys in named.items() if keys}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' bars and warnings inside."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _names(keys: Iterable[Any]) -> list[str]:

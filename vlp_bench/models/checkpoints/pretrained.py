@@ -66,9 +66,12 @@ def from_pretrained(folder: str | Path) -> nn.Module:
 def _of_transformers(folder: Path, content: dict[str, Any]) -> nn.Module:
     import transformers
 
+    from vlp_bench.models.checkpoints.hub import quietly
+
     name = next(iter(content.get("architectures") or []), "AutoModel")
     kind = getattr(transformers, name, None)
     if name != "AutoModel" and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise CheckpointError(folder, f"transformers has no model {name}", "load it with the code that it needs")
     loadable: Any = kind
-    return loadable.from_pretrained(folder, local_files_only=True).eval()
+    with quietly():
+        return loadable.from_pretrained(folder, local_files_only=True).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -78,7 +78,7 @@ class TransformersAdapter:
         if "logits_to_keep" in self._takes and not self._prunes_output:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
         with torch.no_grad(), self._seeing_shapes(model):
-            model(**given)
+            _tower(model, given)(**given)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """The model's own loss: with the batch's labels, the next words, or between images and texts.
@@ -162,3 +162,12 @@ class TransformersAdapter:
             self._shape = None
             for handle in handles:
                 handle.remove()
+
+
+def _tower(model: Any, batch: Mapping[str, Any]) -> Callable[..., Any]:
+    """The model, or of one with a tower each for images and texts (CLIP, SigLIP) the part that a batch is for."""
+    towers = {"pixel_values": "get_image_features", "input_ids": "get_text_features"}
+    given = [part for name, part in towers.items() if name in batch]
+    return (
+        getattr(model, given[0]) if len(given) == 1 and all(hasattr(model, part) for part in towers.values()) else model
+    )

@@ -210,8 +210,8 @@ class Inputs:
         try:
             return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except ImportError as error:
-            lacks = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise ValueError(f"the {what} of {self.folder} needs a package: {lacks.strip()}") from error
+            lacks = " ".join(str(error).split()).partition(" Check out")[0]
+            raise ValueError(f"the {what} of {self.folder} needs a package: {lacks}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"

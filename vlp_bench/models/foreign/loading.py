@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging as python_logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
 
 from vlp_bench.models.checkpoints.hub import read_reported
 from vlp_bench.models.checkpoints.locations import HUB, located
 
-log = python_logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -45,7 +42,8 @@ def _beside(folder: Path) -> str:
     """Which models lie in the nearest folder that is there."""
     parent = next((own for own in folder.absolute().parents if own.is_dir()), None)
     models = sorted(file.parent.name for file in parent.glob("*/config.json")) if parent else []
-    return f"; models in {parent}: {', '.join(models[:8])}" if models else ""
+    more = f" and {len(models) - 8} more" if len(models) > 8 else ""
+    return f"; models in {parent}: {', '.join(models[:8])}{more}" if models else ""
 
 
 def _contents(folder: Path) -> str:
@@ -118,17 +116,3 @@ def processor_without_videos(folder: Path) -> Any:
     unchecked = type(name, (kind,), {"check_argument_for_proper_class": lambda self, part, given: type(given)})
     settings, _ = kind.get_processor_dict(folder, local_files_only=True)
     return unchecked.from_args_and_dict([parts[part] for part in kind.get_attributes()], settings)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without transformers' bars and warnings inside."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -14,10 +14,11 @@ from rich.console import Console
 from torch import nn
 
 from vlp_bench.data.readers.calibration_sets import KINDS, TEXTS, CalibrationSet, Example, read_set
+from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import found_folder, load, quietly, skeleton
+from vlp_bench.models.foreign.loading import found_folder, load, skeleton
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights

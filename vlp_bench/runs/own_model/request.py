@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import parse
 
 MODALITIES = ("vision", "text", "fusion", "audio")
-OF_PRUNER = "pruner."
+OF_PRUNER = ("pruner.", "pruner/")  # an option, a choice of a part: pruner/allocate=owl
 
 
 @dataclass
@@ -118,5 +119,6 @@ def request_of(words: Sequence[str]) -> tuple[Request, Mapping[str, Any]]:
     own = [word for word in words if word.startswith(OF_PRUNER) and "=" in word]
     request = parse(Request, [word for word in words if word not in own])
     request.check()
-    pairs = (word.removeprefix(OF_PRUNER).split("=", 1) for word in own)
-    return request, {key: yaml.safe_load(value) for key, value in pairs}
+    pairs = (word[len(OF_PRUNER[0]) :].split("=", 1) for word in own)
+    n_of_m = re.compile(r"\d+:\d+")  # a pattern; YAML takes it for a number of base 60
+    return request, {key: value if n_of_m.fullmatch(value) else yaml.safe_load(value) for key, value in pairs}

@@ -19,7 +19,7 @@ def show(console: Console, name: str, structure: Structure) -> None:
     going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
     everything, layers = going + staying + structure.vectors, sum(w.matrices for w in structure.prunable)
     console.print(
-        f"[bold]{escape(name)}[/]: {everything:,} numbers, {going:,} of them in {layers} layers that are pruned",
+        f"[bold]{escape(name)}[/]: {everything:,} parameters, {going:,} of them in {layers} layers that are pruned",
         soft_wrap=True,
     )
     print_table(_pruned(structure))

@@ -47,6 +47,14 @@ def _put_away(folder: Path) -> None:
     shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
 
 
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copies the files of tokenizers and processors."""
+    for pattern in BESIDE:
+        for file in source.glob(pattern):
+            if not any(file.match(other) for other in NOT_BESIDE):
+                shutil.copyfile(file, folder / file.name)
+
+
 def write(
     model: nn.Module, source: Path, folder: Path, solution: Solution, name: str, provenance: Mapping[str, Any]
 ) -> None:
@@ -60,9 +68,6 @@ def write(
         name: for the card.
         provenance: for the card, JSON.
     """
-    for pattern in BESIDE:
-        for file in source.glob(pattern):
-            if not any(file.match(other) for other in NOT_BESIDE):
-                shutil.copyfile(file, folder / file.name)
+    copy_beside(source, folder)
     save_pretrained(model, folder, model_card(name, solution, None, provenance, library="transformers"))
     solution.save(folder / MASK)
