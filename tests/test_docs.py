@@ -27,6 +27,16 @@ from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def program(name):
+    """docs/`name`.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 READ = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "experiments").glob("**/README.md"))]
 
@@ -259,18 +269,13 @@ def test_every_promise_names_a_test_that_exists():
 
 
 def test_the_page_of_keys_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
-    keys = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(keys)
+    keys = program("keys")
     assert keys.PAGE.read_text(encoding="utf-8") == keys.page(), "run: python docs/keys.py"
 
 
 @pytest.fixture
 def results():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("results")
 
 
 def test_the_texts_show_the_recorded_results(results):
@@ -375,9 +380,7 @@ def test_recipes_seconds_and_ridges_by_hand(results):
 
 
 def test_keys_by_hand():
-    spec = importlib.util.spec_from_file_location("keys", ROOT / "docs" / "keys.py")
-    keys = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(keys)
+    keys = program("keys")
     text = "# what it is\ndefaults:\n  - a\nlr: 1e-4   # peak\nsource:\n  size: [1, 2]\n"
     assert list(keys.entries(text)) == [("lr", "1e-4", "peak"), ("source.size", "[1, 2]", "")]
     assert keys.remark(text) == "what it is"
@@ -385,10 +388,7 @@ def test_keys_by_hand():
 
 @pytest.fixture
 def tutorial():
-    spec = importlib.util.spec_from_file_location("tutorial", ROOT / "docs" / "tutorial.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("tutorial")
 
 
 def test_the_tutorial_uses_public_names_alone(tutorial):

@@ -6,8 +6,8 @@ from torch import nn
 
 import vlp_bench
 from vlp_bench.pruning.adapter import PlainAdapter
-from vlp_bench.pruning.padding import doubt, padding_mask
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.padding import doubt, padding_mask
 
 LENGTHS = torch.tensor([8, 8, 5, 2])
 

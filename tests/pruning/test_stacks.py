@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import vlp_bench
+from vlp_bench.models.stacks import stack_of, with_slices
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.another_sparsity import another_sparsity
 from vlp_bench.pruning.another_sparsity import write as write_scores
 from vlp_bench.pruning.layers import find_layers
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.pruning.stacks import stack_of, with_slices
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputProducts
 

@@ -149,10 +149,10 @@ def _smaller(found: "Source", out: Path) -> None:
 def _report(args: argparse.Namespace) -> None:
     import torch
 
+    from vlp_bench.models.stacks import with_slices
     from vlp_bench.pruning.masks.safetensors_files import write_whole
     from vlp_bench.pruning.masks.semi_structured import why_not_here
     from vlp_bench.pruning.masks.size_and_speed import broken_groups, sizes, times, verdict
-    from vlp_bench.pruning.stacks import with_slices
     from vlp_bench.runs.pruned_model import source
     from vlp_bench.runs.terminal.console import console
 

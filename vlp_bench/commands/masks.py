@@ -205,8 +205,8 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _at(sparsity: float, solution: "Solution", args: argparse.Namespace) -> "Solution":
     from vlp_bench.models.checkpoints.tensors import tensors_of
+    from vlp_bench.models.stacks import parameters_of, with_slices
     from vlp_bench.pruning.another_sparsity import another_sparsity
-    from vlp_bench.pruning.stacks import parameters_of, with_slices
     from vlp_bench.runs.prune_once import scores_file
 
     weights = with_slices(tensors_of(args.weights, parameters_of(solution.masks)), solution.masks)

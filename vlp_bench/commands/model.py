@@ -11,20 +11,19 @@ import sys
 
 from vlp_bench.runs.own_model.request import selection_of
 from vlp_bench.runs.terminal.console import console, print_help
-from vlp_bench.runs.terminal.errors import one_line, wants_traceback
+from vlp_bench.runs.terminal.key_value import with_words
 
 
 def main() -> None:
     """Perform the command line."""
-    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
-    if not words or {"-h", "--help"} & set(words):
-        print_help(__doc__)
-        return
-    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        selection = selection_of(words)
-        from vlp_bench.runs.own_model.prune import show
+    with_words(_show if sys.argv[1:] else lambda _: print_help(__doc__), __doc__)
 
-        show(selection, console)
+
+def _show(words: list[str]) -> None:
+    selection = selection_of(words)
+    from vlp_bench.runs.own_model.prune import show
+
+    show(selection, console)
 
 
 if __name__ == "__main__":

@@ -23,20 +23,23 @@ import sys
 
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console, print_help
-from vlp_bench.runs.terminal.errors import one_line, wants_traceback
+from vlp_bench.runs.terminal.key_value import with_words
 
 
 def main() -> None:
     """Perform the command line."""
-    words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
-    if not words or {"-h", "--help"} & set(words):
-        print_help(__doc__)
-        return
-    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        request, options = request_of(words)
-        from vlp_bench.runs.own_model.prune import prune
+    with_words(
+        _prune if sys.argv[1:] else lambda _: print_help(__doc__),
+        __doc__,
+        stopped="no folder is half written; the same command begins anew",
+    )
 
-        prune(request, options, console)
+
+def _prune(words: list[str]) -> None:
+    request, options = request_of(words)
+    from vlp_bench.runs.own_model.prune import prune
+
+    prune(request, options, console)
 
 
 if __name__ == "__main__":

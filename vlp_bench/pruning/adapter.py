@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Batch, Place
+from vlp_bench.models.linear_layers import linear_weights
+from vlp_bench.models.stacks import stack_of, stacks_in, transposed_experts
 from vlp_bench.pruning.said_once import warn_once
-from vlp_bench.pruning.stacks import stack_of, stacks_in, transposed_experts
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # torch's default for a label that doesn't count
@@ -179,22 +179,6 @@ def adapter_for(model: nn.Module, adapter: Adapter | None = None) -> Adapter:
         wanted = "prunable, place, encode, loss, token_mask, rows"
         raise ValueError(f"{type(chosen).__name__} is no adapter: it must answer {wanted}")
     return chosen
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' `Conv1D`: a linear layer that stores its weight as (d_in, d_out)."""
-    utilities = sys.modules.get("transformers.pytorch_utils")
-    return utilities is not None and isinstance(module, utilities.Conv1D)
-
-
-def linear_weights(module: nn.Module) -> list[nn.Parameter]:
-    """The weights with which the module itself maps vectors linearly."""
-    if isinstance(module, nn.MultiheadAttention):
-        packed = [module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
-        return [weight for weight in packed if weight is not None]
-    linear: Any = module if isinstance(module, nn.Linear) or is_conv1d(module) else None
-    # a parametrized weight is computed anew by every access, and is no parameter
-    return [] if linear is None or not isinstance(linear.weight, nn.Parameter) else [linear.weight]
 
 
 def linear_parameters(model: nn.Module) -> list[str]:

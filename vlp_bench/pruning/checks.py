@@ -23,6 +23,13 @@ def check_compat(compat: str) -> None:
     check_choice("compat", compat, ("corrected", "official"))
 
 
+def check_positive(**numbers: float) -> None:
+    """Raises ValueError for a number, by its name, that isn't above zero; NaN isn't."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"{name} must be positive, got {number}")
+
+
 def check_sparsity(sparsity: float) -> float:
     """The sparsity as a float; raises ValueError outside [0, 1)."""
     try:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vlp_bench.models.stacks import stack_of
 from vlp_bench.pruning.layers import parameters_by_name
 from vlp_bench.pruning.masks.file_format import pack, unpack
 from vlp_bench.pruning.masks.parameter_names import find_prefix
 from vlp_bench.pruning.solution import check_fit, zero_removed
-from vlp_bench.pruning.stacks import stack_of
 
 log = logging.getLogger(__name__)
 

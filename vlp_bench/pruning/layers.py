@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Place
-from vlp_bench.pruning.adapter import Adapter, PlainAdapter, adapter_for, is_conv1d
-from vlp_bench.pruning.stacks import Stack, stack_of, stacks_in
+from vlp_bench.models.linear_layers import is_conv1d
+from vlp_bench.models.stacks import Stack, stack_of, stacks_in
+from vlp_bench.pruning.adapter import Adapter, PlainAdapter, adapter_for
 
 __all__ = [
     "Adapter",
@@ -23,7 +24,6 @@ __all__ = [
     "adapter_for",
     "find_layers",
     "give_back",
-    "is_conv1d",
     "parameters_by_name",
     "preserve_weights",
     "writes_of",

@@ -13,6 +13,7 @@ from typing import Any, Self, overload
 
 from torch import Tensor, nn
 
+from vlp_bench.models.stacks import parameters_of
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
 from vlp_bench.pruning.checks import check_sparsity, name_of
@@ -21,7 +22,6 @@ from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
 from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
-from vlp_bench.pruning.stacks import parameters_of
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen

@@ -276,19 +276,24 @@ def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], laye
     name, given = name_of(solve), 0
     if not isinstance(solved, Solved):
         raise ValueError(f"{name} gives {type(solved).__name__}: Solved(masks, weights) is needed")
-    may_keep = getattr(solve, "may_keep", lambda layer, budget: range(budget, budget + 1))
     for layer, budget in budgets.items():
         mask, shape = solved.masks.get(layer), layers[layer].weight.shape
         if not isinstance(mask, Tensor) or mask.dtype is not torch.bool or mask.shape != shape:
             told = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
             raise ValueError(f"{name} gives {layer!r} no mask of torch.bool {tuple(shape)}, but {told}")
         kept = count(mask)
-        if kept not in may_keep(layers[layer], budget):
+        if kept not in may_keep(solve, layers[layer], budget):
             raise ValueError(f"{name} keeps {kept} of {mask.numel()} weights of {layer!r}, its budget is {budget}")
         given += kept
     total = sum(budgets.values())
     if hasattr(solve, "may_keep_in_all") and given not in solve.may_keep_in_all(total):  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"{name} keeps {given} weights in all, the budget is {total}")
+
+
+def may_keep(solve: object, layer: Layer, budget: int) -> range:
+    """How many of a layer's weights a solver may keep: the budget, unless it says otherwise."""
+    own = getattr(solve, "may_keep", None)
+    return range(budget, budget + 1) if own is None else own(layer, budget)
 
 
 def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str, dict[str, Any]]:

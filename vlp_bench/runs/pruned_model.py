@@ -13,9 +13,9 @@ from vlp_bench.models.checkpoints.locations import content_hash, weight_file
 from vlp_bench.models.checkpoints.pretrained import MASK, from_pretrained
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config
 from vlp_bench.models.checkpoints.tensors import tensors_of
+from vlp_bench.models.stacks import parameters_of, with_slices
 from vlp_bench.pruning import released_masks as released
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.pruning.stacks import parameters_of, with_slices
 from vlp_bench.results.named_files import confined, roots
 from vlp_bench.results.store import Store, appended_last
 from vlp_bench.runs.checkpointing import read_checkpoint

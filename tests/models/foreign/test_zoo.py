@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, batches, built
@@ -91,3 +92,18 @@ def test_patches_that_fill_up_an_image_do_not_count(models):
         patches = adapter.token_mask(batch, weight, 16)
         assert patches.shape == (3, 16)
         assert patches.sum(1).tolist() == [16, 12 if name == "siglip2" else 8, 16]
+
+
+def test_experts_that_do_not_say_how_they_are_stored():
+    """Llama 4's bear no mark; they are known by their class."""
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "intermediate_size_mlp": 16, "head_dim": 8}
+    counts = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    settings = Llama4TextConfig(vocab_size=16, interleave_moe_layer_step=1, pad_token_id=0, **sizes, **counts)
+    model = Llama4ForCausalLM(settings).eval()
+    adapter = TransformersAdapter(model)
+    assert [weight.stack for weight in adapter.structure.weights if weight.stack] == [2, 2]
+    assert "experts" not in " ".join(weight.name for weight in adapter.structure.dense)
+    batches = [{"input_ids": torch.randint(1, 16, (4, 6), generator=torch.Generator().manual_seed(0))}]
+    found = vlp_bench.prune(model, "wanda", 0.5, batches, adapter)
+    assert sum("experts" in name for name in found.masks) == 4
+    assert found.sparsity == 0.5

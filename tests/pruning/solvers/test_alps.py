@@ -76,8 +76,8 @@ def published(w, x, kept, pattern=None, iterations=300, steps=10):
 @pytest.mark.parametrize("rank", [None, 6])
 def test_official_is_the_published_algorithm(kept, pattern, rank):
     w, x = weights(), inputs(rank=rank)
-    mask, values = ALPS(compat="official").solve(w, x.double().t() @ x.double(), kept, pattern)
-    expected_mask, expected = published(w, x, kept, pattern)
+    mask, values = ALPS(compat="official").solve(w, x.double().t() @ x.double(), kept, pattern=pattern)
+    expected_mask, expected = published(w, x, kept, pattern=pattern)
     assert mask.equal(expected_mask)
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-7)
 
@@ -138,7 +138,7 @@ def test_groups_in_a_model():
 
 def test_what_is_gone_stays_gone():
     x, alive = inputs(), weights() > 0
-    mask, _ = ALPS().solve(weights() * alive, x.t() @ x, 60, None, alive)
+    mask, _ = ALPS().solve(weights() * alive, x.t() @ x, 60, alive=alive)
     assert not (mask & ~alive).any()
 
 

@@ -103,7 +103,7 @@ def test_dead_inputs_go_first_and_official_damps_only_what_fails():
 
 def test_what_is_gone_stays_gone():
     x, alive = inputs(), weights() > 0
-    mask, _ = SparseGPT().solve(weights() * alive, x.t() @ x, 60, alive)
+    mask, _ = SparseGPT().solve(weights() * alive, x.t() @ x, 60, alive=alive)
     assert not (mask & ~alive).any()
 
 

@@ -59,7 +59,9 @@ def test_groups(pattern, block_size):
     w, x = weights(), inputs()
     within = f"{pattern[0]}:{pattern[1]}"
     kept = 240 * pattern[0] // pattern[1]
-    mask, values = Thanos(block_size=block_size, within=within).solve(w, x.double().t() @ x.double(), kept, pattern)
+    mask, values = Thanos(block_size=block_size, within=within).solve(
+        w, x.double().t() @ x.double(), kept, pattern=pattern
+    )
     expected_mask, expected = published(w, x, kept, block_size, pattern)
     assert (mask.view(-1, pattern[1]).sum(1) == pattern[0]).all()
     assert mask.equal(expected_mask)
@@ -86,7 +88,7 @@ def test_outputs_are_nearer_than_with_the_same_mask_alone():
 
 def test_what_is_gone_stays_gone():
     x, alive = inputs(), weights() > 0
-    mask, _ = Thanos(block_size=8).solve(weights() * alive, x.t() @ x, 60, None, alive)
+    mask, _ = Thanos(block_size=8).solve(weights() * alive, x.t() @ x, 60, alive=alive)
     assert not (mask & ~alive).any()
 
 

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from vlp_bench.models.foreign.tree import FUSION, TEXT, VISION, Tree
+from vlp_bench.models.linear_layers import linear_weights
+from vlp_bench.models.stacks import slice_name, transposed_experts
 
 EMBEDDING, TIED, CONVOLUTION = "embedding", "shares its weight with an embedding", "convolution"
 POSITIONS, LEARNED, OTHER = "table of positions", "learned tokens", "no linear layer reads it"
@@ -54,7 +54,7 @@ class Weight:
         """What pruning calls it: its name, or those of the matrices that may go, `experts.up_proj[3]`."""
         if not self.left:
             return [self.name]
-        return [f"{self.name}[{number}]" for number in range(self.stack) if number not in self.left]
+        return [slice_name(self.name, number) for number in range(self.stack) if number not in self.left]
 
     @property
     def matrices(self) -> int:
@@ -102,7 +102,7 @@ class Structure:
 
 
 def _leaving(weight: Weight, reasons: Mapping[str, str]) -> Weight:
-    own = {number: reasons.get(f"{weight.name}[{number}]", "") for number in range(weight.stack)}
+    own = {number: reasons.get(slice_name(weight.name, number), "") for number in range(weight.stack)}
     left = tuple(number for number, reason in own.items() if reason or number in weight.left)
     if weight.stack and len(left) == weight.stack:
         return replace(weight, reason=next(reason for reason in own.values() if reason))
@@ -183,7 +183,7 @@ def _weights(model: PreTrainedModel) -> Iterator[Weight]:
             path = name.rpartition(".")[0]
             output = id(parameter) in why.outputs
             modality = TEXT if output else tree.modality(path)
-            stack = len(parameter) if parameter.ndim == 3 and is_stack(tree.modules[path]) else 0
+            stack = len(parameter) if parameter.ndim == 3 and transposed_experts(tree.modules[path]) is not None else 0
             reason, block = why(name, parameter), tree.block(path)
             yield Weight(name, modality, block, parameter.numel(), reason, stack, is_output=output)
 
@@ -195,7 +195,7 @@ class _Reasons:
         self.tree = Tree(model)
         modules = self.tree.modules.values()
         self.embeddings = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
-        self.linear = {id(weight) for m in modules for weight in _linear(m)}
+        self.linear = {id(weight) for m in modules for weight in linear_weights(m) if weight.is_floating_point()}
         self.outputs = {id(w) for own in self.tree.nested.values() for w in _output_embeddings(own)}
         self.heads = list(_heads(self.tree))
 
@@ -210,7 +210,7 @@ class _Reasons:
             return CONVOLUTION
         if "pos" in name.lower().replace("compos", ""):
             return POSITIONS
-        if parameter.ndim == 3 and is_stack(module):
+        if parameter.ndim == 3 and transposed_experts(module) is not None:
             return ""
         if parameter.ndim == 3:
             return OTHER if min(parameter.shape) > 1 else LEARNED
@@ -234,20 +234,6 @@ class _Reasons:
         parent, _, last = path.rpartition(".")
         beside = [name for name, _ in self.tree.modules[parent].named_children()] if parent else []
         return "router" in path.split(".") or (last.endswith("gate") and any("expert" in name for name in beside))
-
-
-def is_stack(module: nn.Module) -> bool:
-    """Whether a module holds experts' matrices in parameters of three dimensions, as transformers marks them."""
-    return isinstance(getattr(module, "is_transposed", None), bool)
-
-
-def _linear(module: nn.Module) -> list[nn.Parameter]:
-    """The weights with which a module maps vectors linearly."""
-    if isinstance(module, nn.MultiheadAttention):
-        packed = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-        return [weight for weight in packed if weight is not None]
-    weight: Any = module.weight if isinstance(module, nn.Linear | Conv1D) else None
-    return [weight] if isinstance(weight, nn.Parameter) and weight.is_floating_point() else []
 
 
 def _output_embeddings(model: PreTrainedModel) -> Iterator[nn.Parameter]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.solution import Solved, may_keep
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.input_moments import InputMoments
 from vlp_bench.pruning.sweep import Solve
@@ -56,8 +56,7 @@ class BiasCorrected:
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """As the solver."""
-        own = getattr(self.solve, "may_keep", None)
-        return range(budget, budget + 1) if own is None else own(layer, budget)
+        return may_keep(self.solve, layer, budget)
 
     def may_keep_in_all(self, total: int) -> range:
         """As the solver; any sum that its layers may keep where it says nothing."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.patterns import check_within
-from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.solution import Solved, may_keep
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.input_moments import InputMoments, RowVariances
 from vlp_bench.pruning.statistics.inputs import InputNorms
@@ -63,8 +63,7 @@ class DSnoT:
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """As `start`."""
-        own = getattr(self.start, "may_keep", None)
-        return range(budget, budget + 1) if own is None else own(layer, budget)
+        return may_keep(self.start, layer, budget)
 
     def _improved(self, layer: Layer, calibration: Calibration, mask: Tensor) -> Tensor:
         moments, w = calibration[InputMoments(self.compat)][layer.name], layer.matrix.double()

@@ -8,13 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within, pattern_of
+from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group
 from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.inputs import InputProducts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +40,11 @@ class SparseGPT:
         check_compat(self.compat)
         check_within(self.within)
         check_block(self.within, self.block_size)
-        if not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {self.damping}")
+        check_positive(damping=self.damping)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks and new weights as stored, for the layers that have a budget."""
-        masks, weights = {}, {}
-        for name, kept in budgets.items():
-            layer = calibration.layers[name]
-            hessian = calibration[InputProducts(self.compat)][name]
-            pattern, alive = pattern_of(self.within, layer, kept), calibration.alive.get(name)
-            mask, values = self.solve(layer.matrix, hessian, kept, alive, pattern)
-            masks[name] = layer.as_stored(mask)
-            weights[name] = layer.as_stored(values.to(layer.weight.dtype))
-        return Solved(masks, weights)
+        return layer_by_layer(self, calibration, budgets)
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """How many of a layer's weights. Official: those above the threshold of each block of columns, less by ties."""
@@ -65,18 +56,10 @@ class SparseGPT:
         return range(sum(above) + 1)
 
     def solve(
-        self, w: Tensor, hessian: Tensor, kept: int, alive: Tensor | None = None, pattern: Pattern | None = None
+        self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mask and new weights (d_out, d_in) float64 of one layer.
-
-        Args:
-            w: (d_out, d_in).
-            hessian: (d_in, d_in), the products of the inputs up to a factor, which doesn't matter.
-            kept: weights that survive.
-            alive: (d_out, d_in) bool; what an earlier step removed goes first.
-            pattern: n and m where the weights survive by groups.
-        """
-        w, hessian = w.double().clone(), hessian.double().clone()
+        """Mask and new weights (d_out, d_in) float64 of one layer, see `LayerSolver`."""
+        w, hessian = w.double().clone(), products.double().clone()
         dead = hessian.diagonal() == 0
         hessian.diagonal()[dead] = 1
         w[:, dead] = 0

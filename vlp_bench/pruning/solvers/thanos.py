@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within, keep_best, pattern_of
+from vlp_bench.pruning.checks import Compat, check_compat, check_positive
+from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within, keep_best
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.inputs import InputProducts
 
 ROWS = 64  # solved together
 
@@ -41,33 +41,16 @@ class Thanos:
         check_compat(self.compat)
         check_within(self.within)
         check_block(self.within, self.block_size)
-        if not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {self.damping}")
+        check_positive(damping=self.damping)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks and new weights as stored, for the layers that have a budget."""
-        masks, weights = {}, {}
-        for name, kept in budgets.items():
-            layer = calibration.layers[name]
-            products = calibration[InputProducts(self.compat)][name]
-            pattern, alive = pattern_of(self.within, layer, kept), calibration.alive.get(name)
-            mask, values = self.solve(layer.matrix, products, kept, pattern, alive)
-            masks[name] = layer.as_stored(mask)
-            weights[name] = layer.as_stored(values.to(layer.weight.dtype))
-        return Solved(masks, weights)
+        return layer_by_layer(self, calibration, budgets)
 
     def solve(
-        self, w: Tensor, products: Tensor, kept: int, pattern: Pattern | None = None, alive: Tensor | None = None
+        self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mask and new weights (d_out, d_in) float64 of one layer.
-
-        Args:
-            w: (d_out, d_in).
-            products: (d_in, d_in), of the inputs up to a factor, which doesn't matter. ValueError unless finite.
-            kept: weights that survive.
-            pattern: n and m where they survive by groups.
-            alive: (d_out, d_in) bool; what an earlier step removed goes first.
-        """
+        """Mask and new weights (d_out, d_in) float64 of one layer, see `LayerSolver`."""
         if not torch.isfinite(products).all():
             raise ValueError("the inputs' products hold NaN or infinity")
         w, lengths = w.double().clone(), products.double().diagonal().sqrt()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vlp_bench.models.linear_layers import is_conv1d
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.layers import Layer, Reader, is_conv1d, writes_of
+from vlp_bench.pruning.layers import Layer, Reader, writes_of
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 from vlp_bench.pruning.statistics.slices import SlicesWatch

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vlp_bench.models.stacks import EVERY_TOKEN, SORTED, parameters_of
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.stacks import EVERY_TOKEN, SORTED, parameters_of
 from vlp_bench.pruning.statistics.unseen import Unseen
 
 Take = Callable[[Layer, Tensor], None]  # gets x (n, d_in) that a layer is about to map

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter, guesses_padding
-from vlp_bench.pruning.padding import CURE, doubt, padding_mask
 from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.pruning.statistics.padding import CURE, doubt, padding_mask
 
 log = logging.getLogger(__name__)
 

@@ -22,22 +22,26 @@ _DISK = {
 }
 
 
+GOES_ON = "the same command goes on from what is stored"
+
+
 class UserError(ValueError):
     """Something only the user can mend; the message is the line they see."""
 
 
 @contextmanager
-def one_line(arguments: Sequence[str] = (), *, traceback: bool = False) -> Iterator[None]:
+def one_line(arguments: Sequence[str] = (), *, traceback: bool = False, stopped: str = GOES_ON) -> Iterator[None]:
     """End the program with one line and an exit code on an error a user can mend; let our own mistakes through.
 
-    `arguments` is the command line, for hints about it; with `traceback` every error keeps its own.
+    `arguments` is the command line, for hints about it; with `traceback` every error keeps its own. `stopped` is
+    what an interrupt leaves.
     """
     try:
         with interruptible():
             yield
     except KeyboardInterrupt as stop:
         how = f" by {stop}" if isinstance(stop, Interrupted) else ""
-        stderr.print(f"[red]interrupted[/]{how}; the same command goes on from what is stored")
+        stderr.print(f"[red]interrupted[/]{how}; {stopped}")
         raise SystemExit(128 + stop.number if isinstance(stop, Interrupted) else INTERRUPTED) from None
     except Exception as error:
         line = explain(error, arguments)

@@ -7,19 +7,27 @@ from typing import Any, TypeVar
 
 from vlp_bench.runs.terminal.conf import closest
 from vlp_bench.runs.terminal.console import print_help
-from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
+from vlp_bench.runs.terminal.errors import GOES_ON, UserError, one_line, wants_traceback
 
 T = TypeVar("T")
 
 
 def perform(cls: type[T], act: Callable[[T], object], about: str | None) -> None:
     """Do what this process's command line asks: `act` on its request, or print `about` for --help."""
+    with_words(lambda words: act(parse(cls, words)), about)
+
+
+def with_words(act: Callable[[list[str]], object], about: str | None, *, stopped: str = GOES_ON) -> None:
+    """`act` on this process's words, or print `about` for --help; errors are one line.
+
+    `stopped` is said of an interrupted command.
+    """
     words = [word for word in sys.argv[1:] if not word.startswith("debug=")]
     if {"-h", "--help"} & set(words):
         print_help(about)
         return
-    with one_line(words, traceback=wants_traceback(sys.argv[1:])):
-        act(parse(cls, words))
+    with one_line(words, traceback=wants_traceback(sys.argv[1:]), stopped=stopped):
+        act(words)
 
 
 def parse(cls: type[T], words: Sequence[str]) -> T:

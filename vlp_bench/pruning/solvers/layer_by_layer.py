@@ -1,0 +1,50 @@
+"""What solvers have in common that find a layer's mask and new weights from the products of its inputs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.selection.patterns import Pattern, pattern_of
+from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.inputs import InputProducts
+
+
+class LayerSolver(Protocol):
+    """SparseGPT, Thanos, ALPS."""
+
+    @property
+    def within(self) -> str: ...
+
+    @property
+    def compat(self) -> Compat: ...
+
+    def solve(
+        self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mask and new weights (d_out, d_in) float64 of one layer.
+
+        Args:
+            w: (d_out, d_in).
+            products: (d_in, d_in), of the inputs up to a factor, which doesn't matter. ValueError unless finite.
+            kept: weights that survive.
+            pattern: n and m where they survive by groups.
+            alive: (d_out, d_in) bool; what an earlier step removed goes first.
+        """
+        ...
+
+
+def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[str, int]) -> Solved:
+    """Masks and new weights as stored, for the layers that have a budget."""
+    masks, weights = {}, {}
+    for name, kept in budgets.items():
+        layer = calibration.layers[name]
+        products = calibration[InputProducts(solver.compat)][name]
+        pattern, alive = pattern_of(solver.within, layer, kept), calibration.alive.get(name)
+        mask, values = solver.solve(layer.matrix, products, kept, pattern=pattern, alive=alive)
+        masks[name] = layer.as_stored(mask)
+        weights[name] = layer.as_stored(values.to(layer.weight.dtype))
+    return Solved(masks, weights)
