@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -252,3 +253,26 @@ def test_files_of_a_set_are_compared(folder, tmp_path, monkeypatch, capsys) -> N
         data.main()
     said = capsys.readouterr().out
     assert f"1 images of {tmp_path}/my_train.json are in {tmp_path}/my_val.json too: train/1.png = val/1.png" in said
+
+
+@pytest.mark.parametrize("form, names", [("karpathy", ("train", "val", "test")), ("salesforce", ("mine/train.json",))])
+def test_data_check_reads_the_annotations_of_a_folder(form, names, tmp_path, monkeypatch):
+    from vlp_bench.commands import data
+    from vlp_bench.runs.terminal.console import console
+
+    own_folder.write_as(tmp_path / "mine", "captions", form, 30)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vlp-bench data", "check", "mine"])
+    with console.capture() as captured:
+        data.main()
+    said = captured.get()
+    assert all(re.search(rf"^{name}: \d+ records", said, re.MULTILINE) for name in names)
+    assert "0 broken" in said
+    assert "nothing to mend" in said
+
+
+@pytest.mark.parametrize("form", ["karpathy", "imagefolder"])
+def test_the_script_of_odd_folders_runs_as_its_text_says(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["own_folder", str(tmp_path / "mine"), form])
+    runpy.run_path(own_folder.__file__, run_name="__main__")
+    assert len(list((tmp_path / "mine").rglob("*.png"))) > 250

@@ -299,5 +299,5 @@ def write_as(root: Path, kind: str, form: str, images: int = 60) -> Path:
 if __name__ == "__main__":
     given = dict(zip(("root", "form"), sys.argv[1:], strict=False))
     form = given.get("form", "karpathy")
-    sought = next(kind for kind, forms in {"captions": ("karpathy",), **FORMS}.items() if form in forms)
+    sought = "captions" if form == "karpathy" else next(kind for kind, forms in FORMS.items() if form in forms)
     write_as(Path(given["root"]), sought, form, 300)

@@ -2,7 +2,7 @@
 
     vlp-bench data check +exp=xvlm_itr benchmark=paper paths.data=DIR     what an experiment reads
     vlp-bench data check FILE [FILE ...] images=DIR [format=NAME]         files, format recognised
-    vlp-bench data check FOLDER                                           shards, or a folder a class
+    vlp-bench data check FOLDER                                           annotations, shards, or a folder a class
     vlp-bench data mini-copy DIR [images=20] [side=48]                    the embedded world on disk
     vlp-bench data docstrings FILE                                        pairs of texts of this Python's library
 
@@ -185,9 +185,18 @@ def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
         raise UserError(
             f"{wrong[0]}: with files, check knows images=DIR, format=NAME, vocab=FILE, --all and --sample=N"
         )
+    if len(paths) == 1 and (listed := _annotations(Path(paths[0]))):
+        below = Path(paths[0]) / "images"
+        return _of_files(listed, images or str(below if below.is_dir() else paths[0]), form)
     if len(paths) == 1 and "karpathy" in ([form] if form else _looks_like(paths[0])):
         return {split: _of_karpathy(paths[0], images, split) for split in checking.SPLITS}
     return {name: (lambda path=path: _recognised(path, images, form)) for name, path in _named(paths).items()}
+
+
+def _annotations(folder: Path) -> list[str]:
+    """The annotation files of a folder, in it or in `annotations` below it, as `data=own` looks for them."""
+    files = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
+    return sorted(str(file) for file in files if _looks_like(str(file)))
 
 
 def _looks_like(path: str) -> list[str]:
