@@ -1,6 +1,7 @@
 """No process outlives its starter, whatever ends that, and however busy the process is with ignoring signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,9 +101,10 @@ def test_nothing_is_left_of_a_command_that_is_ended_while_it_trains(tiny, tmp_pa
     )  # fmt: skip
     runs = tmp_path / "out" / "runs"
     until = time.monotonic() + 120
-    while time.monotonic() < until and not any("step" in f.read_text() for f in runs.glob("*/.progress")):
+    second = re.compile(r"epoch ([2-9]|\d\d+) of")  # the first has been saved
+    while time.monotonic() < until and not any(second.match(f.read_text()) for f in runs.glob("*/.progress")):
         assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.2)
+        time.sleep(0.05)
     family = descendants(process.pid)
     assert len(family) >= 2
     process.send_signal(number)
