@@ -1,10 +1,12 @@
 """Statistics: values worked out by hand or known from tables."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.results import statistics
@@ -212,3 +214,42 @@ def test_cells_of_a_summary(frame):
     matrix = statistics.cells(statistics.summary(frame, ["txt_r1"]))
     assert matrix.columns.tolist() == ["lamp", "omp", "snip"]  # dense is in no cell: nothing is removed
     assert matrix["omp"].tolist() == [62.0]
+
+
+# A grid of two choices
+
+
+def test_two_way_shares_out_the_spread_of_a_grid():
+    """Rows -1, 0, 1 times 2 and columns -1, 0, 1 add up: 3·(4 + 4) = 24 and 3·(1 + 1) = 6 of 30, nothing left."""
+    grid = pd.DataFrame(np.add.outer([-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]) + 50)
+    found = statistics.two_way(grid)
+    assert (found.rows, found.columns, found.rest) == pytest.approx((0.8, 0.2, 0.0))
+    assert np.isnan(found.p_rows)
+    assert found.rows_range[0] < 0.8 < found.rows_range[1]
+
+
+def test_two_way_agrees_with_an_f_test_by_hand():
+    grid = pd.DataFrame([[1.0, 2.0, 4.0], [2.0, 4.0, 5.0], [6.0, 5.0, 9.0], [7.0, 9.0, 9.0]])
+    values = grid.to_numpy()
+    rows = 3 * ((values.mean(1) - values.mean()) ** 2).sum()
+    columns = 4 * ((values.mean(0) - values.mean()) ** 2).sum()
+    whole = ((values - values.mean()) ** 2).sum()
+    residual = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
+    found = statistics.two_way(grid)
+    assert (found.rows, found.columns) == pytest.approx((rows / whole, columns / whole))
+    assert found.rest == pytest.approx((residual**2).sum() / whole)
+    f = (rows / 3) / ((residual**2).sum() / 6)
+    assert found.p_rows == pytest.approx(stats.f.sf(f, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (pd.DataFrame(np.ones((2, 5))), "at least 3 rows and 3 columns, got (2, 5)"),
+        (pd.DataFrame([[1.0, 2, np.nan], [1, 2, 3], [1, 2, 3]]), "every cell"),
+        (pd.DataFrame(np.ones((3, 3))), "all cells of the grid are equal"),
+    ],
+)
+def test_two_way_refuses_what_it_cannot_share_out(grid, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        statistics.two_way(grid)

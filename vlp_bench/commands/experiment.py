@@ -57,10 +57,10 @@ class Request:
 
     @property
     def benchmark(self) -> str:
-        """What the command line says, else what all parts are of, else "mini"."""
+        """What the command line says; else "mini", or that of the first part where none can be of "mini"."""
         given = next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("benchmark=")), "")
-        only = {part.benchmark for part in plans.load(self.name)}
-        return given or (only.pop() if len(only) == 1 else "") or "mini"
+        parts = [part.benchmark or "mini" for part in plans.load(self.name)]
+        return given or ("mini" if "mini" in parts else parts[0])
 
     @property
     def out(self) -> str:
@@ -163,6 +163,8 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
 
 def _words(request: Request, part: plans.Part) -> list[str]:
     words = [word for word in request.words if not (part.fresh_statistics and word.startswith("paths.out="))]
+    if part.benchmark and not any(word.startswith("benchmark=") for word in words):
+        words.append(f"benchmark={part.benchmark}")
     return [*words, f"paths.out={request.out}/{request.name}"] if part.fresh_statistics else words
 
 

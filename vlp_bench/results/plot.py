@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -77,3 +78,38 @@ def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str) -
     axes.set_ylabel(as_is(label))
     axes.grid(alpha=0.3)
     return named
+
+
+def plot_grids(grids: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path], label: str = "") -> None:
+    """Heat maps side by side, each cell with its number; light is high, a cell without a value stays white.
+
+    Args:
+        grids: what stands above each -> its values, rows down and columns across; one scale a grid.
+        label: what the rows (down) and columns (across) are, as "row axis / column axis".
+    """
+    down, _, across = label.partition(" / ")
+    rows, columns = max(len(g) for g in grids.values()), max(g.shape[1] for g in grids.values())
+    size = (len(grids) * (0.75 * columns + 1.6), 0.42 * rows + 1.6)
+    with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
+        figure = Figure(figsize=size, layout="constrained")
+        for (name, grid), axes in zip(grids.items(), figure.subplots(1, len(grids), squeeze=False).flat, strict=True):
+            _heat(axes, grid)
+            axes.set_title(as_is(name), fontsize=9)
+            axes.set_xlabel(across)
+            axes.set_ylabel(down)
+        figure.suptitle(as_is(title), fontsize=9)
+        for file in files:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def _heat(axes: Any, grid: pd.DataFrame) -> None:
+    """One heat map in viridis, which prints in grey and tells its ends apart for the colour-blind."""
+    values = grid.to_numpy(dtype=float)
+    axes.imshow(values, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(values), np.nanmax(values)
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            bright = high > low and (value - low) / (high - low) > 0.6
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if bright else "white", fontsize=7)
+    axes.set_xticks(range(grid.shape[1]), list(map(as_is, map(str, grid.columns))), rotation=40, ha="right")
+    axes.set_yticks(range(len(grid)), list(map(as_is, map(str, grid.index))))

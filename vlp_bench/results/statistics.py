@@ -234,6 +234,55 @@ def clustered(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
     )
 
 
+@dataclass(frozen=True)
+class TwoWay:
+    """How much of a grid's spread lies between its rows, between its columns, and in how the two meet.
+
+    Shares of the sum of squares about the mean, 0 to 1, which add up to 1; `*_range` is the least and the largest when
+    any one row or column is left out. p of rows and columns is the F test's against what is left (a grid with one value
+    a cell has no other error to be measured against); NaN where nothing is left.
+    """
+
+    rows: float
+    columns: float
+    rest: float
+    rows_range: tuple[float, float]
+    columns_range: tuple[float, float]
+    p_rows: float
+    p_columns: float
+
+
+def two_way(grid: pd.DataFrame) -> TwoWay:
+    """Two-way analysis of variance, without replication, of a whole grid (a value a cell; at least 3 x 3).
+
+    Raises:
+        ValueError: a cell has no value, the grid is too small, or all of its values are equal.
+    """
+    values = grid.to_numpy(dtype=float)
+    if min(values.shape) < FEWEST or not np.isfinite(values).all():
+        raise ValueError(f"a two-way analysis needs every cell of at least 3 rows and 3 columns, got {grid.shape}")
+    if values.std() <= NO_SPREAD:
+        raise ValueError("all cells of the grid are equal: there is no spread to share out")
+    rows, columns, rest = _squares(values)
+    less = [np.delete(values, i, axis) for axis in (0, 1) for i in range(values.shape[axis])]
+    parts = np.array([_squares(one)[:2] / _squares(one).sum() for one in less if one.std() > NO_SPREAD])
+    low, high = parts.min(0), parts.max(0)
+    n, m = values.shape
+    error = rest / ((n - 1) * (m - 1))
+    tests = [float(stats.f.sf(square / (k - 1) / error, k - 1, (n - 1) * (m - 1))) if error > NO_SPREAD else np.nan
+             for square, k in ((rows, n), (columns, m))]  # fmt: skip
+    shares = np.array([rows, columns, rest]) / (rows + columns + rest)
+    return TwoWay(*map(float, shares), (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), *tests)
+
+
+def _squares(values: np.ndarray) -> np.ndarray:
+    """Sums of squares between rows, between columns and of what is left, of (n, m) values."""
+    n, m = values.shape
+    mean = values.mean()
+    rows, columns = m * ((values.mean(1) - mean) ** 2).sum(), n * ((values.mean(0) - mean) ** 2).sum()
+    return np.array([rows, columns, max(0.0, ((values - mean) ** 2).sum() - rows - columns)])
+
+
 def _sign_flip(values: np.ndarray) -> float:
     """Two-sided p of the mean of independent values that are symmetric about 0; NaN of fewer than two, or of zeros."""
     if len(values) < 2 or not np.any(values):

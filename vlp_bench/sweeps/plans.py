@@ -28,7 +28,7 @@ class Part:
         ridge: "chosen" gives CHITA and CHITA++ the ridge of `commands.ridge`; "default" that of their yaml.
         overrides: words for the command line of every run.
         grid: key -> values; every combination is a set of runs.
-        benchmark: "mini", "paper" or "minilm" for what only one of them has; "" for the first two.
+        benchmark: a name of conf/benchmark, for what only one of them has; "" for "mini" and "paper".
 
     Raises:
         UserError: something is empty, or `ridge` or `benchmark` is not one of theirs.
