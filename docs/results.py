@@ -8,16 +8,17 @@ python docs/results.py --check            # exit code 1 if a text is out of date
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vlp_bench.commands.experiment import Request, plan
-from vlp_bench.results.plot import plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_grids, plot_panels, plot_sparsity
 from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
-from vlp_bench.results.statistics import average_ranks, cells, clustered, summary
+from vlp_bench.results.statistics import average_ranks, cells, clustered, summary, two_way
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
@@ -36,6 +37,11 @@ ENCODER = (
     *("dense", "random", "omp", "l2", "lamp", "lmp", "snip", "fisher", "obd", "chita", "chita_pp", "itersnip", "tamt"),
     *("multiflow", "wanda", "ria", "ecoflap", "ecoflap_first", "sparsegpt"),
 )
+ALLOCATORS = (
+    *("uniform", "erk", "magnitude", "magnitude_by_modality", "l2_normalised", "lamp", "snip", "owl"),
+    *("ecoflap", "ecoflap_first"),
+)
+SOLVERS = ("magnitude", "multiflow", "wanda", "ria", "snip", "sparsegpt")
 BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the first table's; the others are of one table each
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
@@ -57,7 +63,8 @@ TABLES = (
     *("table09_meteor_spice", "table11_recipes"),
 )
 METRICS = {"table09_meteor_spice": ("meteor", "cider")}
-APART = ("ecoflap", "minilm", "table07_runtimes", "table10_ridge")
+GRID = "grid_allocate_solve"
+APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
 
@@ -98,18 +105,27 @@ def collect_apart(out: Path, name: str) -> None:
     """The rows of a folder's own runs into its results.csv; pruners are told apart by their options."""
     planned = [spec for group in plan(Request(name, (f"paths.out={out}",)), choose=False) for spec in group]
     runs, parts = {spec.run for spec in planned}, []
+    cells = {spec.run: _choices_of(spec.choices) for spec in planned} if name == GRID else {}
     for root in dict.fromkeys(spec.out for spec in planned):
         for study in studies(Store(root / "runs"), runs):
             config = next(iter(study.origin.values()))["config"]
             parts.append(study.frame.assign(epochs=config["recipe"]["epochs"]))
     if parts:
         frame, file = pd.concat(parts), ROOT / "experiments" / name / "results.csv"
+        frame = frame.assign(pruner=frame["run"].map(cells).fillna(frame["pruner"]))
         shown = frame["split"].eq("test") & frame["metric"].isin(m for ms in HEADLINES.values() for m in ms)
         shown |= frame["metric"].eq("seconds") | frame["status"].eq("ERR")
         columns = [*COLUMNS[:4], "epochs", *COLUMNS[4:], *ORIGIN]
         old = recorded(file)
         kept = old.loc[old["run"].isin(runs - set(frame["run"])), :]
         _write(pd.concat([frame.loc[shown, columns], kept]).sort_values(columns[:6]), file)
+
+
+def _choices_of(choices: Mapping[str, str]) -> str:
+    """ "lamp × wanda": what was chosen for the two parts of a pruner; dense stays dense."""
+    if choices["pruner"] == "dense":
+        return "dense"
+    return f"{choices['pruner/allocate']} × {choices['pruner/solve']}"
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
@@ -224,8 +240,11 @@ def came_out_apart(name: str) -> str:
     if not file.is_file():
         return "Not run yet, on either benchmark.\n"
     frame = pd.read_csv(file)
-    tables = {"minilm": _encoder, "table07_runtimes": _seconds, "table10_ridge": _ridges}.get(name, _recipes)(frame)
-    ours_alone = [] if name == "minilm" else ["Nothing has been run with `benchmark=paper`.\n"]
+    tables = {
+        "minilm": _encoder, "table07_runtimes": _seconds, "table10_ridge": _ridges, GRID: _grids,
+        "readable_range": _readable,
+    }.get(name, _recipes)(frame)  # fmt: skip
+    ours_alone = [] if name in ("minilm", GRID) else ["Nothing has been run with `benchmark=paper`.\n"]
     return "\n".join([*tables, *ours_alone])
 
 
@@ -242,6 +261,88 @@ def _encoder(frame: pd.DataFrame) -> Iterator[str]:
         for metric in HEADLINES["retrieval"]:
             yield f"{LABELS[metric]}, {tuned if epochs else 'not fine-tuned'}:\n"
             yield markdown(comparison(spread(rows, [metric]), pruners, levels, metric))
+
+
+def _readable(frame: pd.DataFrame) -> Iterator[str]:
+    """The criterion, then every metric of every experiment."""
+    rows = [["experiment, metric", "dense", "OMP, 63 %", "of dense", "OMP, 90 %", "of dense", "criterion"]]
+    shown = frame.loc[frame["split"].eq("test"), :]
+    for (exp, metric), part in shown.groupby(["exp", "metric"], sort=False):
+        if metric not in HEADLINES[exp.split("_")[1]][:2]:
+            continue
+        part = matching(part, seed=0)
+        dense, omp = matching(part, pruner="dense"), matching(part, pruner="omp")
+        found = [float(v.iloc[0]) if len(v := p["value"]) else np.nan
+                 for p in (dense, matching(omp, sparsity=0.63), matching(omp, sparsity=0.9))]  # fmt: skip
+        whole, low, high = found[0], found[1] / found[0], found[2] / found[0]
+        met = "not run" if np.isnan([low, high]).any() else "met" if low >= 0.95 and 0.2 <= high <= 0.8 else "not met"
+        rows.append(
+            [
+                f"`{exp}`, {LABELS.get(metric, metric)}",
+                *map(_one, (whole, found[1], 100 * low, found[2], 100 * high)),
+                met,
+            ]
+        )
+    yield "The criterion (OMP keeps at least 95 % of dense at 63 % sparsity and 20 to 80 % at 90 %), seed 0:\n"
+    yield markdown(rows)
+    yield from _every_metric(shown)
+
+
+def _one(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1f}"
+
+
+def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
+    for exp, rows in frame.groupby("exp", sort=False):
+        pruners, levels = [p for p in ORDER if p in set(rows["pruner"])], sorted(set(rows["sparsity"]) - {0.0})
+        for metric in HEADLINES[str(exp).split("_")[1]][:2]:
+            if metric in set(rows["metric"]):
+                yield from headed(rows, f"`{exp}`", metric, pruners, levels)
+
+
+def grids_of(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    """(experiment, sparsity) -> budgets down, choice of weights across; R@1, mean of both directions."""
+    found = frame.loc[frame["split"].eq("test") & frame["seed"].eq(0) & frame["pruner"].str.contains(" × "), :]
+    parts = found["pruner"].str.split(" × ", expand=True)
+    found = found.assign(allocate=parts[0], solve=parts[1])
+    tables = {}
+    for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
+        rows = rows.loc[rows["metric"].isin(HEADLINES[str(exp).split("_")[1]]), :]
+        table = rows.pivot_table(index="allocate", columns="solve", values="value", aggfunc="mean")
+        tables[str(exp), float(level)] = table.reindex(
+            index=[a for a in ALLOCATORS if a in table.index], columns=[s for s in SOLVERS if s in table.columns]
+        )
+    return tables
+
+
+def _grids(frame: pd.DataFrame) -> Iterator[str]:
+    """The heat map, the numbers and how much of the spread comes from where."""
+    runs = frame.drop_duplicates("run")
+    yield f"{len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} hours of one thread on a shared machine.\n"
+    rows = [
+        ["experiment", "sparsity", "cells", "budgets", "any left out", "choice of weights", "any left out", "together"]
+    ]
+    for (exp, level), table in grids_of(frame).items():
+        told = [f"`{exp}`", f"{100 * level:g} %", f"{int(table.notna().to_numpy().sum())}"]
+        whole = table.dropna(axis="index", how="any")
+        if min(whole.shape) < 3:
+            rows.append([*told, *["too few"] * 5])
+            continue
+        found = two_way(whole)
+        (a, b), (c, d) = found.rows_range, found.columns_range
+        shares = [f"{100 * found.rows:.0f} %", f"{100 * a:.0f} to {100 * b:.0f} %", f"{100 * found.columns:.0f} %"]
+        rows.append([*told, *shares, f"{100 * c:.0f} to {100 * d:.0f} %", f"{100 * found.rest:.0f} %"])
+    yield (
+        "Share of the grid's spread (sum of squares about its mean) between budgets, between choices of weights, and "
+        "in how the two meet; the ranges leave out any one row or column:\n"
+    )
+    yield markdown(rows)
+    for (exp, level), table in grids_of(frame).items():
+        yield f"`{exp}`, {100 * level:g} %, mean of both directions' R@1 (%):\n"
+        body = [
+            [str(name), *(_one(v) for v in values)] for name, values in zip(table.index, table.to_numpy(), strict=True)
+        ]
+        yield markdown([["budgets by", *map(str, table.columns)], *body])
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
@@ -344,6 +445,7 @@ def plots(frame: pd.DataFrame) -> None:
         plot_sparsity(spread(rows, metrics), _pruners(rows), metrics, title, [ROOT / "docs" / f"results-{exp}.png"])
         panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(compared(rows), metrics[:1])
     encoder(ROOT / "docs" / "minilm.png")
+    grid_map(ROOT / "docs" / "grid.png")
     panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
     plot_panels(panels, _pruners(compared(frame)), title, [ROOT / "docs" / "results-all.png"])
@@ -356,6 +458,15 @@ def encoder(picture: Path) -> None:
     pruners = [name for name in ENCODER if name in set(rows["pruner"])]
     title = "MiniLM, real weights and real text, no vision: test, not fine-tuned"
     plot_sparsity(spread(rows, HEADLINES["retrieval"]), pruners, HEADLINES["retrieval"], title, [picture])
+
+
+def grid_map(picture: Path) -> None:
+    """The heat maps of budgets and choices of weights."""
+    file = ROOT / "experiments" / GRID / "results.csv"
+    if file.is_file():
+        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in grids_of(pd.read_csv(file)).items()}
+        title = "R@1 (%), mean of both directions: budgets down, choice of weights across"
+        plot_grids(grids, title, [picture], "budgets by / weights chosen by")
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:

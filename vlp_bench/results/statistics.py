@@ -269,10 +269,21 @@ def two_way(grid: pd.DataFrame) -> TwoWay:
     low, high = parts.min(0), parts.max(0)
     n, m = values.shape
     error = rest / ((n - 1) * (m - 1))
-    tests = [float(stats.f.sf(square / (k - 1) / error, k - 1, (n - 1) * (m - 1))) if error > NO_SPREAD else np.nan
-             for square, k in ((rows, n), (columns, m))]  # fmt: skip
-    shares = np.array([rows, columns, rest]) / (rows + columns + rest)
-    return TwoWay(*map(float, shares), (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), *tests)
+    whole = rows + columns + rest
+
+    def p(square: float, levels: int) -> float:
+        f = square / (levels - 1) / error if error > NO_SPREAD else np.nan
+        return float(stats.f.sf(f, levels - 1, (n - 1) * (m - 1)))
+
+    return TwoWay(
+        rows=rows / whole,
+        columns=columns / whole,
+        rest=rest / whole,
+        rows_range=(float(low[0]), float(high[0])),
+        columns_range=(float(low[1]), float(high[1])),
+        p_rows=p(rows, n),
+        p_columns=p(columns, m),
+    )
 
 
 def _squares(values: np.ndarray) -> np.ndarray:
@@ -280,7 +291,7 @@ def _squares(values: np.ndarray) -> np.ndarray:
     n, m = values.shape
     mean = values.mean()
     rows, columns = m * ((values.mean(1) - mean) ** 2).sum(), n * ((values.mean(0) - mean) ** 2).sum()
-    return np.array([rows, columns, max(0.0, ((values - mean) ** 2).sum() - rows - columns)])
+    return np.array([float(rows), float(columns), max(0.0, float(((values - mean) ** 2).sum() - rows - columns))])
 
 
 def _sign_flip(values: np.ndarray) -> float:
