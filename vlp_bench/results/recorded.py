@@ -7,14 +7,18 @@ import pandas as pd
 from vlp_bench.results.store import matching
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PLACES = (PACKAGE / "assets" / "recorded.csv", PACKAGE.parent / "docs" / "results.csv")  # installed; in a checkout
+READABLE = Path("experiments", "readable_range", "results.csv")
+PLACES = {  # benchmark -> installed; in a checkout
+    "mini": (PACKAGE / "assets" / "recorded.csv", PACKAGE.parent / "docs" / "results.csv"),
+    "world": (PACKAGE / READABLE, PACKAGE.parent / READABLE),
+}
 SHOWN = ("dense", "omp", "lamp")  # beside a run's own pruner in its picture
 COLLAPSED, KEPT = 0.1, 0.9  # shares of the dense model's number
 
 
-def recorded(exp: str, weights: str | None) -> pd.DataFrame:
+def recorded(exp: str, weights: str | None, benchmark: str = "mini") -> pd.DataFrame:
     """Shipped rows of an experiment that began from the weights with this hash; maybe none."""
-    file = next((place for place in PLACES if place.is_file()), None)
+    file = next((place for place in PLACES.get(benchmark, ()) if place.is_file()), None)
     if file is None:
         return pd.DataFrame()
     frame = pd.read_csv(file, dtype={"weights": str})

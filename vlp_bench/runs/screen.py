@@ -115,9 +115,9 @@ def result(console: Console, specification: Specification, store: Store) -> None
 
 def _recorded(specification: Specification) -> pd.DataFrame:
     """The shipped rows that this run may stand beside: it is the experiment as it is shipped, but for its pruner."""
-    if specification.benchmark != "mini" or not specification.as_shipped:
+    if not specification.as_shipped:
         return pd.DataFrame()
-    return recorded.recorded(specification.config["experiment"], specification.weights)
+    return recorded.recorded(specification.config["experiment"], specification.weights, specification.benchmark)
 
 
 def _compared(console: Console, specification: Specification, frame: pd.DataFrame, shipped: pd.DataFrame) -> None:

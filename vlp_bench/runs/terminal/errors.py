@@ -146,6 +146,11 @@ def _unknown_choice(missing: str) -> str:
     allowed = choices(group)
     if now := REPLACED.get(f"{group}={given}"):
         return f"{group}={given} is {now} now"
+    base, _, benchmark = given.rpartition("_")
+    if benchmark in choices("benchmark"):  # named by the experiment, not by the person
+        has = [name for name in choices("benchmark") if f"{base}_{name}" in allowed]
+        offered = f"its benchmarks: {', '.join(has)}" if has else f"allowed: {', '.join(allowed)}"
+        return f"benchmark={benchmark} has no {group} for this experiment ({given}); {offered}"
     what = "experiment" if group == "exp" else group
     return f"{group}={given}: there is no such {what}; allowed: {', '.join(allowed)}{closest(given, allowed)}"
 
