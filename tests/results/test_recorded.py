@@ -30,7 +30,7 @@ def test_other_weights_have_no_recorded_rows():
 
 
 def test_without_the_file_there_is_nothing_to_compare_with(monkeypatch):
-    monkeypatch.setattr(recorded, "PLACES", ())
+    monkeypatch.setattr(recorded, "PLACES", {"mini": ()})
     assert recorded.recorded("xvlm_itr", "0" * 16).empty
 
 
