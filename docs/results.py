@@ -129,7 +129,8 @@ def _choices_of(choices: Mapping[str, str]) -> str:
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
-    frame.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
+    numbers = {name: pd.to_numeric(frame[name]) for name in ("value", "seconds")}
+    frame.assign(**numbers).to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def section(frame: pd.DataFrame) -> str:
@@ -323,7 +324,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
         ["experiment", "sparsity", "cells", "budgets", "any left out", "choice of weights", "any left out", "together"]
     ]
     for (exp, level), table in grids_of(frame).items():
-        told = [f"`{exp}`", f"{100 * level:g} %", f"{int(table.notna().to_numpy().sum())}"]
+        told = [str(exp), f"{100 * level:g} %", f"{int(table.notna().to_numpy().sum())}"]
         whole = table.dropna(axis="index", how="any")
         if min(whole.shape) < 3:
             rows.append([*told, *["too few"] * 5])
