@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.readers.classes import SUFFIXES
@@ -70,12 +71,12 @@ class CalibrationSet:
         order = np.random.default_rng(seed).permutation(len(self.records))[:count]
         folder = Folder(self.root)
         chosen = [self.records[int(i)] for i in order]
-        return [Example(tuple(_opened(folder, key) for key in r.images), r.text, r.messages) for r in chosen]
+        return [Example(tuple(opened(folder, key) for key in r.images), r.text, r.messages) for r in chosen]
 
 
-def _opened(folder: Folder, key: str) -> Image.Image:
+def opened(source: ImageSource, key: str) -> Image.Image:
     """An image without metadata, by which processors would turn it once more."""
-    image = folder.open(key)
+    image = source.open(key)
     plain = Image.new("RGB", image.size)
     plain.paste(image)
     return plain
