@@ -317,7 +317,7 @@ def test_zero_shot_classification_and_top5(folders, tmp_path):
 @pytest.mark.parametrize(
     "name, task, said",
     [
-        ("vit", "retrieval", r"=retrieval is for CLIP, SigLIP .* a ViTForImageClassification; .* asked: classification$"),
+        ("vit", "retrieval", r"=retrieval is for CLIP, SigLIP .* ViTForImageClassification; .* asked: classification$"),
         ("clip", "vqa", r"=vqa is for BLIP-2, LLaVA.* CLIPModel; CLIPModel can be asked: classification, retrieval$"),
         ("bert", "perplexity", r"task=perplexity is for Llama, FlanT5 .* BertForMaskedLM$"),
         ("blip2", "multiple_choice", r"task=multiple_choice is for Llama.* need no image, .*: captioning, vqa$"),
