@@ -212,3 +212,14 @@ def test_cells_of_a_summary(frame):
     matrix = statistics.cells(statistics.summary(frame, ["txt_r1"]))
     assert matrix.columns.tolist() == ["lamp", "omp", "snip"]  # dense is in no cell: nothing is removed
     assert matrix["omp"].tolist() == [62.0]
+
+
+def test_of_perplexity_the_smaller_is_better(tmp_path):
+    store = Store(tmp_path)
+    for pruner, value in (("omp", 30.0), ("wanda", 20.0)):
+        line = row(run=pruner, value=value, metric="perplexity", pruner=pruner, sparsity=0.5, provenance=ORIGIN)
+        store.append(pruner, [line])
+    matrix = statistics.cells(statistics.summary(store.query(), ["perplexity"]))
+    assert statistics.average_ranks(matrix)["pruner"].tolist() == ["wanda", "omp"]
+    [ahead] = statistics.clustered(matrix, "omp").to_dict("records")
+    assert (ahead["pruner"], ahead["ahead"], ahead["median"]) == ("wanda", 1, 10.0)

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
+from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.loading import processor_without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
@@ -118,7 +119,16 @@ class Inputs:
         return self._tokens(texts)
 
     def _images(self, examples: Sequence[Example]) -> Any:
-        return self.image_processor(images=[_one(e) for e in examples], return_tensors="pt")
+        made = self.image_processor(images=[_one(e) for e in examples], return_tensors="pt")
+        return {**made, **self._labels(examples)}
+
+    def _labels(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Of a classifier and images in class folders that its labels have."""
+        classes = examples[0].classes
+        if not classes or "labels" not in signature(self.model.forward).parameters:
+            return {}
+        found = label_numbers(self.model, classes, classes)
+        return {} if found.missing else {"labels": torch.tensor([found.numbers[e.label] for e in examples])}
 
     def _captions(self, examples: Sequence[Example]) -> Any:
         """Images and their captions: side by side (CLIP), as a chat, or one after the other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from vlp_bench.runs.terminal.key_value import parse
 
 GROUP, PRESETS = "evaluation", "evaluation/exp"
 OF_DATA, OF_TASK, EXP = "data.", "task.", "+exp="
+RENAMED = {"evaluate": "task", "results": "out"}
+"""What the words of an evaluation are called in `vlp-bench prune`, whose `out` is the pruned folder."""
 
 
 @dataclass(frozen=True)
@@ -60,36 +62,25 @@ class Evaluation:
             raise UserError(f"model={self.words.model}: a model stands there twice")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A published row: conf/evaluation/exp/NAME.yaml."""
-
-    name: str = ""
-    task: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    prune: Mapping[str, Any] = field(default_factory=dict)
-
-
-def preset_in(words: Sequence[str]) -> tuple[Preset, list[str]]:
-    """The preset of `+exp=NAME`, an empty one where there is none, and the other words."""
+def preset_in(words: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """The preset of `+exp=NAME` (conf/evaluation/exp), the words it stands for, and the other words."""
     import yaml
 
     names = [word.removeprefix(EXP) for word in words if word.startswith(EXP)]
     others = [word for word in words if not word.startswith(EXP)]
     if not names:
-        return Preset(), others
+        return "", [], others
     known = choices(PRESETS)
     if len(names) > 1 or names[0] not in known:
         raise UserError(f"{EXP}{','.join(names)}: one of {', '.join(known)} is needed{closest(names[0], known)}")
     text = (conf_folder() / PRESETS / f"{names[0]}.yaml").read_text(encoding="utf-8")
-    return Preset(names[0], **yaml.safe_load(text)), others
+    return names[0], [f"{key}={value}" for key, value in yaml.safe_load(text).items()], others
 
 
 def evaluation_of(words: Sequence[str]) -> Evaluation:
     """The request of a command line of `vlp-bench evaluate`."""
-    preset, words = preset_in(words)
-    found = _evaluation(words, preset)
+    name, preset, words = preset_in(words)
+    found = _evaluation([*_unless_given(filter(_of_evaluation, preset), words), *words], name)
     if not found.models:
         raise UserError("model= is missing: give a folder with config.json and .safetensors, or hf:owner/name")
     return found
@@ -100,33 +91,38 @@ def split(words: Sequence[str]) -> tuple[list[str], Evaluation | None]:
 
     `evaluate=TASK` or a preset asks for it; `results=FOLDER` is where the rows go.
     """
-    preset, words = preset_in(words)
-    renamed = {"evaluate=": "task=", "results=": "out="}
-    own = [word for word in words if word.startswith((*renamed, OF_DATA, OF_TASK))]
-    given = {word.partition("=")[0] for word in words}
-    pruning = [f"{key}={value}" for key, value in preset.prune.items() if key not in given]
-    pruning += [word for word in words if word not in own]
-    if not own and not preset.name:
+    name, preset, words = preset_in(words)
+    own = [word for word in words if _key(word) in RENAMED or word.startswith((OF_DATA, OF_TASK))]
+    told = [f"{RENAMED.get(_key(word), _key(word))}={word.partition('=')[2]}" for word in own]
+    pruning = [word for word in words if word not in own]
+    pruning = [*_unless_given((w for w in preset if not _of_evaluation(w)), pruning), *pruning]
+    if not own and not name:
         return pruning, None
-    if not preset.name and "evaluate" not in given:
+    told = [*_unless_given(filter(_of_evaluation, preset), told), *told]
+    if "task" not in map(_key, told):
         raise UserError(f"{own[0]}: evaluate= is missing: give what is measured, one of {', '.join(choices(GROUP))}")
-    shared = [word for word in pruning if word.startswith(("device=", "dtype="))]
-    told = [next((f"{new}{w.removeprefix(old)}" for old, new in renamed.items() if w.startswith(old)), w) for w in own]
-    return pruning, _evaluation([*told, *shared], preset)
+    return pruning, _evaluation([*told, *(word for word in pruning if _key(word) in ("device", "dtype"))], name)
 
 
-def _evaluation(words: Sequence[str], preset: Preset) -> Evaluation:
-    data, options = _below(words, OF_DATA), _below(words, OF_TASK)
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _of_evaluation(word: str) -> bool:
+    return _key(word) == "task" or word.startswith((OF_DATA, OF_TASK))
+
+
+def _unless_given(preset: Iterable[str], words: Sequence[str]) -> list[str]:
+    """Words of a preset that a command line does not give; with another task or pruner goes what belongs to it."""
+    given = {_key(word) for word in words}
+    gone = [f"{part}." for part, of in (("task", "task"), ("data", "task"), ("pruner", "pruner")) if of in given]
+    return [word for word in preset if _key(word) not in given and not word.startswith(tuple(gone))]
+
+
+def _evaluation(words: Sequence[str], exp: str) -> Evaluation:
     plain = parse(Words, [word for word in words if not word.startswith((OF_DATA, OF_TASK))])
-    same = not plain.task or plain.task == preset.task
-    plain = replace(plain, task=plain.task or preset.task)
-    found = Evaluation(
-        words=plain,
-        models=tuple(listed(plain.model)),
-        options={**(preset.options if same else {}), **options},
-        data={**(preset.data if same else {}), **data},
-        exp=preset.name,
-    )
+    data, options = _below(words, OF_DATA), _below(words, OF_TASK)
+    found = Evaluation(plain, tuple(listed(plain.model)), options, data, exp)
     found.check()
     return found
 

@@ -75,8 +75,9 @@ class Perplexity:
             found = torch.cat(log_likelihoods(model, part)).double()
             total, count = total - float(found.sum()), count + len(found)
         left = len(ids) - window - self._stride(window, both) * (len(told) - 1)
-        seen = f"{count:,} tokens in {len(told):,} windows of {window}; the last {left:,} of the text are left out"
-        return Measured({"perplexity": _exp(total / count), "nll": total / count}, {"perplexity": seen})
+        unread = f"; the last {left:,} of the text are left out" if left else ""
+        seen = f"{count:,} tokens in {len(told):,} windows of {window}{unread}"
+        return Measured({"perplexity": _exp(total / count)}, {"perplexity": seen})
 
     def _stride(self, window: int, both: bool) -> int:
         stride = window if self.stride is None else self.stride
