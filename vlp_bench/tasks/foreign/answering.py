@@ -69,7 +69,7 @@ class Speaking:
 
 
 @dataclass(frozen=True)
-class VQA(Speaking):
+class SpokenAnswers(Speaking):
     """Accuracy of short answers, as the VQA server counts it.
 
     Args:
@@ -102,7 +102,7 @@ class VQA(Speaking):
 
 
 @dataclass(frozen=True)
-class Captioning(Speaking):
+class SpokenCaptions(Speaking):
     """Captions against people's: CIDEr, BLEU, ROUGE-L.
 
     Args:

@@ -24,7 +24,7 @@ IN_ORDER = "the classes are numbered in the order of their folders' names: none 
 
 
 @dataclass(frozen=True)
-class Classification:
+class ClassFolders:
     """Accuracy of the likeliest class, and of the five likeliest where there are more than five.
 
     Args:

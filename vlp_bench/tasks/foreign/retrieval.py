@@ -22,7 +22,7 @@ AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class CosineRetrieval:
     """Recall at 1, 5 and 10 both ways; every caption of an image is a right answer.
 
     Args:
