@@ -341,6 +341,7 @@ def test_models_that_cannot_be_asked(folders, tmp_path, name, task, said):
         ("perplexity", "text", {"window": 500}, {}, r"task.window=500: expected .* from 2 to the 128 that"),
         ("perplexity", "text", {"window": 8, "stride": 9}, {}, r"task.stride=9: the window has 8 tokens"),
         ("perplexity", "text", {}, {"test": "short.txt"}, r"2 tokens, less than a window: set task.window=2"),
+        ("captioning", "coco", {}, {"split": "val"}, r"has the val split of format coco\? none .* data.test=FILE"),
         ("perplexity", "text", {}, {"tset": "a"}, r"data.tset=a: there is no value data.tset; .* did you mean test"),
         ("multiple_choice", "mmlu", {}, {}, r"test holds no .csv: MMLU's are dev/<subject>_dev.csv"),
         ("vqa", "salesforce", {"prompt": "what?"}, {}, r"task.prompt='what\?': it needs \{\} where the question comes"),

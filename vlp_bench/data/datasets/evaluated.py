@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,8 +105,13 @@ class Place:
 
     @property
     def file(self) -> Path:
-        """The annotations of the split."""
-        return Path(self.test) if self.test else found(Path(self.root), self.format, self.split)
+        """The annotations of the split. ValueError where they are not found; says which key names them."""
+        if self.test:
+            return Path(self.test)
+        try:
+            return found(Path(self.root), self.format, self.split)
+        except ValueError as error:  # there is one key for the file, whatever the split
+            raise ValueError(re.sub(r"data\.\w+=FILE", "data.test=FILE", str(error))) from None
 
 
 def _captions(place: Place) -> Data:

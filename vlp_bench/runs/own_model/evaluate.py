@@ -69,6 +69,11 @@ class Candidate:
     mask: str | None = None
     settings: Mapping[str, Any] | None = None
 
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"{self.name}, {self.pruner} at {100 * self.sparsity:g} %" if self.mask else self.name
+
     @classmethod
     def of(cls, place: str) -> Candidate:
         """That of a folder; one that `vlp-bench prune` wrote tells what it was. ValueError as `found_folder`."""
@@ -154,7 +159,7 @@ def _rows(asked: Asked, model: Candidate, device: torch.device, console: Console
     store, folder = Store(Path(asked.evaluation.words.out) / "runs"), "-".join(words)
     with exclusive(store.root / folder):
         if store.done(identity["run"], folder) and not asked.evaluation.words.force:
-            console.print(f"{model.folder}: stored already (force=true measures again)", soft_wrap=True, markup=False)
+            console.print(f"{model.label}: stored already (force=true measures again)", soft_wrap=True, markup=False)
             return store.last(identity["run"], folder)
         provenance = origin(_config(asked, model), model.weights)
         found = _measured(asked, model, device, console, provenance)
@@ -190,7 +195,7 @@ def _measured(
     asked: Asked, model: Candidate, device: torch.device, console: Console, provenance: dict[str, Any]
 ) -> Measured:
     began = time.monotonic()
-    with quietly(), _enough_memory(device), Evaluating(console, what=model.folder.name) as watch:
+    with quietly(), _enough_memory(device), Evaluating(console, what=model.label) as watch:
         own = load(model.folder, asked.evaluation.words.dtype)
         check_fits(asked.task, own, asked.evaluation.words.task)
         found = measured(nn.Module.to(own, device), model.folder, asked.task, asked.data, watch.of)  # pyright: ignore

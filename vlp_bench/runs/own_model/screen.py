@@ -85,8 +85,8 @@ def side_by_side(console: Console, models: Sequence[Sequence[Row]]) -> None:
         cells = [cell for own in zip(models, values, strict=True) for cell in _cells(own, metric, dense)]
         table.add_row(metric, *cells)
     print_table(table)
-    for note in dict.fromkeys(note for own in models for note in own[0].provenance.get("notes", {}).values()):
-        console.print(note, soft_wrap=True, markup=False)
+    for metric, note in dict.fromkeys(told for own in models for told in own[0].provenance.get("notes", {}).items()):
+        console.print(f"{metric}: {note}", soft_wrap=True, markup=False)
 
 
 def _cells(model: tuple[Sequence[Row], Mapping[str, float]], metric: str, dense: Sequence[Row] | None) -> Iterator[str]:
