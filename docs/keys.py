@@ -19,6 +19,8 @@ Written by `python docs/keys.py` from the yaml files in `conf/`; defaults and re
 table. A key of a group is written `group.key=value` on the command line, a choice `group=choice`. `${...}` takes
 the value of another key.
 """
+TYPED = {"evaluation": "vlp-bench evaluate task", "evaluation/exp": "vlp-bench evaluate, vlp-bench prune +exp"}
+"""Groups that are typed otherwise than they are called."""
 Entry = tuple[str, str, str]  # key, default, remark
 
 
@@ -74,6 +76,7 @@ def _prefix(text: str, group: str) -> str:
 
 def _title(stem: str, group: str) -> str:
     """What is typed to choose a file; those whose name starts with _ are not chosen but built upon."""
+    group = TYPED.get(group, group)
     if stem.startswith("_"):
         return f"{group}: shared ({stem})"
     return f"{group}={stem}" if group else "Top level"

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 import vlp_bench
 from vlp_bench.__main__ import is_verb
 from vlp_bench.__main__ import verbs as program_verbs
+from vlp_bench.runs.own_model.evaluation_request import evaluation_of, split
 from vlp_bench.runs.own_model.request import request_of, selection_of
 from vlp_bench.runs.specification import register
 from vlp_bench.runs.terminal import conf, key_value
@@ -109,6 +110,8 @@ def test_commands_are_found(tmp_path):
         "vlp-bench compare +exp=xvlm_itr sparsity=much",
         "vlp-bench experiment table99",
         "vlp-bench report too=FOLDER",
+        "vlp-bench evaluate model=FOLDER task=vqaa data.root=FOLDER",
+        "vlp-bench prune +exp=nosuch model=FOLDER out=PRUNED",
         "vlp-bench masks shwo FILE",
         "vlp-bench list pruner",
         "make tset",
@@ -189,7 +192,8 @@ VERBS = {
     "list": listing,
     "report": by_fields("report"),
     "rescore": by_fields("rescore"),
-    "prune": lambda words: request_of(words) if words else None,
+    "prune": lambda words: request_of(split(words)[0]) if words else None,
+    "evaluate": lambda words: evaluation_of(words) if words else None,
     "model": lambda words: selection_of(words) if words else None,
     "sync": by_fields("wandb_sync"),
     **{verb: by_parser(verb) for verb in ("masks", "export", "weights", "gate", "pretrain")},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.pruner import Pruner
     from vlp_bench.pruning.solution import Solution, Solutions
     from vlp_bench.pruning.statistics.calibration import Calibration
+    from vlp_bench.tasks.foreign.evaluate import evaluate
 
 __version__ = "0.3.0"
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Solution",
     "Solutions",
     "TransformersAdapter",
+    "evaluate",
     "from_pretrained",
     "prune",
     "save_pretrained",
@@ -51,6 +53,7 @@ _HOMES = {
     "Solution": "vlp_bench.pruning.solution",
     "Solutions": "vlp_bench.pruning.solution",
     "TransformersAdapter": "vlp_bench.models.foreign.adapter",
+    "evaluate": "vlp_bench.tasks.foreign.evaluate",
     "from_pretrained": "vlp_bench.models.checkpoints.pretrained",
     "prune": "vlp_bench.pruning.prune",
     "save_pretrained": "vlp_bench.models.checkpoints.pretrained",

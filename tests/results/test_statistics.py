@@ -253,3 +253,14 @@ def test_two_way_agrees_with_an_f_test_by_hand():
 def test_two_way_refuses_what_it_cannot_share_out(grid, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         statistics.two_way(grid)
+
+
+def test_of_perplexity_the_smaller_is_better(tmp_path):
+    store = Store(tmp_path)
+    for pruner, value in (("omp", 30.0), ("wanda", 20.0)):
+        line = row(run=pruner, value=value, metric="perplexity", pruner=pruner, sparsity=0.5, provenance=ORIGIN)
+        store.append(pruner, [line])
+    matrix = statistics.cells(statistics.summary(store.query(), ["perplexity"]))
+    assert statistics.average_ranks(matrix)["pruner"].tolist() == ["wanda", "omp"]
+    [ahead] = statistics.clustered(matrix, "omp").to_dict("records")
+    assert (ahead["pruner"], ahead["ahead"], ahead["median"]) == ("wanda", 1, 10.0)

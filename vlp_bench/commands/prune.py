@@ -17,10 +17,14 @@ and a card; a folder below it for each of several sparsities.
     also, leave   patterns of names that are pruned, or stay dense: leave=[*.layers.0.*,visual_projection]
     num_samples, batch_size, max_length, seed   of the calibration data (128, 8, what the model allows up to 512, 0)
     device, dtype  cpu or cuda (cpu); float32, bfloat16, float16 (as stored)
+    evaluate      a task of `vlp-bench evaluate`, with its task.KEY and data.KEY: what is measured before and after;
+                  results=FOLDER is where the rows go (outputs)
+    +exp=NAME     a row of ECoFLaP's tables: pruner, sparsity, calibration and task as published
 """
 
 import sys
 
+from vlp_bench.runs.own_model.evaluation_request import split
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console, print_help
 from vlp_bench.runs.terminal.key_value import with_words
@@ -36,10 +40,16 @@ def main() -> None:
 
 
 def _prune(words: list[str]) -> None:
-    request, options = request_of(words)
-    from vlp_bench.runs.own_model.prune import prune
+    pruning, evaluation = split(words)
+    request, options = request_of(pruning)
+    if evaluation is None:
+        from vlp_bench.runs.own_model.prune import prune
 
-    prune(request, options, console)
+        prune(request, options, console)
+    else:
+        from vlp_bench.runs.own_model.evaluate import prune_and_evaluate
+
+        prune_and_evaluate(request, options, evaluation, console)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,16 @@ class ImagePair:
 
 
 @dataclass(frozen=True)
+class MultipleChoice:
+    """MMLU's: a question of a subject with four choices; `answer` is the place of the right one, from 0."""
+
+    subject: str
+    question: str
+    choices: tuple[str, str, str, str]
+    answer: int
+
+
+@dataclass(frozen=True)
 class LabelledImage:
     """An image of class number `label`."""
 

@@ -16,6 +16,8 @@ from scipy import stats
 
 from vlp_bench.results.store import matching
 
+SMALLER = ("perplexity",)
+"""Metrics of which the smaller value is the better one."""
 CELL = ["exp", "benchmark", "sparsity", "metric"]
 FEWEST = 3  # seeds that an interval or a test over seeds needs
 NO_SPREAD = 1e-9  # a standard deviation, in points, that is rounding alone
@@ -188,15 +190,19 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """`summary` as a matrix: a row per cell, a column per pruner, the mean; NaN: not run, -inf: all failed."""
-    lost = table.assign(value=table["mean"].where(table["seeds"] > 0, -np.inf))
+    """`summary` as a matrix: a row per cell, a column per pruner, the mean; NaN: not run, -inf: all failed.
+
+    Larger is better: the means of SMALLER have their sign turned.
+    """
+    better = table["mean"].where(~table["metric"].isin(SMALLER), -table["mean"])
+    lost = table.assign(value=better.where(table["seeds"] > 0, -np.inf))
     return lost.loc[lost["sparsity"] > 0, :].pivot(index=CELL, columns="pruner", values="value")
 
 
 def average_ranks(matrix: pd.DataFrame) -> pd.DataFrame:
     """Average rank of every pruner over the cells that all have (1 is best, ties share, a failed cell is last).
 
-    Returns columns pruner, rank, cells, failed; best first. Larger is better in every metric used here.
+    Returns columns pruner, rank, cells, failed; best first. Larger is better, see `cells`.
     """
     whole = matrix.dropna()
     ranks = whole.rank(axis=1, ascending=False, method="average")

@@ -15,7 +15,7 @@ from vlp_bench.results.store import matching
 METRICS = (  # shown first and in this order; what else a run has follows by name
     *("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "itc_txt_r1", "itc_img_r1"),
     *("doc_r1", "doc_r5", "doc_r10", "name_r1", "name_r5", "name_r10"),
-    *("accuracy", "majority", "truth", "grammatical"),
+    *("accuracy", "top5", "subjects", "majority", "truth", "grammatical", "perplexity"),
     *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "spice"),
 )
 UNSHOWN = ("itc_",)  # recalls before re-ranking but for the two above
@@ -28,6 +28,9 @@ LABELS = {
     "r_mean": "mean recall (%)",
     "accuracy": "accuracy (%)",
     "majority": "accuracy of the majority answer (%)",
+    "perplexity": "perplexity (smaller is better)",
+    "top5": "accuracy of the five likeliest (%)",
+    "subjects": "accuracy, mean over subjects (%)",
     "truth": "captions true in every clause (%)",
     "meteor": "METEOR",
     "spice": "SPICE",

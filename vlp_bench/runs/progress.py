@@ -1,7 +1,7 @@
 """How far a run is: on the screen while it prunes, and in a line in its folder for other processes to read."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,22 @@ class Pruning:
     def _say_now_and_then(self) -> None:
         while not self.over.wait(LINE_EVERY):
             self.console.print(f"{self}, {time.monotonic() - self.began:.0f} s", soft_wrap=True)
+
+
+class Evaluating(Pruning):
+    """The same while a model is measured; `what` is the model."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        super().__init__(console, what=what)
+        self.model = what
+
+    def of(self, batches: Sequence[Any], what: str) -> "Watched":
+        """Batches of `what` (images, questions), counted."""
+        self.what = f"{self.model}: {what}"
+        return self(batches)
+
+    def __str__(self) -> str:
+        return f"{self.what}, batch {self.batch} of {self.batches}" if self.batch else self.what
 
 
 @dataclass(frozen=True)

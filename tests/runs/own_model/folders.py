@@ -95,28 +95,42 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "idefics3": _idefics3,
     **dict.fromkeys(("t5", "bart", "bert", "gpt2", "llama", "mixtral"), tokenizer),
 }
-"""What lies beside the weights; Qwen's is written without transformers, whose part for videos needs torchvision."""
+"""What lies beside the weights."""
 
 
 def folder(name: str, place: Path) -> Path:
     """The folder of a tiny model, `place`/`name`."""
     path = place / name
     built(name).save_pretrained(path)
-    if name.startswith("qwen"):
-        _qwen(path, "Qwen2_5_VLProcessor" if name == "qwen2_5_vl" else "Qwen3VLProcessor")
+    if name in VIDEOS:
+        _with_videos(path, name)
     else:
         PROCESSORS[name]().save_pretrained(path)
     return path
 
 
-def _qwen(path: Path, kind: str) -> None:
+QWEN = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 64, "max_pixels": 1024}
+EDGES = {"size": {"longest_edge": 16}, "max_image_size": {"longest_edge": 16}, "do_image_splitting": False}
+PINS = {"size": SIZE, "image_grid_pinpoints": [[16, 16], [16, 32], [32, 16]]}
+VIDEOS: dict[str, tuple[str, str, Callable[[], Any], dict[str, Any]]] = {
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "<begin> <image> <end>", lambda: t.Qwen2VLImageProcessorPil(**QWEN), {}),
+    "qwen3_vl": ("Qwen3VLProcessor", "<begin> <image> <end>", lambda: t.Qwen2VLImageProcessorPil(**QWEN), {}),
+    "smolvlm": ("SmolVLMProcessor", "<image>", lambda: t.SmolVLMImageProcessorPil(**EDGES), {"image_seq_len": 4}),
+    "llava_onevision": (
+        "LlavaOnevisionProcessor", "<image>", lambda: t.LlavaOnevisionImageProcessorPil(**PINS),
+        {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
+    ),
+}  # fmt: skip
+"""Written without transformers, whose part for videos needs torchvision: class, sign for an image, images, the rest."""
+
+
+def _with_videos(path: Path, name: str) -> None:
+    kind, sign, images, more = VIDEOS[name]
     signs = {"image_token": "<image>", "video_token": "<video>"}
     tokenizer(extra_special_tokens=signs, model_max_length=512).save_pretrained(path)
-    (path / "chat_template.jinja").write_text(_chat("<begin> <image> <end>"))
-    sizes = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 64, "max_pixels": 1024}
-    images = t.Qwen2VLImageProcessorPil(**sizes).to_dict()
-    content = {"processor_class": kind, "image_processor": images, "video_processor": {"merge_size": 2}}
-    (path / "processor_config.json").write_text(json.dumps(content, default=str))
+    (path / "chat_template.jinja").write_text(_chat(sign))
+    content = {"processor_class": kind, "image_processor": images().to_dict(), "video_processor": {"merge_size": 2}}
+    (path / "processor_config.json").write_text(json.dumps(content | more, default=str))
 
 
 SAID = ("a red dog", "a blue cat of the red dog", "a dog", "blue cat of a w20 w21")

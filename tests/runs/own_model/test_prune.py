@@ -19,7 +19,7 @@ from vlp_bench.runs.terminal.console import console
 
 SEEN = ("vit", "dinov2")
 PAIRED = ("siglip", "clip", "blip", "blip2", "blip2_t5", "paligemma")
-SPOKEN = ("llava", "gemma3", "idefics3", "qwen2_5_vl", "qwen3_vl")
+SPOKEN = ("llava", "llava_onevision", "smolvlm", "gemma3", "idefics3", "qwen2_5_vl", "qwen3_vl")
 READ = ("t5", "bart", "bert", "gpt2", "llama", "mixtral")
 SETS = {"pictures": (*SEEN, *PAIRED, "llava", "qwen2_5_vl"), "texts": READ, "chats": SPOKEN}
 

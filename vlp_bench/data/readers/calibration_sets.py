@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.readers.classes import SUFFIXES
@@ -20,7 +21,8 @@ from vlp_bench.data.transforms.decoding import Folder, inside
 
 CAPTIONS, TEXTS, CHATS = "images with captions", "texts", "chats"
 KINDS = (
-    "a folder of images with captions (captions.jsonl, Karpathy's JSON, or a .txt beside each image), "
+    "a folder of images with captions (captions.jsonl, Karpathy's JSON, or a .txt beside each image), or in a folder "
+    "for every class, "
     'a file of texts (.jsonl with {"text": ...}, or .txt, one a line), '
     'or a file of chats (.jsonl with {"messages": [...]} or LLaVA\'s {"conversations": [...]})'
 )
@@ -36,20 +38,23 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A record: keys of its images, its caption or text, or its messages (their images in order)."""
+    """A record: keys of its images, its caption or text, or its messages (their images in order); its class's place."""
 
     images: tuple[str, ...] = ()
     text: str = ""
     messages: tuple[Message, ...] = ()
+    label: int = -1
 
 
 @dataclass(frozen=True)
 class Example:
-    """What a record shows: upright RGB images, and the words."""
+    """What a record shows: upright RGB images, and the words; of class folders their names, and which it lay in."""
 
     images: tuple[Image.Image, ...]
     text: str
     messages: tuple[Message, ...]
+    classes: tuple[str, ...] = ()
+    label: int = -1
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class CalibrationSet:
     kind: str
     records: Sequence[Row]
     root: Path
+    classes: tuple[str, ...] = ()
 
     def examples(self, count: int, seed: int = 0) -> list[Example]:
         """`count` of them (all, if there are fewer), drawn without repetition, with their images decoded.
@@ -70,12 +76,13 @@ class CalibrationSet:
         order = np.random.default_rng(seed).permutation(len(self.records))[:count]
         folder = Folder(self.root)
         chosen = [self.records[int(i)] for i in order]
-        return [Example(tuple(_opened(folder, key) for key in r.images), r.text, r.messages) for r in chosen]
+        shown = ((tuple(opened(folder, key) for key in r.images), r) for r in chosen)
+        return [Example(images, r.text, r.messages, self.classes, r.label) for images, r in shown]
 
 
-def _opened(folder: Folder, key: str) -> Image.Image:
+def opened(source: ImageSource, key: str) -> Image.Image:
     """An image without metadata, by which processors would turn it once more."""
-    image = folder.open(key)
+    image = source.open(key)
     plain = Image.new("RGB", image.size)
     plain.paste(image)
     return plain
@@ -119,9 +126,13 @@ def _of_folder(path: Path) -> CalibrationSet:
         lacks = next(image for image in images if image not in captioned)
         raise ValueError(f"{lacks} has no {lacks.stem}.txt beside it, as others have: write it or take the image away")
     texts = [" ".join(checked.lines(image.with_suffix(".txt"))) if captioned else "" for image in images]
-    names = [image.relative_to(path).as_posix() for image in images]
-    records = [Row((name,), text) for name, text in zip(names, texts, strict=True)]
-    return CalibrationSet(path, CAPTIONS, records, path)
+    names = [image.relative_to(path) for image in images]
+    classes = tuple(sorted({name.parts[0] for name in names})) if all(len(name.parts) == 2 for name in names) else ()
+    records = [
+        Row((name.as_posix(),), text, label=classes.index(name.parts[0]) if classes else -1)
+        for name, text in zip(names, texts, strict=True)
+    ]
+    return CalibrationSet(path, CAPTIONS, records, path, classes)
 
 
 # Files

@@ -35,23 +35,24 @@ def load(path: Path) -> Any:
     Raises:
         ValueError: no such file, too large, not JSON, or JSON that holds NaN or Infinity.
     """
-    return _decoded(path, _text(path))
+    return _decoded(path, text_of(path))
 
 
 def load_lines(path: Path) -> list[Any]:
     """The content of a file with one JSON object a line; raises as `load`."""
-    return [_decoded(path, line) for line in _text(path).splitlines() if line.strip()]
+    return [_decoded(path, line) for line in text_of(path).splitlines() if line.strip()]
 
 
 def lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty; raises as `load`."""
-    found = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    found = [line.strip() for line in text_of(path).splitlines() if line.strip()]
     if not found:
         raise ValueError(f"{path} is empty; is the download complete?")
     return found
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The content of a text file in UTF-8; raises as `load`."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path} has more than {MOST_BYTES} bytes; no annotation file is that large")

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
+from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.loading import processor_without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
@@ -23,6 +24,8 @@ LONGEST = 512
 """Tokens of a text, unless told otherwise."""
 ASKED = "Describe the image."
 """What a caption answers, where a model was trained on chats."""
+WITHOUT_SIGN = ("Blip", "InstructBlip", "Git", "Kosmos", "PaliGemma")
+"""Processors that put the signs for an image before a text themselves."""
 BEGUN = "a photo of"
 """What the encoder of a model with a decoder reads beside an image; the decoder says the caption."""
 
@@ -64,6 +67,39 @@ class Inputs:
         chunks = (own[at : at + batch_size] for own in groups for at in range(0, len(own), batch_size))
         return [self._taken(make(chunk)) for chunk in chunks]
 
+    def prompts(self, images: Sequence[Any], texts: Sequence[str]) -> Batch:
+        """What a model that answers in words goes on from: an image and a text each.
+
+        The chat template puts both in where there is one; else the text follows the sign for its image. Padding is on
+        the left, where the next word follows the last one; on the right for an encoder, which would see a gap between
+        image and text (BLIP-2's processor pads the text before it puts the image there).
+        """
+        encodes = self.model.config.is_encoder_decoder or self.model.config.get_text_config().is_encoder_decoder
+        self.processor.tokenizer.padding_side = "right" if encodes else "left"
+        if not self.chats:
+            made = self._taken(self._after_images(list(texts), list(images), prompt=True))
+            return {name: tensor for name, tensor in made.items() if name != "labels"}
+        messages = [({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]},) for t in texts]
+        asked = [self._templated(self.processor, m, add_generation_prompt=True) for m in messages]
+        return self._taken(self._shown(asked, [[image] for image in images]))
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template for texts and images."""
+        return bool(getattr(self.processor, "chat_template", None))
+
+    def images(self, images: Sequence[Any]) -> Batch:
+        """Images alone."""
+        return self._taken(self.image_processor(images=list(images), return_tensors="pt"))
+
+    def texts(self, texts: Sequence[str]) -> Batch:
+        """Texts alone, padded and cut as the model was trained."""
+        return self._taken(self._tokens(list(texts)))
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """A text of any length as ids, with or without the special tokens that the tokenizer adds."""
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
     def _maker(self, kind: str, with_images: bool) -> Callable[[Sequence[Example]], Any]:
         sees, said = reads(self.model), type(self.model).__name__
         if kind != CAPTIONS and "text" not in sees:
@@ -83,7 +119,16 @@ class Inputs:
         return self._tokens(texts)
 
     def _images(self, examples: Sequence[Example]) -> Any:
-        return self.image_processor(images=[_one(e) for e in examples], return_tensors="pt")
+        made = self.image_processor(images=[_one(e) for e in examples], return_tensors="pt")
+        return {**made, **self._labels(examples)}
+
+    def _labels(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Of a classifier and images in class folders that its labels have."""
+        classes = examples[0].classes
+        if not classes or "labels" not in signature(self.model.forward).parameters:
+            return {}
+        found = label_numbers(self.model, classes, classes)
+        return {} if found.missing else {"labels": torch.tensor([found.numbers[e.label] for e in examples])}
 
     def _captions(self, examples: Sequence[Example]) -> Any:
         """Images and their captions: side by side (CLIP), as a chat, or one after the other."""
@@ -95,18 +140,18 @@ class Inputs:
             return self.processor(text=captions, images=images, return_tensors="pt", **self._padding)
         if getattr(self.model.config, "is_encoder_decoder", False):
             return self._said(captions, images, "input_ids" in takes)
-        if getattr(self.processor, "chat_template", None):
+        if self.chats:
             chats = [Example(e.images, "", _asked(e.text)) for e in examples]
             return self._chats(chats)
         return self._after_images(captions, images)
 
-    def _after_images(self, captions: list[str], images: list[Any]) -> Any:
+    def _after_images(self, captions: list[str], images: list[Any], *, prompt: bool = False) -> Any:
         """A caption behind the sign for its image, which some processors put there themselves."""
         name, mark = type(self.processor).__name__, getattr(self.processor, "image_token", None)
         settings = {"padding": True, "return_tensors": "pt"}
-        if name.startswith("PaliGemma"):  # what is to be said is given apart
+        if name.startswith("PaliGemma") and not prompt:  # what is to be said is given apart
             return self.processor(text=[BEGUN] * len(images), suffix=captions, images=images, **settings)
-        if mark is None or name.startswith(("Blip", "InstructBlip", "Git", "Kosmos")):
+        if mark is None or name.startswith(WITHOUT_SIGN):
             return self.processor(text=captions, images=images, **settings)
         nested = [[image] for image in images]
         return self.processor(text=[f"{mark}{caption}" for caption in captions], images=nested, **settings)
@@ -125,18 +170,21 @@ class Inputs:
         if not any(images) and "image" not in reads(self.model):
             prompts = [self._templated(self.tokenizer, _plain(e.messages)) for e in examples]
             return self._tokens(prompts, add_special_tokens=False)
-        prompts = [self._templated(self.processor, e.messages) for e in examples]
+        return self._shown([self._templated(self.processor, e.messages) for e in examples], images)
+
+    def _shown(self, prompts: list[str], images: list[list[Any]]) -> Any:
+        """What a chat template wrote, with its images put in."""
         begins = getattr(self.processor.tokenizer, "bos_token", None)
         special = {"add_special_tokens": False} if begins and prompts[0].startswith(begins) else {}
         given = {"images": images} if any(images) else {}
         return self.processor(text=prompts, padding=True, return_tensors="pt", **given, **special)
 
-    def _templated(self, speaker: Any, messages: Sequence[Message]) -> str:
+    def _templated(self, speaker: Any, messages: Sequence[Message], **settings: Any) -> str:
         if not getattr(speaker, "chat_template", None):
             raise ValueError(
                 f"{self.folder} has no chat template (chat_template.jinja): give texts, or images with captions"
             )
-        return speaker.apply_chat_template([dict(message) for message in messages], tokenize=False)
+        return speaker.apply_chat_template([dict(message) for message in messages], tokenize=False, **settings)
 
     def _tokens(self, texts: list[str], **special: Any) -> Any:
         return self.tokenizer(texts, return_tensors="pt", **self._padding, **special)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, ProcessorMixin
 
 from vlp_bench.models.checkpoints.hub import read_reported
 from vlp_bench.models.checkpoints.locations import HUB, located
@@ -113,6 +114,16 @@ def processor_without_videos(folder: Path) -> Any:
     images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     parts = {"image_processor": images, "video_processor": images, "tokenizer": words}
-    unchecked = type(name, (kind,), {"check_argument_for_proper_class": lambda self, part, given: type(given)})
+    _spell_no_numbers(kind)
+    as_all_do = {"apply_chat_template": ProcessorMixin.apply_chat_template}  # SmolVLM's looks at the part for videos
+    unchecked_parts = {"check_argument_for_proper_class": lambda self, part, given: type(given)}
+    unchecked = type(name, (kind,), unchecked_parts | as_all_do)
     settings, _ = kind.get_processor_dict(folder, local_files_only=True)
     return unchecked.from_args_and_dict([parts[part] for part in kind.get_attributes()], settings)
+
+
+def _spell_no_numbers(kind: Any) -> None:
+    """SmolVLM's processor asks for a package (num2words) that spells the length of videos, which it is never shown."""
+    module = sys.modules[kind.__module__]
+    if getattr(module, "num2words", module) is None:
+        vars(module)["num2words"] = str

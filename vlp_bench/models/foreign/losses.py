@@ -25,7 +25,7 @@ def with_labels(model: PreTrainedModel, batch: Mapping[str, Any]) -> Mapping[str
         return batch
     if "return_loss" in takes:
         return {**batch, "return_loss": True}
-    if "labels" in takes and "input_ids" in batch and _speaks(model):
+    if "labels" in takes and "input_ids" in batch and speaks(model):
         return {**batch, "labels": own_words(model, batch)}
     return batch
 
@@ -40,7 +40,7 @@ def no_loss(model: PreTrainedModel, batch: Mapping[str, Any]) -> ValueError:
     )
 
 
-def _speaks(model: PreTrainedModel) -> bool:
+def speaks(model: PreTrainedModel) -> bool:
     """Whether it, or a model in it, gives logits of words."""
     nested = (module for module in model.modules() if isinstance(module, PreTrainedModel))
     return any(own.get_output_embeddings() is not None for own in nested)

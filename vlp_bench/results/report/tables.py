@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from vlp_bench.results.statistics import SMALLER
 from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS, Markdown, escaped, mean_and_spread
 from vlp_bench.results.tables import markdown as markdown_rows
@@ -85,7 +86,7 @@ def metric_table(
     pruners = list(dict.fromkeys([*pruners, *printed]))
     levels = tuple(sparsities) or (0.0,)
     lines = [Line(p, tuple(_cell(summary, published, p, s, metric) for s in levels)) for p in pruners]
-    return MetricTable(metric, levels, tuple(_placed(lines, len(levels))), beside)
+    return MetricTable(metric, levels, tuple(_placed(lines, len(levels), metric)), beside)
 
 
 def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity: float, metric: str) -> Cell:
@@ -99,14 +100,14 @@ def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity:
     return Cell(float(first["mean"]), float(first["std"]), int(first["seeds"]), int(first["failed"]), value)
 
 
-def _placed(lines: list[Line], columns: int) -> list[Line]:
+def _placed(lines: list[Line], columns: int, metric: str) -> list[Line]:
     places: dict[tuple[str, int], int] = {}
     pruned = [line for line in lines if line.pruner != "dense"]
     most = [max((line.cells[column].seeds for line in pruned), default=0) for column in range(columns)]
     for column in range(columns):
         compared = [line for line in pruned if line.cells[column].seeds == most[column] > 0]
         means = {line.pruner: round(line.cells[column].mean, 2) for line in compared}
-        best = sorted(set(means.values()), reverse=True)[:2]
+        best = sorted(set(means.values()), reverse=metric not in SMALLER)[:2]
         places |= {(p, column): best.index(m) + 1 for p, m in means.items() if m in best and len(means) > 1}
     return [
         Line(

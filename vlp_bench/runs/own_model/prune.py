@@ -15,7 +15,7 @@ from torch import nn
 
 from vlp_bench.data.readers.calibration_sets import KINDS, TEXTS, CalibrationSet, Example, read_set
 from vlp_bench.models.checkpoints.hub import quietly
-from vlp_bench.models.checkpoints.locations import HUB
+from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.foreign.loading import found_folder, load, skeleton
@@ -76,7 +76,7 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
-    folder, device, pruner = found_folder(request.model), _device(request.device), _pruner(request, options)
+    folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
     reads = needs_of(replace(pruner, modality=None, num_batches=None)).reads
     data = _data(request, reads)
     model = load(folder, request.dtype)
@@ -103,7 +103,8 @@ def _pruner(request: Request, options: Mapping[str, Any]) -> Pruner:
     return catalogue.load(request.pruner, {**({"seed": request.seed} if seeded else {}), **options})
 
 
-def _device(name: str) -> torch.device:
+def checked_device(name: str) -> torch.device:
+    """UserError for anything but cpu, or cuda where there is a GPU."""
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"device={name}: use cpu, or cuda where there is a GPU")
     return torch.device(name)
@@ -175,8 +176,14 @@ def _written(
     """One folder, or one below it for each of several sparsities, all of them or none."""
     out, found = Path(request.out), []
     place = request.model if request.model.startswith(HUB) else folder.absolute().name
-    known = {"model": place, "calibration": data.told if data else None, "versions": versions(),
-             "stays_dense": adapter.structure.reasons}  # fmt: skip
+    known = {
+        "model": place,
+        "model_weights": content_hash(folder),
+        "seed": request.seed,
+        "calibration": data.told if data else None,
+        "versions": versions(),
+        "stays_dense": adapter.structure.reasons,
+    }
     layers = find_layers(model, adapter)
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vlp_bench.data.datasets.evaluated import Place
 from vlp_bench.models.foreign.structure import Structure, grouped
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.row import Row
 from vlp_bench.runs.terminal.console import print_table
 
 
@@ -60,6 +63,39 @@ def left(console: Console, reasons: Sequence[tuple[str, str]]) -> None:
         names = [name for name, own in reasons if own == reason]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         console.print(f"[yellow]stays dense too: {escape(reason)}:[/] {escape(shown)}", soft_wrap=True)
+
+
+def evaluated_on(console: Console, task: str, place: Place, count: int) -> None:
+    """What is measured, on what."""
+    what = f"{count:,} examples of {Path(place.root).name}" if count > 1 else Path(place.root).name
+    console.print(f"{task} on {what} ({place.format})", soft_wrap=True, markup=False)
+
+
+def side_by_side(console: Console, models: Sequence[Sequence[Row]]) -> None:
+    """Metrics of several models, and the change against the first dense one; parts of a whole are left out."""
+    dense = next((own for own in models if own[0].pruner == "dense"), None)
+    table = Table("metric", box=None, pad_edge=False)
+    for own in models:
+        first = own[0]
+        table.add_column(f"{first.pruner} {first.sparsity:g}" if first.sparsity else first.pruner, justify="right")
+        if dense is not None and own is not dense:
+            table.add_column("change", justify="right")
+    values = [{row.metric: row.value for row in own} for own in models]
+    for metric in (m for m in values[0] if "/" not in m and not m.endswith("_r_mean")):
+        cells = [cell for own in zip(models, values, strict=True) for cell in _cells(own, metric, dense)]
+        table.add_row(metric, *cells)
+    print_table(table)
+    for metric, note in dict.fromkeys(told for own in models for told in own[0].provenance.get("notes", {}).items()):
+        console.print(f"{metric}: {note}", soft_wrap=True, markup=False)
+
+
+def _cells(model: tuple[Sequence[Row], Mapping[str, float]], metric: str, dense: Sequence[Row] | None) -> Iterator[str]:
+    rows, values = model
+    value = values.get(metric, math.nan)
+    yield "–" if math.isnan(value) else f"{value:.2f}"
+    if dense is not None and rows is not dense:
+        change = value - next((row.value for row in dense if row.metric == metric), math.nan)
+        yield "–" if math.isnan(change) else f"{change:+.2f}"
 
 
 def written(console: Console, found: Sequence[tuple[Solution, Path]], seconds: float, peak: float | None) -> None:

@@ -1,0 +1,171 @@
+"""What a model is evaluated on as it is: the test split of a folder, read for one kind of task."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlp_bench.data import checking
+from vlp_bench.data.datasets.own import check_root, found
+from vlp_bench.data.items import ImageSource
+from vlp_bench.data.readers import formats
+from vlp_bench.data.readers.classes import read_folders
+from vlp_bench.data.readers.corpus import CORPORA, corpus_file, read_corpus, read_mmlu
+from vlp_bench.data.records import LabelledImages, MultipleChoice
+from vlp_bench.data.transforms.decoding import Folder
+
+CAPTIONS, QUESTIONS, CLASSES, CORPUS, EXAM = "captions", "questions", "classes", "corpus", "exam"
+DEV = "dev"
+"""MMLU's split of examples."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Images in a folder for every class; `names`: what the classes are called, `folders`: the names of theirs."""
+
+    labelled: LabelledImages
+    folders: tuple[str, ...]
+    images: ImageSource
+
+    @property
+    def records(self) -> Sequence[Any]:
+        return self.labelled.records
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One long text."""
+
+    text: str
+
+    @property
+    def records(self) -> Sequence[str]:
+        return (self.text,)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions with four choices, and those of each subject that are answered before them."""
+
+    records: Sequence[MultipleChoice]
+    examples: Sequence[MultipleChoice]
+
+
+Data = formats.Split[Any] | Classes | Corpus | Exam
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data lie and how they are read.
+
+    Args:
+        root: their folder.
+        format: one that the kind of data has, see `FORMATS`.
+        test: the file (of classes and exams: the folder) of the split, where it can't be told by its name.
+        images: the folder that an annotation file's paths start from; else `images` below the root, or the root.
+        split: which split is taken.
+        names: of class folders, a file that says what they are called (`n01440764 tench` a line).
+        limit: so many of the records are taken, the first; 0: all.
+    """
+
+    root: str
+    format: str
+    test: str = ""
+    images: str = ""
+    split: str = "test"
+    names: str = ""
+    limit: int = 0
+
+    def read(self, kind: str) -> Data:
+        """The data.
+
+        Raises:
+            ValueError: another format, or files that are not there or wrong.
+        """
+        formats.check(self.format, FORMATS[kind], "data.format")
+        check_root(Path(self.root))
+        return self._cut(_READERS[kind](self))
+
+    def _cut(self, data: Data) -> Data:
+        if not self.limit or isinstance(data, Corpus):
+            return data
+        if isinstance(data, Classes):  # of all classes alike
+            records = data.records[:: max(1, len(data.records) // self.limit)][: self.limit]
+            return replace(data, labelled=replace(data.labelled, records=records))
+        return replace(data, records=data.records[: self.limit])
+
+    @property
+    def pictures(self) -> str:
+        below = Path(self.root) / "images"
+        return self.images or str(below if below.is_dir() else self.root)
+
+    @property
+    def file(self) -> Path:
+        """The annotations of the split. ValueError where they are not found; says which key names them."""
+        if self.test:
+            return Path(self.test)
+        try:
+            return found(Path(self.root), self.format, self.split)
+        except ValueError as error:  # there is one key for the file, whatever the split
+            raise ValueError(re.sub(r"data\.\w+=FILE", "data.test=FILE", str(error))) from None
+
+
+def _captions(place: Place) -> Data:
+    return _there(formats.captions(place.file, place.pictures, place.format, place.split, "data.format"))
+
+
+def _questions(place: Place) -> Data:
+    read = _there(formats.questions(place.file, place.pictures, place.format, "data.format"))
+    if not all(question.answers for question in read.records):
+        raise ValueError(f"{place.file} has questions without answers, which go to a server: give a split with answers")
+    return read
+
+
+def _there(split: formats.Split[Any]) -> formats.Split[Any]:
+    if said := checking.absent(split):
+        raise ValueError(f"the annotation file {said}; give the folder its paths start from with data.images=FOLDER")
+    return split
+
+
+def _classes(place: Place) -> Data:
+    """Of `<split>/<class>/<image>`, or of `<class>/<image>` where there is no folder of a split."""
+    root = Path(place.root)
+    named = (root / name for name in ((place.split, "val") if place.split == "test" else (place.split,)))
+    folder = Path(place.test) if place.test else next((one for one in named if one.is_dir()), root)
+    read = read_folders(folder, place.names or None)
+    folders = tuple(sorted(one.name for one in folder.iterdir() if one.is_dir()))
+    return Classes(read, folders, Folder(folder))
+
+
+def _corpus(place: Place) -> Data:
+    file = Path(place.test) if place.test else corpus_file(Path(place.root), place.split)
+    return Corpus(read_corpus(file, place.format))
+
+
+def _exam(place: Place) -> Data:
+    return Exam(read_mmlu(place.root, place.test or place.split), read_mmlu(place.root, DEV))
+
+
+_READERS: Mapping[str, Callable[[Place], Data]] = {
+    CAPTIONS: _captions, QUESTIONS: _questions, CLASSES: _classes, CORPUS: _corpus, EXAM: _exam,
+}  # fmt: skip
+FORMATS: Mapping[str, Sequence[str]] = {
+    CAPTIONS: (*formats.CAPTIONS, *formats.HOLDING_IMAGES),
+    QUESTIONS: tuple(formats.QUESTIONS),
+    CLASSES: ("imagefolder",),
+    CORPUS: tuple(CORPORA),
+    EXAM: ("mmlu",),
+}
+"""Kind of data -> its formats."""
+
+
+def fingerprint(data: Data) -> str:
+    """First 16 hex digits of a hash of all that the annotations say; images are not read."""
+    told = hashlib.sha256()
+    for own in (data.records, getattr(data, "examples", ()), getattr(data, "folders", ())):
+        told.update(repr(tuple(own)).encode())
+    return told.hexdigest()[:16]

@@ -1,0 +1,228 @@
+"""`vlp-bench evaluate`: models measured as they are, dense and pruned, each number a row of the results."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from vlp_bench.data.datasets.evaluated import FORMATS, Data, Place, fingerprint
+from vlp_bench.models.checkpoints.hub import quietly
+from vlp_bench.models.checkpoints.locations import HUB, content_hash
+from vlp_bench.models.checkpoints.pretrained import MASK
+from vlp_bench.models.foreign.loading import found_folder, load, skeleton
+from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.row import OWN, Row
+from vlp_bench.results.store import Store
+from vlp_bench.runs.lock import exclusive
+from vlp_bench.runs.own_model import screen
+from vlp_bench.runs.own_model.evaluation_request import Evaluation
+from vlp_bench.runs.own_model.prune import checked_device, prune
+from vlp_bench.runs.own_model.request import Request
+from vlp_bench.runs.progress import Evaluating
+from vlp_bench.runs.provenance import origin
+from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.specification import digest, version
+from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.tasks.foreign.evaluate import check_fits, measured, place_of, task_of
+from vlp_bench.tasks.foreign.task import Measured, Task
+from vlp_bench.tasks.result_file import write_json
+
+NO_NUMBER = "it is larger than any number; are the weights?"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured, read and checked: nothing has been computed yet."""
+
+    evaluation: Evaluation
+    task: Task
+    place: Place
+    data: Data
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides numbers but the model."""
+        return {"task": self.evaluation.words.task, "options": _options(self.task), "data": fingerprint(self.data),
+                "dtype": self.evaluation.words.dtype, "version": version()}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model's folder and where it came from: the dense one by name and hash, and what was pruned of it."""
+
+    folder: Path
+    name: str
+    weights: str
+    own: str
+    pruner: str = "dense"
+    sparsity: float = 0.0
+    seed: int = 0
+    mask: str | None = None
+    settings: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"{self.name}, {self.pruner} at {100 * self.sparsity:g} %" if self.mask else self.name
+
+    @classmethod
+    def of(cls, place: str) -> Candidate:
+        """That of a folder; one that `vlp-bench prune` wrote tells what it was. ValueError as `found_folder`."""
+        folder = found_folder(place)
+        own = content_hash(folder)
+        if not (folder / MASK).is_file():
+            return cls(folder, place if place.startswith(HUB) else folder.absolute().name, own, own)
+        solution = Solution.load(folder / MASK)
+        told = solution.report
+        return cls(
+            folder=folder,
+            name=str(told.get("model", folder.absolute().name)),
+            weights=str(told.get("model_weights", own)),
+            own=own,
+            pruner=str(told.get("method", "unknown")),
+            sparsity=float((told.get("sparsity") or {}).get("asked") or solution.sparsity),
+            seed=int(told.get("seed", 0)),
+            mask=mask_hash(solution),
+            settings=told.get("settings"),
+        )
+
+
+def ready(evaluation: Evaluation) -> Asked:
+    """The task and its data, read.
+
+    Raises:
+        ValueError: a key of either that can't be, or files that are not there or wrong.
+    """
+    task = task_of(evaluation.words.task, evaluation.options)
+    allowed = FORMATS[task.READS]
+    if "format" not in evaluation.data and len(allowed) > 1:
+        raise UserError(f"data.format= is missing: for task={evaluation.words.task} give one of {', '.join(allowed)}")
+    place = place_of({"format": allowed[0], **evaluation.data})
+    return Asked(evaluation, task, place, place.read(task.READS))
+
+
+def check_skeleton(asked: Asked, place: str) -> None:
+    """ValueError for a model that can't be asked, before its weights are read."""
+    with quietly():
+        check_fits(asked.task, skeleton(found_folder(place)), asked.evaluation.words.task)
+
+
+def evaluate(evaluation: Evaluation, console: Console, asked: Asked | None = None) -> list[Row]:
+    """Measure all models, store a row for each number, and show them side by side; those stored are not measured again.
+
+    Raises:
+        UserError, ValueError: says what was given, what is allowed, and what would mend it.
+    """
+    device = checked_device(evaluation.words.device)
+    asked = asked or ready(evaluation)
+    for place in evaluation.models:
+        check_skeleton(asked, place)
+    screen.evaluated_on(console, evaluation.words.task, asked.place, len(asked.data.records))
+    rows = [_rows(asked, Candidate.of(place), device, console) for place in evaluation.models]
+    store = Store(Path(evaluation.words.out) / "runs")
+    screen.side_by_side(console, [*_dense(store, rows), *rows])
+    console.print(f"next: vlp-bench report out={evaluation.words.out}", soft_wrap=True, markup=False)
+    return [row for own in rows for row in own]
+
+
+def prune_and_evaluate(
+    request: Request, options: Mapping[str, Any], evaluation: Evaluation, console: Console
+) -> list[Row]:
+    """Prune a model, write it, and measure it before and after; what can't be measured is said before it is pruned."""
+    asked = ready(evaluation)
+    check_skeleton(asked, request.model)
+    written = [str(folder) for _, folder in prune(request, options, console)]
+    return evaluate(evaluation.of([request.model, *written]), console, asked)
+
+
+def _dense(store: Store, rows: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """The stored rows of the dense model, where only pruned ones were asked for."""
+    if any(row.pruner == "dense" for own in rows for row in own):
+        return []
+    setting = rows[0][0].setting
+    runs = {row.run for row in store.rows() if row.setting == setting and row.pruner == "dense"}
+    return [found for run in sorted(runs)[:1] if (found := store.last(run))]
+
+
+def _rows(asked: Asked, model: Candidate, device: torch.device, console: Console) -> list[Row]:
+    identity = _identity(asked, model)
+    words = (asked.evaluation.name, OWN, model.pruner, f"{model.sparsity:g}", identity["run"])
+    store, folder = Store(Path(asked.evaluation.words.out) / "runs"), "-".join(words)
+    with exclusive(store.root / folder):
+        if store.done(identity["run"], folder) and not asked.evaluation.words.force:
+            console.print(f"{model.label}: stored already (force=true measures again)", soft_wrap=True, markup=False)
+            return store.last(identity["run"], folder)
+        provenance = origin(_config(asked, model), model.weights)
+        found = _measured(asked, model, device, console, provenance)
+        rows = _made(found, identity, provenance)
+        if found.said:
+            write_json(store.root / folder / "said.json", list(found.said))
+        store.append(folder, rows)
+    return rows
+
+
+def _identity(asked: Asked, model: Candidate) -> dict[str, Any]:
+    essence = asked.settings | {"exp": asked.evaluation.name, "model": [model.name, model.weights]}
+    own = {"pruner": model.pruner, "sparsity": model.sparsity, "mask": model.mask, "weights": model.own}
+    columns = {"exp": asked.evaluation.name, "model": model.name, "task": asked.evaluation.words.task, "benchmark": OWN}
+    chosen = {"pruner": model.pruner, "sparsity": model.sparsity, "seed": model.seed}
+    return columns | chosen | {"run": digest([essence, own]), "setting": digest(essence)}
+
+
+def _config(asked: Asked, model: Candidate) -> dict[str, Any]:
+    """What a row tells of its configuration."""
+    return {
+        "experiment": asked.evaluation.name,
+        "model": {"name": model.name},
+        "task": {"name": asked.evaluation.words.task, **_options(asked.task)},
+        "data": asdict(asked.place),
+        "pruner": dict(model.settings or {}),
+        "sparsity": model.sparsity,
+        "dtype": asked.evaluation.words.dtype,
+    }
+
+
+def _measured(
+    asked: Asked, model: Candidate, device: torch.device, console: Console, provenance: dict[str, Any]
+) -> Measured:
+    began = time.monotonic()
+    with quietly(), _enough_memory(device), Evaluating(console, what=model.label) as watch:
+        own = load(model.folder, asked.evaluation.words.dtype)
+        check_fits(asked.task, own, asked.evaluation.words.task)
+        found = measured(nn.Module.to(own, device), model.folder, asked.task, asked.data, watch.of)  # pyright: ignore
+    known = {"data": fingerprint(asked.data), "mask": model.mask, "notes": dict(found.notes)}
+    provenance.update(known | {"seconds": round(time.monotonic() - began, 3)})
+    return found
+
+
+@contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(f"{device} is out of memory: give a smaller task.batch_size=, or dtype=bfloat16") from None
+
+
+def _made(found: Measured, identity: Mapping[str, Any], provenance: dict[str, Any]) -> list[Row]:
+    common = {**identity, "provenance": provenance, "rows": len(found.values), "split": "test"}
+    return [_row(name, value, common) for name, value in found.values.items()]
+
+
+def _row(name: str, value: float, common: dict[str, Any]) -> Row:
+    if math.isfinite(value):
+        return Row(metric=name, value=value, **common)
+    return Row(metric=name, value=math.nan, status="ERR", message=f"{name}: {NO_NUMBER}", **common)
+
+
+def _options(task: Any) -> dict[str, Any]:
+    """The keys of a task, which is a dataclass."""
+    return asdict(task)
