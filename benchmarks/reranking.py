@@ -87,7 +87,8 @@ def speed(model: XVLM, whole: WholeGallery, args: argparse.Namespace) -> None:
 
     @torch.inference_mode()
     def ours() -> None:
-        whole.reranked(model, k=args.k, pairs=args.pairs, share=Share())
+        asking = replace(whole, texts=model.asks(whole.texts, whole.atts))
+        asking.reranked(model, k=args.k, pairs=args.pairs, share=Share())
 
     found = interleaved({"ours": ours, "loop": lambda: one_by_one(model, whole, args.k)}, args.rounds, warm_up=0)
     for name, times in found.items():

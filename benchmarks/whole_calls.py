@@ -1,27 +1,34 @@
 """Whole calls of `prune` beside programs that anyone could have written, in one run: seconds, ratio, peak memory.
 
-    python benchmarks/whole_calls.py [--weights 184] [--rounds 3] [--threads 1] [--json rows.jsonl] [NAME ...]
+    python benchmarks/whole_calls.py [--weights 184] [--size paper] [--rounds 3] [--threads 1] [--json FILE] [NAME ...]
 
-The model is a stand-in: linear layers of XVLM's shapes with normal weights, 184 million of them. Seconds are those of
-the processor (of the clock with several threads), ours and each baseline's in turn; a ratio is the median over the
-rounds, against the fastest variant of the baseline. Peaks are of a process for each side and count what comes on top
-of the model. The masks of both sides are compared: they may differ in ties at a threshold, and, where the baseline adds
-up in float32, in what it rounds.
+The model is a stand-in: linear layers of XVLM's shapes with normal weights, 184 million of them; for MULTIFLOW an XVLM
+of `--size` with random weights, and batches of 4 + 4 pairs. Rows named `_first` are of a first call, which hashes all
+weights; the others of later calls with a model whose hash is known. Seconds are those of the processor (of the clock
+with several threads), ours and each baseline's in turn; a ratio is the median over the rounds, against the fastest
+variant of the baseline. Peaks are of a process for each side and count what comes on top of the model. The masks of
+both sides are compared: they may differ in ties at a threshold, and, where the baseline adds up in float32, in what it
+rounds.
 
 Goals: OMP at three sparsities 1.3 times as fast as one `numpy.partition` for all three; at one sparsity 25 times as
 fast as `torch.nn.utils.prune.global_unstructured`; LAMP at three sparsities 10 times as fast as sort, cumulative sum
-and `kthvalue`; SNIP's mask from gradients that are known 6 times as fast as concatenate and `kthvalue`.
+and `kthvalue`; SNIP's mask from gradients that are known 6 times as fast as concatenate and `kthvalue`; MULTIFLOW at
+three sparsities 6 (2 batches) and 5 times (16) as fast as the released way. `kernel` rows are of a part of a call.
+`benchmarks/bench.py` compares some of the rows with those that are stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -31,12 +38,15 @@ import numpy as np
 import torch
 import torch.nn.utils.prune as torch_prune
 from support.measure import alone, peak, ratio, seconds
-from support.models import SIZES
+from support.models import SIZES, pairs, xvlm
+from support.released import multiflow
 from torch import Tensor, nn
 
 import vlp_bench
 from vlp_bench.models.xvlm.model import XVLM
+from vlp_bench.pruning import weights_hash
 from vlp_bench.pruning.adapter import adapter_for
+from vlp_bench.pruning.selection.order_statistics import search
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.on_disk import StoredStatistics
@@ -182,6 +192,9 @@ class Work:
     baselines: dict[str, Callable[..., Masks]]
     goal: float
     gradients: bool = False
+    batches: int = 0  # of pairs, which an XVLM is calibrated on
+    rounds: int = 99  # at most
+    table: str = "whole call"
 
 
 def _omp(model: StandIn, sparsities: list[float]) -> Masks:
@@ -196,6 +209,38 @@ def _snip(model: StandIn, sparsities: list[float], gradients: list[Tensor]) -> M
     return ours(model, "snip", sparsities, gradients)
 
 
+def _first(run: Callable[..., Masks]) -> Callable[..., Masks]:
+    """The call as if no weights had been hashed before."""
+
+    def first(*given: Any) -> Masks:
+        weights_hash._known.clear()
+        return run(*given)
+
+    return first
+
+
+def _multiflow(model: Any, sparsities: list[float], batches: Any) -> Masks:
+    found: Any = vlp_bench.prune(model, "multiflow", sparsities, batches)
+    return [list(found[sparsity].masks.values()) for sparsity in sparsities]
+
+
+def _thresholds(model: StandIn, sparsities: list[float]) -> Masks:
+    """The scores at three ranks among all |w|."""
+    weights = [weight.abs() for weight in model.weights]
+    sizes, locate = search({str(number): lambda own=own: own for number, own in enumerate(weights)})
+    ranks = [sum(sizes) - removed(sum(sizes), sparsity) + 1 for sparsity in sparsities]
+    found = locate(ranks)
+    return [[np.float32(found[rank].score) for rank in ranks]]
+
+
+def _thresholds_by_numpy(model: StandIn, sparsities: list[float]) -> Masks:
+    everything = np.concatenate([np.abs(weight.numpy()).reshape(-1) for weight in model.weights])
+    ranks = [removed(len(everything), sparsity) - 1 for sparsity in sparsities]
+    everything.partition(ranks)
+    return [[everything[rank] for rank in ranks]]
+
+
+KEPT = "histories kept, three passes"
 RELEASED, NUMPY = "sort, cumulative sum, scatter, kthvalue", "the same by numpy, one partition"
 ROWS = {
     "omp3": Work("OMP, 3 sparsities", SPARSITIES, _omp, {"one numpy.partition for all": partitioned}, 1.3),
@@ -204,11 +249,32 @@ ROWS = {
     "lamp3_numpy": Work("LAMP, 3 sparsities", SPARSITIES, _lamp, {NUMPY: lamp_by_numpy}, 1),
     "snip": Work("SNIP's mask", [0.75], _snip, {"concatenate, kthvalue": snip_by_torch}, 6, True),
     "snip_numpy": Work("SNIP's mask", [0.75], _snip, {"concatenate, numpy.partition": snip_by_numpy}, 1, True),
+    "omp3_first": Work(
+        "OMP, 3 sparsities, first call", SPARSITIES, _first(_omp), {"one numpy.partition for all": partitioned}, 1.3
+    ),
+    "lamp3_first": Work("LAMP, 3 sparsities, first call", SPARSITIES, _first(_lamp), {RELEASED: lamp_by_torch}, 10),
+    "multiflow2": Work(
+        "MULTIFLOW, 3 sparsities, 2 batches", SPARSITIES, _multiflow, {KEPT: multiflow}, 6, batches=2, rounds=1
+    ),
+    "multiflow16": Work(
+        "MULTIFLOW, 3 sparsities, 16 batches", SPARSITIES, _multiflow, {KEPT: multiflow}, 5, batches=16, rounds=1
+    ),
+    "thresholds": Work(
+        "3 thresholds",
+        SPARSITIES,
+        _thresholds,
+        {"concatenate, numpy.partition": _thresholds_by_numpy},
+        1,
+        table="kernel",
+    ),
 }
 
 
-def prepared(work: Work, weights: float) -> tuple[StandIn, tuple[Any, ...]]:
+def prepared(work: Work, weights: float, size: str) -> tuple[Any, tuple[Any, ...]]:
     """The model, and what both sides are given."""
+    if work.batches:
+        model = xvlm(size)
+        return model, (model, work.sparsities, pairs(size, 4, work.batches))
     model = StandIn(round(weights * 1e6))
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(weight.shape, generator=generator) for weight in model.weights] if work.gradients else None
@@ -219,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(ROWS)}; none: all")
     parser.add_argument("--weights", type=float, default=184, help="millions")
+    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the XVLM that MULTIFLOW prunes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where rows are appended, a line of JSON for each")
@@ -240,11 +307,15 @@ def main() -> None:
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of all sides in turn, then a process for each one's peak."""
     work = ROWS[name]
-    given = ["--weights", str(args.weights), "--rounds", str(args.rounds), "--threads", str(args.threads)]
+    rounds = min(args.rounds, work.rounds)
+    given = ["--weights", str(args.weights), "--rounds", str(rounds), "--threads", str(args.threads)]
+    given += ["--size", args.size]
     timed = alone(__file__, *given, "--alone", f"{name}/")
     peaks = {side: alone(__file__, *given, "--alone", f"{name}/{side}")["peak"] for side in ("ours", *work.baselines)}
     best = min(work.baselines, key=lambda side: median(timed["seconds"][side]))
     return {
+        "row": name,
+        "table": work.table,
         "work": work.name,
         "baseline": best,
         "ratio": round(ratio(timed["seconds"][best], timed["seconds"]["ours"]), 2),
@@ -252,10 +323,13 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": {side: round(median(spent), 3) for side, spent in timed["seconds"].items()},
         "peak_gib": {side: round(bytes_ / GIB, 3) for side, bytes_ in peaks.items()},
         "masks_differ": timed["differ"],
-        "weights_millions": args.weights,
+        "model": f"XVLM {args.size}" if work.batches else f"{args.weights:g} M weights",
         "threads": args.threads,
-        "rounds": args.rounds,
+        "rounds": rounds,
         "machine": machine(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -263,7 +337,7 @@ def measure(alone_: str, args: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: the times of all sides of a row, or the peak of one."""
     name, _, side = alone_.partition("/")
     work = ROWS[name]
-    model, given = prepared(work, args.weights)
+    model, given = prepared(work, args.weights, args.size)
     sides = {"ours": work.ours, **work.baselines}
     vlp_bench.prune(nn.Linear(8, 8), "omp", 0.5)  # imports what a first call imports
     if side:
@@ -272,12 +346,17 @@ def measure(alone_: str, args: argparse.Namespace) -> dict[str, Any]:
         return {"peak": peak() - before}
     watch = seconds if args.threads == 1 else _by_clock
     spent: dict[str, list[float]] = {side: [] for side in sides}
+    found: dict[str, Masks] = {}
+
+    def call(side: str) -> None:
+        found[side] = sides[side](*given)
+
     for number in range(args.rounds):
         for side in list(sides) if number % 2 == 0 else reversed(list(sides)):
-            spent[side].append(watch(lambda side=side: sides[side](*given)))
-    first, *others = (run(*given) for run in sides.values())
+            spent[side].append(watch(partial(call, side)))
+    first, *others = (found[side] for side in sides)
     differ = max((_differences(first, masks) for masks in others), default=0)
-    assert all(weight.isfinite().all() for weight in model.weights)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
     return {"seconds": spent, "differ": differ}
 
 
@@ -299,6 +378,12 @@ def machine() -> str:
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     wide = "AVX-512" if any(" avx512f" in line for line in lines) else ""
     return ", ".join(word for word in (model or platform.processor() or platform.machine(), wide) if word)
+
+
+def commit() -> str:
+    """Of the checkout, with a plus if something in it has changed; empty outside of one."""
+    described = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(described, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def say(row: dict[str, Any]) -> str:

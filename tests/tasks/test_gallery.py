@@ -16,11 +16,12 @@ from vlp_bench.tasks.gallery import Gallery, Share, WholeGallery
 IMAGES, EACH = 9, 3
 
 
-@pytest.fixture(scope="module")
-def model() -> XVLM:
+@pytest.fixture(scope="module", params=[1, 3])
+def model(request: pytest.FixtureRequest) -> XVLM:
     config = XVLMConfig(
         image_size=16, patch_size=8, vision_width=16, vision_layers=1, vision_heads=2, local_attn_depth=1,
-        text_width=16, text_layers=2, fusion_layers=1, text_heads=2, vocab_size=40, embed_dim=8, max_positions=16,
+        text_width=16, text_layers=4, fusion_layers=request.param, text_heads=2, vocab_size=40, embed_dim=8,
+        max_positions=16,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

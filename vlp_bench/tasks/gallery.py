@@ -35,8 +35,12 @@ class Matcher(Protocol):
         """(t, l, d) -> (t, e) of length 1."""
         ...
 
+    def asks(self, states: Tensor, atts: Tensor) -> Tensor:
+        """(t, l, d), (t, l) -> (t, l, d), what is kept of each text to match it with images."""
+        ...
+
     def matcher(self, image_states: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """(m, 1 + n, d) -> a function of texts (p, l, d), (p, l) and images (p,): how well each text goes with its."""
+        """(m, 1 + n, d) -> a function of asking texts (p, l, d), (p, l) and images (p,): how well they go together."""
         ...
 
 
@@ -69,7 +73,7 @@ class Gallery:
         self.image_embeds.append(model.project_image(image_states))
         self.text_embeds.append(model.project_text(text_states))
         self.images.append(image_states.to(self.store))
-        self.texts.append(text_states.to(self.store))
+        self.texts.append(model.asks(text_states, atts).to(self.store))
         self.atts.append(atts)
         self.text_image.append(first + described)
 
@@ -97,8 +101,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class WholeGallery:
-    """images (m, 1 + n, d), texts (t, l, d), atts (t, l), image_embeds (m, e) or (m, q, e), text_embeds (t, e),
-    text_image (t,)."""
+    """images (m, 1 + n, d), texts (t, l, d) as `Matcher.asks` has them, atts (t, l), image_embeds (m, e) or (m, q, e),
+    text_embeds (t, e), text_image (t,)."""
 
     images: Tensor
     texts: Tensor
@@ -143,16 +147,17 @@ class WholeGallery:
     def match(self, model: Matcher, image: Tensor, text: Tensor, *, pairs: int, share: "Share") -> Tensor:
         """Matching scores (p,) float32 of the pairs `image` (p,), `text` (p,); each process does its share of them.
 
-        What the model reads of an image is computed once for all of its texts, for a block of images at a time. In a
-        block, pairs go by length of text, so that little padding is computed; memory is bounded by the block and by
-        `pairs`, not by p. Diverged if a score is not a number.
+        What the model reads of an image is computed once for all of its texts, for a block of images at a time. Pairs
+        go by image, those of an image by length of text; memory is bounded by the block and by `pairs`, not by p.
+        Diverged if a score is not a number.
         """
         lengths = self.atts.sum(1)
+        by_image = (image * (int(lengths.max()) + 1) + lengths[text]).argsort(stable=True)
         scores = torch.zeros(len(image), device=self.atts.device)
         for first in range(0, len(self.images), BLOCK):
-            pairs_of_block = ((image >= first) & (image < first + BLOCK)).nonzero().squeeze(1)
-            chunks = list(share.of(pairs_of_block[lengths[text[pairs_of_block]].argsort()].split(pairs)))
-            if not len(pairs_of_block) or not chunks:
+            own = by_image[(image[by_image] >= first) & (image[by_image] < first + BLOCK)]
+            chunks = list(share.of(own.split(pairs)))
+            if not len(own) or not chunks:
                 continue
             score = model.matcher(self.images[first : first + BLOCK].to(self.atts.device))
             for chunk in chunks:

@@ -7,13 +7,13 @@ colour.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Protocol
 
 import numpy as np
 
 from vlp_bench.data.datasets.sources import Split
 from vlp_bench.data.records import LabelledImage
+from vlp_bench.data.shapes.drawn_once import drawn_once
 from vlp_bench.data.shapes.scenes import COLOURS, SHAPES, SIZES, Scene, draw_scene
 from vlp_bench.data.shapes.world import SPLITS as WORLD_SPLITS
 from vlp_bench.data.shapes.world import World, key
@@ -51,7 +51,7 @@ def label_of(scene: Scene) -> int:
     return large[0].shape * len(COLOURS) + large[0].colour
 
 
-@cache
+@drawn_once
 def _drawn(world: int, split: str, n: int) -> tuple[LabelledImage, ...]:
     """`n` labelled scenes, every class as often as any other up to one."""
     source = World(world)

@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol, Unpack
 
 import numpy as np
@@ -19,6 +18,7 @@ from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.items import ImageSource, Transform, Where, opened
 from vlp_bench.data.loading import ResumableLoader
 from vlp_bench.data.records import ImagePair, said_in
+from vlp_bench.data.shapes.drawn_once import drawn_once
 from vlp_bench.data.shapes.statements import statements
 from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import pre_caption
@@ -34,9 +34,9 @@ class PairSource(CalibrationSource, Protocol):
         ...
 
 
-@cache
+@drawn_once
 def _drawn(world: int, split: str, n: int) -> tuple[ImagePair, ...]:
-    """Statements of the embedded world; every split is drawn once a process."""
+    """Statements of the embedded world."""
     return tuple(statements(World(world), split, n))
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Protocol, Unpack
 
 import numpy as np
@@ -22,6 +22,7 @@ from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.items import ImageSource, Transform, Where
 from vlp_bench.data.loading import ResumableLoader
 from vlp_bench.data.records import Question, said_in
+from vlp_bench.data.shapes.drawn_once import drawn_once
 from vlp_bench.data.shapes.world import World
 from vlp_bench.data.text import make_tokenizer
 
@@ -44,9 +45,9 @@ class QuestionSource(CalibrationSource, Protocol):
         ...
 
 
-@cache
+@drawn_once
 def _drawn(world: int, split: str, n: int) -> tuple[Question, ...]:
-    """Questions of the embedded world: half a second a thousand, so every split is drawn once a process."""
+    """Questions of the embedded world: half a second a thousand."""
     return tuple(World(world).questions(split, n))
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.records import CaptionedImage, RegionImage
+from vlp_bench.data.shapes.drawn_once import drawn_once
 from vlp_bench.data.shapes.phrases import vocabulary
 from vlp_bench.data.shapes.world import World
 
@@ -45,9 +45,9 @@ class RetrievalSource(Protocol):
         ...
 
 
-@cache
+@drawn_once
 def _drawn(kind: str, world: int, split: str, n: int, twins: float) -> tuple[Any, ...]:
-    """Records of the embedded world; drawing is a matter of seconds, so every split is drawn once a process."""
+    """Records of the embedded world; drawing is a matter of seconds."""
     source = World(world)
     if kind == "gallery":
         return tuple(source.gallery(split, n, twins))

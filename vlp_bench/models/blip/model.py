@@ -21,7 +21,7 @@ from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_
 from vlp_bench.models.negatives import draw, negative_weights
 from vlp_bench.models.next_word_losses import next_word_loss, replace_first, targets
 from vlp_bench.models.released_names import NOBODY
-from vlp_bench.models.reranking import Score, SeenImages
+from vlp_bench.models.reranking import Score, SeenImages, asking
 from vlp_bench.models.xvlm.towers import init_linear
 from vlp_bench.processes import gather, gather_padded, own_rows
 
@@ -152,6 +152,10 @@ class BLIP(nn.Module):
         """
         return self.matcher(image_states)(texts, text_atts, torch.arange(len(image_states)))
 
+    def asks(self, texts: Tensor, atts: Tensor | None) -> Tensor:
+        """What a `matcher` is given of each text, (b, t, 1 + e): as `encode_text` has it, a third of its states."""
+        return texts
+
     def matcher(self, image_states: Tensor) -> Score:
         """`match` for many texts of each of some images (m, 1 + n, d)."""
         tower, features = self.text_encoder, self.project_image(image_states)
@@ -159,7 +163,8 @@ class BLIP(nn.Module):
 
         def score(texts: Tensor, atts: Tensor | None, image: Tensor) -> Tensor:
             ids = replace_first(texts[..., 0].round().long(), self.config.enc_id)
-            logits = self.itm_head(images.fuse(tower.embeddings(ids), atts, image)).float()
+            asks = asking(tower.encoder.layer[0], tower.embeddings(ids), atts)
+            logits = self.itm_head(images.fuse(asks, atts, image)).float()
             return logits[:, 1] + (self.project_text(texts) * features[image]).sum(-1)
 
         return score

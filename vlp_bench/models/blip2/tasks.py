@@ -102,6 +102,10 @@ class BLIP2Retriever(nn.Module):
         """(t, l, 1 + e) -> (t, e) of length 1."""
         return texts[:, 0, 1:]
 
+    def asks(self, texts: Tensor, atts: Tensor | None) -> Tensor:
+        """What a `matcher` is given of each text: as `encode_text` has it."""
+        return texts
+
     def matcher(self, image_states: Tensor) -> Score:
         """Images (m, n + q, d) -> a function of texts and which image each is held against: logit plus best cosine."""
         states, features = image_states[:, : -self.queries], self.project_image(image_states)

@@ -16,7 +16,7 @@ from vlp_bench.batch import Batch, Place
 from vlp_bench.models.attention_masks import key_mask
 from vlp_bench.models.losses import box_losses, contrastive
 from vlp_bench.models.negatives import hard_negatives
-from vlp_bench.models.reranking import Score, SeenImages
+from vlp_bench.models.reranking import Score, SeenImages, asking
 from vlp_bench.models.xvlm.towers import (
     ATTENTIONS,
     XVLMConfig,
@@ -145,11 +145,20 @@ class XVLM(nn.Module):
 
     def match(self, text_states: Tensor, text_atts: Tensor | None, image_states: Tensor) -> Tensor:
         """(b,) logit that text and image belong together: retrieval's re-ranking score, of a model in eval mode."""
-        return self.matcher(image_states)(text_states, text_atts, torch.arange(len(image_states)))
+        asks = self.asks(text_states, text_atts)
+        return self.matcher(image_states)(asks, text_atts, torch.arange(len(image_states)))
+
+    def asks(self, text_states: Tensor, atts: Tensor | None) -> Tensor:
+        """(b, t, d) of `encode_text` -> (b, t, d), what a `matcher` is given of each text."""
+        return asking(self._fusion_layers[0], text_states, atts)
+
+    @property
+    def _fusion_layers(self) -> nn.ModuleList:
+        return self.text_encoder.bert.encoder.layer[self.config.first_fusion_layer :]
 
     def matcher(self, image_states: Tensor) -> Score:
         """`match` for many texts of each of some images (m, 1 + n, d)."""
-        images = SeenImages(self.text_encoder.bert.encoder.layer[self.config.first_fusion_layer :], image_states)
+        images = SeenImages(self._fusion_layers, image_states)
         return lambda texts, atts, image: self.itm_head(images.fuse(texts, atts, image)).float()[:, 1]
 
     # --- losses ---

@@ -1,0 +1,162 @@
+"""Whole calls in under ten minutes, beside the rows that are stored of the same machine, model and threads.
+
+    python benchmarks/bench.py [--keep] [NAME ...]
+
+A row is a line of JSON of `whole_calls.py`, measured at a size that keeps it short, on one thread: 46 M weights, or an
+XVLM of the papers' width and a quarter of their depth. `demo` is the README's run in an empty folder, on all cores, by
+the clock. `--keep` adds what was measured to the stored rows, `benchmarks/results/whole_calls.jsonl`. Ratios are
+compared, where a row has one, for they depend less on what else the machine does; else seconds. Within a tenth a row is
+"as stored". No baseline here needs a package that vlp_bench does not install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+HERE = Path(__file__).resolve().parent
+STORED = HERE / "results" / "whole_calls.jsonl"
+CLOSE = 0.1
+ONCE = ("lamp3_first", "omp", "lamp3")  # whose baselines take long
+NAMES = ("demo", "omp3", "omp3_first", "omp", "lamp3", "lamp3_first", "snip", "multiflow2", "multiflow16", "thresholds")
+DEMO = ("run", "+exp=xvlm_itr", "pruner=multiflow", "sparsity=0.9")
+COLUMNS = ("row", "seconds", "GiB", "ratio", "stored", "", "against")
+TITLES = {"whole call": "Whole calls", "kernel": "Parts of a call"}
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """What must be equal in two rows that are compared."""
+    return tuple(row[name] for name in ("row", "model", "threads", "machine"))
+
+
+def read(file: Path) -> list[Row]:
+    """The stored rows, oldest first; ValueError for a line that is none."""
+    if not file.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            key(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}, line {number} is no row of whole_calls.py ({error}); delete it") from None
+        rows.append(row)
+    return rows
+
+
+def verdict(row: Row, before: Row | None) -> str:
+    """How a row stands to the stored one, in a word."""
+    if before is None:
+        return "new"
+    if row["ratio"] is not None and before["ratio"] is not None:
+        change = row["ratio"] / before["ratio"]
+    else:
+        change = before["seconds"]["ours"] / row["seconds"]["ours"]
+    return "faster" if change > 1 + CLOSE else "slower" if change < 1 / (1 + CLOSE) else "as stored"
+
+
+def table(rows: Iterable[Row], stored: Iterable[Row]) -> str:
+    """Whole calls, then parts of one, each beside the last stored row of its kind."""
+    before = {key(row): row for row in stored}
+    listed = list(rows)
+    parts = []
+    for kind, title in TITLES.items():
+        lines = [_cells(row, before.get(key(row))) for row in listed if row["table"] == kind]
+        if lines:
+            parts.append(f"{title}\n{_aligned([COLUMNS, *lines])}")
+    return "\n\n".join(parts)
+
+
+def _cells(row: Row, before: Row | None) -> tuple[str, ...]:
+    goal = f" (goal {row['goal']:g})" if row["ratio"] is not None else ""
+    told = "" if before is None else _number(before["ratio"], before)
+    peak = row["peak_gib"].get("ours")
+    against = f"{row['baseline']}{goal}: {row['seconds'].get(row['baseline'], 0):.2f} s" if row["baseline"] else ""
+    return (
+        f"{row['work']}, {row['model']}",
+        f"{row['seconds']['ours']:.2f}",
+        "" if peak is None else f"{peak:.2f}",
+        _number(row["ratio"], row) if row["ratio"] is not None else "",
+        told,
+        verdict(row, before),
+        against,
+    )
+
+
+def _number(ratio: float | None, row: Row) -> str:
+    return f"{row['seconds']['ours']:.2f} s" if ratio is None else f"{ratio:.2f} x"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def measured(name: str, file: Path) -> Row:
+    """One row, by a process of its own."""
+    rounds = "1" if name in ONCE else "3"
+    script = [sys.executable, str(HERE / "whole_calls.py"), name, "--weights", "46", "--size", "small"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    given = ["--rounds", rounds, "--json", str(file)]
+    subprocess.run([*script, *given], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
+
+
+def demo(like: Row) -> Row:
+    """The README's run; machine, versions and commit are those of another row."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        program = [sys.executable, "-m", "vlp_bench", *DEMO]
+        paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": paths}
+        subprocess.run(program, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+        spent = time.perf_counter() - began
+    own = {"row": "demo", "work": "the README's run at 90 %", "model": "XVLM mini", "threads": os.cpu_count()}
+    none = {"baseline": "", "ratio": None, "goal": 30, "peak_gib": {}, "rounds": 1, "masks_differ": 0}
+    return dict(like) | own | none | {"table": "whole call", "seconds": {"ours": round(spent, 2)}}
+
+
+def measure(names: Sequence[str], file: Path) -> Iterator[Row]:
+    """Every row as soon as it is there; the demo last, for it is described by the others."""
+    last: Row | None = None
+    for name in names:
+        if name != "demo":
+            print(f"  measuring {name} ...", flush=True)
+            last = measured(name, file)
+            yield last
+    if "demo" in names:
+        print("  measuring demo ...", flush=True)
+        yield demo(last or measured("thresholds", file))
+
+
+def main() -> None:
+    """Measure, compare, and keep where that is asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(NAMES)}; none: all")
+    parser.add_argument("--keep", action="store_true", help="add the rows to those that are stored")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"there is no row {min(unknown)!r}: use {', '.join(NAMES)}")
+    stored = read(STORED)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(measure(args.names or NAMES, Path(folder) / "rows.jsonl"))
+    print(f"\n{table(rows, stored)}\n\n{rows[0]['machine']}, torch {rows[0]['torch']}, load {os.getloadavg()[0]:.1f}")
+    if args.keep:
+        STORED.parent.mkdir(exist_ok=True)
+        with STORED.open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
