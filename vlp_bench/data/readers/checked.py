@@ -1,6 +1,7 @@
 """What all readers share: a file read once, records checked one by one, errors that name file, record and remedy."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ MOST_SIDE = 2**20
 """No image is that many pixels wide or high."""
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_CONTROLS = re.compile("[\0-\x08\x0e-\x1f\x7f]")
 Record = dict[str, Any]
 
 
@@ -40,14 +43,16 @@ def load(path: Path) -> Any:
 
 def load_lines(path: Path) -> list[Any]:
     """The content of a file with one JSON object a line; raises as `load`."""
-    return [_decoded(path, line) for line in _text(path).splitlines() if line.strip()]
+    return [_decoded(path, line) for line in _text(path).split("\n") if line.strip()]
 
 
 def lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty; raises as `load`."""
-    found = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    found = [line.strip() for line in _text(path).split("\n") if line.strip()]
     if not found:
         raise ValueError(f"{path} is empty; is the download complete?")
+    if odd := next(filter(_CONTROLS.search, found), None):
+        raise ValueError(f"{path} holds what no text does, in {brief(odd)}; is the download complete?")
     return found
 
 
@@ -124,11 +129,12 @@ def kind(found: object) -> str:
 
 def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> Iterator[T]:
     """Every record, parsed; what `parse` rejects gets the file and the number (from 0), see also `collecting`."""
-    faults = _faults.get()
+    faults, keys = _faults.get(), Keys()
     for number, record in enumerate(records):
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
+            keys.see(record)
             read = parse(record)
         except (ValueError, OverflowError) as error:
             if faults is None:
@@ -136,8 +142,36 @@ def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> 
             faults.append(f"{path}, record {number}: {error}")
         else:
             yield read
+    for line in keys.lacking():
+        _log.warning("%s: %s", path, line)
 
 
+class Keys:
+    """Which keys the records of a file have, and what kind of value: what few lack is told, it may be damaged there."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[tuple[str, str]] = Counter()
+        self.records = 0
+
+    def see(self, record: Record) -> None:
+        """Count the keys of one more record."""
+        self.seen.update((key, _KINDS.get(type(value), "nothing")) for key, value in record.items())
+        self.records += 1
+
+    def lacking(self) -> Iterator[str]:
+        """A line for each key and kind that at least half of the records have, and not all; one for the rare keys."""
+        for (key, kind), count in self.seen.items():
+            if self.records / 2 <= count < self.records:
+                lack = f"{self.records - count} of {self.records} records have no {key[:80]!r}"
+                yield f"{lack}, or another kind of value there than the others, which have {kind}"
+        total: Counter[str] = Counter()
+        for (key, _), count in self.seen.items():
+            total[key] += count
+        if rare := [key for key, count in total.items() if count < self.records / 2]:
+            yield f"fewer than half of the {self.records} records have {brief(rare[:8])}"
+
+
+_KINDS = {str: "a text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
 _faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
 
