@@ -129,3 +129,22 @@ def test_concurrent_writers_lose_nothing(tmp_path):
     store = Store(tmp_path)
     assert len(list(store.rows())) == 3 * 20 * 2
     assert not store.problems
+
+
+def test_rows_that_stand_twice_count_once_and_are_done(tmp_path):
+    path = Store(tmp_path).append("one", [row(metric=metric, rows=2) for metric in ("a", "b")])
+    path.write_text(path.read_text() * 2)
+    store = Store(tmp_path)
+    assert [found.metric for found in store.last("abc")] == ["a", "b"]
+    assert store.done("abc")
+    assert list(store.query()["metric"]) == ["a", "b"]
+    assert store.problems == []
+
+
+def test_a_run_whose_last_rows_are_gone_is_not_done_and_told(tmp_path):
+    path = Store(tmp_path).append("one", [row(metric=metric, rows=3) for metric in ("a", "b", "c")])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    store = Store(tmp_path)
+    assert list(store.query()["metric"]) == ["a", "b"]
+    assert not store.done("abc")
+    assert store.problems == [f"{tmp_path}: run abc has 2 of its 3 rows; compute it again"]
