@@ -71,14 +71,14 @@ def assert_same(one, other):
 
 
 def test_a_run_of_which_one_process_is_ended_says_which_and_goes_on_to_the_same_bits(tiny, tmp_path):
-    words = [*tiny, *DDP, "pruner=omp", "sparsity=0.5", "recipe.epochs=80", "task.lr=1e-3", "checkpoint_minutes=0"]
+    words = [*tiny, *DDP, "pruner=omp", "sparsity=0.5", "recipe.epochs=60", "task.lr=1e-3", "checkpoint_minutes=0"]
     step = 0
     for number in (signal.SIGKILL, signal.SIGTERM):
         for rank in (0, 1):
-            process = started(words)
-            step = trained(process, tmp_path / "out", step)
-            os.kill(ranks(process.pid)[rank], number)
-            code, said = process.wait(60), process.stderr.read().decode()
+            with started(words) as process:
+                step = trained(process, tmp_path / "out", step + 4)  # further than an epoch
+                os.kill(ranks(process.pid)[rank], number)
+                code, said = process.wait(120), process.stderr.read().decode()
             assert code == 128 + number, said
             assert "Traceback" not in said
             if number == signal.SIGKILL:
@@ -87,22 +87,26 @@ def test_a_run_of_which_one_process_is_ended_says_which_and_goes_on_to_the_same_
                 assert "interrupted by SIGTERM; the same command goes on" in said
             assert list((tmp_path / "out/runs").glob("*/last.ckpt"))
     for out in (tmp_path / "out", tmp_path / "calm"):
-        process = started([*words, f"paths.out={out}"])
-        assert process.wait(300) == 0, process.stderr.read().decode()
+        ended_well([*words, f"paths.out={out}"])
     assert_same(tmp_path / "calm", tmp_path / "out")
+
+
+def ended_well(words):
+    with started(words) as process:
+        said = process.stderr.read().decode()
+    assert process.returncode == 0, said
 
 
 @pytest.mark.parametrize("kind", ["run", "sweep"])
 def test_the_signal_of_a_scheduler_leaves_a_checkpoint_and_a_word(tiny, tmp_path, kind):
     sweep = ["-m", "seed=0,1", "hydra.launcher.n_parallel=1"] if kind == "sweep" else ["data.num_workers=2"]
-    words = [*sweep, *tiny, "pruner=omp", "sparsity=0.5", "recipe.epochs=40", "task.lr=1e-3"]
-    process = started(words)
-    trained(process, tmp_path / "out", 2)
-    process.send_signal(signal.SIGUSR1)
-    code, said = process.wait(60), process.stderr.read().decode()
-    assert code == 128 + signal.SIGUSR1
+    words = [*sweep, *tiny, "pruner=omp", "sparsity=0.5", "recipe.epochs=20", "task.lr=1e-3"]
+    with started(words) as process:
+        trained(process, tmp_path / "out", 4)
+        process.send_signal(signal.SIGUSR1)
+        code, said = process.wait(120), process.stderr.read().decode()
+    assert code == 128 + signal.SIGUSR1, said
     assert "interrupted by SIGUSR1; the same command goes on from what is stored" in said
     assert list((tmp_path / "out/runs").glob("*/last.ckpt"))
-    process = started(words)
-    assert process.wait(300) == 0, process.stderr.read().decode()
+    ended_well(words)
     assert len(list((tmp_path / "out/runs").glob("*/rows.jsonl"))) == (2 if kind == "sweep" else 1)
