@@ -349,9 +349,9 @@ def _again(content: Any) -> Counter[str]:
     """How often identities and entries of lists stand beside equal ones."""
     total: Counter[str] = Counter()
     for node, key in [([content], 0), *_places(content, lambda value: isinstance(value, list | str | int))]:
-        if isinstance(node[key], list):
+        if isinstance(node[key], list) and not all(isinstance(entry, int | float) for entry in node[key]):
             total["entries"] += len(node[key]) - len({json.dumps(entry, sort_keys=True) for entry in node[key]})
-        elif key in IDENTITIES:
+        elif key in IDENTITIES and not isinstance(node[key], list):
             total[f"{key} {node[key]}"] += 1
     twice = Counter({name: n - 1 for name, n in total.items() if name != "entries"})
     return twice + Counter(entries=total["entries"])

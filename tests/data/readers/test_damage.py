@@ -174,6 +174,16 @@ def test_what_few_records_lack_is_told(tmp_path: Path, caplog: pytest.LogCapture
     assert bool(told) == bool(caplog.text)
 
 
+def test_what_few_entries_of_records_lack_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    qas = [{"qa_id": n, "question": "what?", "answer": "a"} for n in range(4)]
+    file = written(
+        tmp_path / "q.json", [{"id": 1, "qas": qas[:2]}, {"id": 2, "qas": [qas[2], qas[3] | {"quee_id": 5}]}]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert len(formats.questions(file, tmp_path, "visual_genome").records) == 4
+    assert "fewer than half of the 4 'qas' have ['quee_id']" in caplog.text
+
+
 def test_another_number_of_answers_than_most_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = [{"question_id": n, "image": f"{n}.jpg", "question": "what?", "answer": ["a"] * 10} for n in range(5)]
     asked[3]["answer"] = ["a"] * 9

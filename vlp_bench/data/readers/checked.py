@@ -147,28 +147,40 @@ def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> 
 
 
 class Keys:
-    """Which keys the records of a file have, and what kind of value: what few lack is told, it may be damaged there."""
+    """Which keys the records of a file have, and what kind of value: what few lack is told, it may be damaged there.
 
-    def __init__(self) -> None:
-        self.seen: Counter[tuple[str, str]] = Counter()
-        self.records = 0
+    So with the objects in the lists of the records. `what` they are called.
+    """
+
+    def __init__(self, what: str = "records") -> None:
+        self.what, self.forms = what, Counter[tuple[tuple[str, ...], tuple[type, ...]]]()
+        self.nested: dict[str, Keys] = {}
 
     def see(self, record: Record) -> None:
         """Count the keys of one more record."""
-        self.seen.update((key, _KINDS.get(type(value), "nothing")) for key, value in record.items())
-        self.records += 1
+        self.forms[tuple(record), tuple(map(type, record.values()))] += 1
+        for key, value in record.items():
+            if type(value) is list and value and type(value[0]) is dict:
+                nested = self.nested.setdefault(key, Keys(f"{key[:80]!r}"))
+                for entry in value:
+                    if isinstance(entry, dict):
+                        nested.see(entry)
 
     def lacking(self) -> Iterator[str]:
         """A line for each key and kind that at least half of the records have, and not all; one for the rare keys."""
-        for (key, kind), count in self.seen.items():
-            if self.records / 2 <= count < self.records:
-                lack = f"{self.records - count} of {self.records} records have no {key[:80]!r}"
+        seen, total, records = Counter[tuple[str, str]](), Counter[str](), self.forms.total()
+        for (keys, kinds), count in self.forms.items():
+            for key, kind in zip(keys, kinds, strict=True):
+                seen[key, _KINDS.get(kind, "nothing")] += count
+                total[key] += count
+        for (key, kind), count in seen.items():
+            if records / 2 <= count < records:
+                lack = f"{records - count} of {records} {self.what} have no {key[:80]!r}"
                 yield f"{lack}, or another kind of value there than the others, which have {kind}"
-        total: Counter[str] = Counter()
-        for (key, _), count in self.seen.items():
-            total[key] += count
-        if rare := [key for key, count in total.items() if count < self.records / 2]:
-            yield f"fewer than half of the {self.records} records have {brief(rare[:8])}"
+        if rare := [key for key, count in total.items() if count < records / 2]:
+            yield f"fewer than half of the {records} {self.what} have {brief(rare[:8])}"
+        for nested in self.nested.values():
+            yield from nested.lacking()
 
 
 _KINDS = {str: "a text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
