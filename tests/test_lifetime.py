@@ -69,6 +69,35 @@ def test_children_that_ignore_every_signal_end_with_their_starter(number):
     assert wait_for_end(children) == []
 
 
+SLOW = """
+import os, sys, time
+from multiprocessing import get_context
+from vlp_bench.lifetime import begin_as
+
+if __name__ == "__main__":
+    child = get_context("spawn").Process(target=begin_as, args=("takes_long", "begin"))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGKILL))
+def test_a_spawned_process_that_still_imports_ends_with_its_starter(tmp_path, number):
+    (tmp_path / "takes_long.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(600)\n")
+    (tmp_path / "starter.py").write_text(SLOW)
+    words = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}}
+    with subprocess.Popen([sys.executable, "starter.py"], stdout=subprocess.PIPE, text=True, **words) as starter:
+        child = int(starter.stdout.readline())
+        until = time.monotonic() + 60
+        while not (tmp_path / "importing").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert not gone(child)
+        starter.send_signal(number)
+    assert wait_for_end([child]) == []
+
+
 def descendants(root: int) -> list[int]:
     """Of a process, those it has started, those they have started, and so on."""
     parents = {}

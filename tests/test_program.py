@@ -145,3 +145,19 @@ def test_tables_keep_the_columns_that_must_not_break(monkeypatch, capsys):
     table.add_row("xvlm_itr-mini-omp-0.5-seed4-0c6bc0235f", "a long reason")
     print_table(table)
     assert "xvlm_itr-mini-omp-0.5-seed4-0c6bc0235f" in capsys.readouterr().out
+
+
+def test_a_table_in_a_pipe_has_a_line_for_each_row(monkeypatch, capsys):
+    table = Table(box=None, pad_edge=False)
+    table.add_column("pruner", no_wrap=True)
+    table.add_column("what it does")
+    table.add_row("omp", "word " * 60)
+    monkeypatch.setattr(console, "_width", None)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(table)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["pruner", "what", "it", "does"], ["omp", *["word"] * 60],
+    ]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(table)
+    assert len(capsys.readouterr().out.splitlines()) > 4

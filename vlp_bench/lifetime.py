@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from multiprocessing import parent_process
 from types import FrameType
+from typing import Any
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a child should not have to
@@ -51,6 +53,15 @@ def begin_worker() -> None:
     starter = parent_process()
     if starter is not None and not starter.is_alive():
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begin_as(module: str, function: str, *arguments: Any) -> None:
+    """Called first in a spawned process: `begin_worker`, and only then what takes seconds to import.
+
+    `function` of `module` goes on with the arguments.
+    """
+    begin_worker()
+    getattr(import_module(module), function)(*arguments)
 
 
 def begin_loader(_: int) -> None:

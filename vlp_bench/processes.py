@@ -6,6 +6,7 @@ j·n + r of the batch that a single process would have, and what is gathered com
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8)
+LOST = r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket"
 _apart = 0  # how many times `apart` has been entered
 
 
@@ -132,6 +134,12 @@ def check_same(digest: str, what: str) -> None:
     if any(int(other) != int(mine) for other in parts):
         digests = ", ".join(f"{int(other):015x}" for other in parts)
         raise RuntimeError(f"the processes of this run do not hold the same {what}: {digests}")
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the run has ended, or can't be heard any more."""
+    told = isinstance(error, RuntimeError) and re.search(LOST, str(error), re.IGNORECASE)
+    return size() > 1 and (isinstance(error, dist.DistError) or bool(told))
 
 
 def wait() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -78,11 +80,31 @@ def test_methods_without_scores_of_their_own_are_refused_by_name(name, message, 
         another_sparsity(solution, 0.8, scores, model.state_dict())
 
 
+def test_masks_of_chosen_tokens_are_refused_by_what_they_look_at(tmp_path):
+    model, options = sequential(), {"sweep": "at_once", "tokens": "atv"}
+    solution, scores, _ = pruned(tmp_path, "wanda", model, options=options)
+    with pytest.raises(
+        ValueError, match="wanda looks at the data again to choose its tokens: prune again at the other"
+    ):
+        another_sparsity(solution, 0.8, scores, model.state_dict())
+
+
+def test_a_mask_of_one_modality_has_others(tmp_path):
+    """The scores are those of what the pruner focused on, as a run stores them."""
+    model, pruner = sequential(), replace(catalogue.load("multiflow"), modality="text")
+    asked = pruner.focus(Calibration(model, labelled(), TwoModalities()))
+    solution, scores = pruner.prune(model, 0.5, asked), stored_scores.write(tmp_path / "scores", asked)
+    fresh = pruner.prune(model, 0.8, asked)
+    derived = another_sparsity(solution, 0.8, scores, model.state_dict())
+    assert len(fresh.masks) < 3
+    assert all(derived.masks[layer].equal(mask) for layer, mask in fresh.masks.items())
+
+
 def test_scores_of_something_else_are_refused(tmp_path):
     model, other = sequential(), sequential(seed=1)
     _, others, _ = pruned(tmp_path / "other", "multiflow", other)
     solution, scores, _ = pruned(tmp_path, "multiflow", model)
-    with pytest.raises(ValueError, match="of another model than the mask"):
+    with pytest.raises(ValueError, match="of another model, or of other layers, than the mask"):
         another_sparsity(solution, 0.8, others, model.state_dict())
     with pytest.raises(ValueError, match="not the weights that were pruned"):
         another_sparsity(solution, 0.8, scores, other.state_dict())

@@ -104,7 +104,7 @@ OF_MULTIFLOW = "allocate, solve, compat, modality, num_batches, seed"
         ({"ridge": 7}, OF_MULTIFLOW),
         ({"scope.deep": 1}, OF_MULTIFLOW),
         ({"solve.scope": 1}, "solve.score, solve.within, solve.compat"),
-        ({"solve.score.seed": 1}, "solve.score.layer, solve.score.calibration, solve.score.compat"),
+        ({"solve.score.seed": 1}, "solve.score.compat"),
         ({"allocate.between": "model"}, "allocate.score, allocate.group_by"),
     ],
 )
@@ -115,6 +115,8 @@ def test_unknown_options(options, allowed):
 
 def test_an_option_of_a_part_that_was_exchanged_is_refused_where_it_is_given():
     assert catalogue.load("ecoflap", {"allocate": "uniform"}).allocate == Uniform()
+    with pytest.raises(ValueError, match=r"'omp' has no option 'solve\.score\.compat': solve\.score takes none$"):
+        catalogue.load("omp", {"solve.score.compat": "official"})
     with pytest.raises(ValueError, match=r"'ecoflap' has no option 'draws': use one of .*compat"):
         catalogue.load("ecoflap", {"allocate": "uniform", "draws": 7})
     assert catalogue.load("wanda", {"solve": "sparsegpt", "block_size": 64}).solve.block_size == 64

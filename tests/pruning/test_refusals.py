@@ -124,3 +124,11 @@ def test_nested_inputs_are_refused_by_name():
             model(torch.nested.nested_tensor([batch[0], batch[0][:2]], layout=torch.jagged))
 
     refused(sequential(), "wanda", labelled(), "the inputs of '0.weight' are nested tensors: give padded", Pack())
+
+
+@pytest.mark.parametrize("name", ["snip", "obd", "chita", "tamt", "gblm", "force"])
+def test_what_needs_gradients_says_that_inference_mode_gives_none(name):
+    with torch.inference_mode():
+        refused(
+            sequential(), name, labelled(), r"^inside torch\.inference_mode\(\) nothing has a gradient: prune outside"
+        )

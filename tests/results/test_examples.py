@@ -1,5 +1,8 @@
 """Per-example files: what is written comes back, what is broken is said to be."""
 
+import warnings
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -45,3 +48,21 @@ def test_texts_of_one_image_belong_together():
     arrays = {"img_rank": np.zeros(4), "txt_rank": np.zeros(2), "text_image": np.array([0, 0, 1, 1])}
     assert examples.clusters(arrays, "img_r1").tolist() == [0, 0, 1, 1]
     assert examples.clusters(arrays, "txt_r1") is None
+
+
+def test_an_array_that_is_gone_or_stands_twice_is_refused(tmp_path):
+    file = examples.write(tmp_path, {"txt_rank": torch.arange(3), "text_image": torch.arange(3)})
+    assert sorted(examples.read(tmp_path)) == ["text_image", "txt_rank"]
+    with zipfile.ZipFile(file) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    for names, message in (
+        ([*parts][:2], "it should hold text_image, txt_rank"),
+        ([*parts, [*parts][1]], "it stores an array twice"),
+        ([], "it should hold arrays"),
+    ):
+        with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as changed:
+            warnings.simplefilter("ignore")  # of a part that is stored twice
+            for name in names:
+                changed.writestr(name, parts[name])
+        with pytest.raises(ValueError, match=rf"examples\.npz cannot be read \({message}"):
+            examples.read(tmp_path)

@@ -1,6 +1,7 @@
 """The store: appended whole or not at all, torn lines reported, the newest result counts."""
 
 import errno
+import json
 import multiprocessing
 import os
 
@@ -129,3 +130,35 @@ def test_concurrent_writers_lose_nothing(tmp_path):
     store = Store(tmp_path)
     assert len(list(store.rows())) == 3 * 20 * 2
     assert not store.problems
+
+
+def test_rows_that_stand_twice_count_once_and_are_done(tmp_path):
+    path = Store(tmp_path).append("one", [row(metric=metric, rows=2) for metric in ("a", "b")])
+    path.write_text(path.read_text() * 2)
+    store = Store(tmp_path)
+    assert [found.metric for found in store.last("abc")] == ["a", "b"]
+    assert store.done("abc")
+    assert list(store.query()["metric"]) == ["a", "b"]
+    assert store.problems == []
+
+
+def test_a_run_whose_last_rows_are_gone_is_not_done_and_told(tmp_path):
+    path = Store(tmp_path).append("one", [row(metric=metric, rows=3) for metric in ("a", "b", "c")])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    store = Store(tmp_path)
+    assert list(store.query()["metric"]) == ["a", "b"]
+    assert not store.done("abc")
+    assert store.problems == [f"{tmp_path}: run abc has 2 of its 3 rows; compute it again"]
+
+
+def test_rows_without_a_sum_are_read_if_their_types_are_right(tmp_path):
+    content = json.loads(row().to_json())
+    del content["sum"]
+    path = Store(tmp_path).append("one", [row()])
+    path.write_text(json.dumps(content) + "\n")
+    assert list(Store(tmp_path).rows()) == [row()]
+    for name, value in {"seed": "0", "value": True, "rows": 1.5, "provenance": [], "metric": 3}.items():
+        path.write_text(json.dumps(content | {name: value}) + "\n")
+        store = Store(tmp_path)
+        assert list(store.rows()) == []
+        assert "line 1 is ignored" in store.problems[0]

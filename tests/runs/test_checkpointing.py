@@ -2,11 +2,12 @@
 
 import errno
 import os
+import pickle
 
 import pytest
 import torch
 
-from vlp_bench.runs.checkpointing import WholeFiles, write_whole
+from vlp_bench.runs.checkpointing import WholeFiles, read_checkpoint, write_whole
 
 
 def test_a_checkpoint_comes_back(tmp_path):
@@ -35,3 +36,14 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_whole(path, b"a longer old one")
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    (tmp_path / "last.ckpt").write_bytes(pickle.dumps({"state_dict": {"w": Evil()}}))
+    with pytest.raises(ValueError, match=r"cannot be resumed from .* force=true"):
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "owned").exists()

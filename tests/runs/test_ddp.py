@@ -160,6 +160,26 @@ def test_it_is_told_which_process_ended_how(case, monkeypatch, capsys):
     assert bool(seen) == bool(told)
 
 
+LOST = "[pair.cc:547] Connection closed by peer [127.0.0.1]:51234"
+
+
+@pytest.mark.parametrize(("told", "lost"), [(LOST, True), ("mat1 and mat2 shapes cannot be multiplied", False)])
+def test_a_process_that_lost_another_says_so_in_a_line(monkeypatch, told, lost):
+    from vlp_bench.runs.process_group import joined
+    from vlp_bench.runs.terminal.errors import exit_code, explain
+
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    with pytest.raises((OSError, RuntimeError)) as raised, joined(Plan(2, 1, False), {}):
+        raise RuntimeError(told)
+    line = explain(raised.value)
+    assert line == (
+        "another process of this run has ended; the same command goes on from what is stored" if lost else None
+    )
+    assert exit_code(raised.value) == (1 if lost else 2)
+
+
 @pytest.mark.parametrize("strategy", ("fsdp", "{_target_: lightning.pytorch.strategies.FSDPStrategy}", "deepspeed"))
 def test_strategies_that_shard_weights_are_refused_with_the_reason(specified, strategy):
     with pytest.raises(ValueError, match=r"zeros could neither be kept nor verified. Use trainer=ddp"):

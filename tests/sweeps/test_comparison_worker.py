@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vlp_bench.lifetime import begin_as
 from vlp_bench.sweeps import comparison_worker as worker
 
 GET_PDEATHSIG = 2  # of Linux's prctl
@@ -19,7 +20,7 @@ def test_a_worker_is_ended_with_the_process_that_started_it():
     if not child:
         found = ctypes.c_int(0)
         try:
-            worker.begin(None)
+            begin_as(worker.__name__, "begin", None)
             ctypes.CDLL(None).prctl(GET_PDEATHSIG, ctypes.byref(found))
         finally:
             os._exit(found.value)

@@ -24,6 +24,8 @@ from vlp_bench.runs.terminal.errors import UserError, one_line
 from vlp_bench.runs.terminal.numbers import whole
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vlp_bench.runs.pruned_model import Source
 
 FORMS = ("dense", "packed", "huggingface", "smaller")
@@ -138,9 +140,27 @@ def _smaller(found: "Source", out: Path) -> None:
         model.load_state_dict(found.state, strict=False)
     library = "vlp_bench" if own is not None else "transformers"
     card = model_card(found.name, found.solution, found.metrics, found.provenance, library, smaller=True)
-    save_pretrained(materialised(model, found.solution.masks), out, card)
+    small = materialised(model, found.solution.masks)
+    try:
+        save_pretrained(small, out, card)
+    except ValueError as reason:
+        _check_of_units(_numbers(model) - _numbers(small), found.solution.total - found.solution.kept, reason)
+        raise
     if own is None:
         copy_beside(weight_file(found.weights).parent, out)
+
+
+def _numbers(model: "nn.Module") -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_of_units(cut: int, removed: int, reason: ValueError) -> None:
+    """Raise UserError if most of what a mask removes lies beside the units that happen to be gone."""
+    if 2 * cut < removed:
+        raise UserError(
+            f"the mask removes single weights: {removed:,} are zero, and {cut:,} numbers go with whole units. "
+            "Prune by units (pruner=flap, pruner=wanda_sp) for a smaller model, or use --as packed"
+        ) from reason
 
 
 # report

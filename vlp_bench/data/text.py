@@ -40,7 +40,8 @@ def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) 
     words = dict(vocab) if isinstance(vocab, Mapping) else _read_vocab(Path(vocab))
     missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t not in words]
     if missing:
-        raise ValueError(f"the vocabulary lacks {', '.join(missing)}; it needs BERT's five special tokens")
+        where = "" if isinstance(vocab, Mapping) else f" {vocab}"
+        raise ValueError(f"the vocabulary{where} lacks {', '.join(missing)}; it needs BERT's five special tokens")
     tokenizer = BertTokenizer(vocab=words)
     if not sep:
         template = TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", words["[CLS]"])])
@@ -51,12 +52,25 @@ def make_tokenizer(vocab: Mapping[str, int] | str | Path, *, sep: bool = False) 
 def _read_vocab(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise ValueError(f"no vocabulary at {path}: it should be bert-base-uncased's vocab.txt, one token a line")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = vocabulary_lines(path)
     words = {word: i for i, word in enumerate(lines)}
     if len(words) != len(lines):
         twice = Counter(lines).most_common(1)[0][0]
         raise ValueError(f"the vocabulary {path} has {twice!r} on more than one line; every token has one")
     return words
+
+
+def vocabulary_lines(path: Path) -> list[str]:
+    """The tokens of a vocab.txt; ValueError for what is no text, and for a token that is empty or has a space in it."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the vocabulary {path} is no text ({error.reason}); fetch it again") from None
+    if odd := next((number for number, line in enumerate(lines, 1) if line.split() != [line] or min(line) < " "), None):
+        raise ValueError(
+            f"the vocabulary {path}, line {odd}, is {lines[odd - 1][:80]!r}: one token a line, without spaces"
+        )
+    return lines
 
 
 def words_of(text: str) -> list[str]:

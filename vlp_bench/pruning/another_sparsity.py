@@ -63,7 +63,9 @@ def another_sparsity(
     places = _Places(solution.report["layers"])
     calibration = Calibration(skeleton, None, places, num_batches=pruner.num_batches, stored=stored)
     if stored.weights != solution.report["hashes"]["weights"]:
-        raise ValueError(f"{scores} is of another model than the mask: give the file that was stored beside it")
+        raise ValueError(
+            f"{scores} is of another model, or of other layers, than the mask: give the file that was stored beside it"
+        )
     try:
         found = pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:
@@ -130,6 +132,10 @@ def _pruner(report: Mapping[str, Any]) -> Pruner:
     pruner = rebuilt(settings)
     if not isinstance(pruner, Pruner) or not isinstance(pruner.solve, KeepTop):
         raise ValueError(f"{report['method']} doesn't keep the largest scores: prune again at the other sparsity")
+    if pruner.tokens is not None:
+        raise ValueError(
+            f"{report['method']} looks at the data again to choose its tokens: prune again at the other sparsity"
+        )
     if len(pruner.schedule(0.5)) > 1 or not is_at_once(pruner.sweep):
         raise ValueError(
             f"{report['method']} looks at the data again after each step or block, which depends on the sparsity: "

@@ -66,11 +66,14 @@ def register() -> None:
 
 
 def declared(target: str) -> list[str] | None:
-    """The names of a constructor's or function's arguments; None for what isn't ours, or takes any."""
+    """The options of a constructor or a part's function, by name; None for what isn't ours, or takes any.
+
+    A function's other arguments are what its kind is called with.
+    """
     module, _, name = target.rpartition(".")
     node = _definitions(module).get(name) if module.startswith("vlp_bench.") else None
     if isinstance(node, ast.FunctionDef):
-        return None if node.args.kwarg else [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+        return None if node.args.kwarg else [argument.arg for argument in node.args.kwonlyargs]
     if node is None or any(ast.unparse(base) not in _definitions(module) for base in node.bases):
         return None
     inherited = [declared(f"{module}.{ast.unparse(base)}") or [] for base in node.bases]

@@ -49,7 +49,8 @@ def unknown(name: str, key: str, allowed: Collection[Any]) -> ValueError:
     """The error for a key that a pruner doesn't have."""
     told = [str(key) for key in allowed if not str(key).startswith("_") and key != "name"]
     hint = "" if moved(key) else did_you_mean(key, told)
-    return ValueError(f"pruner {name!r} has no option {key!r}{moved(key)}: use one of {', '.join(told)}{hint}")
+    cure = f"use one of {', '.join(told)}" if told else f"{key.rpartition('.')[0]} takes none"
+    return ValueError(f"pruner {name!r} has no option {key!r}{moved(key)}: {cure}{hint}")
 
 
 def moved(key: str) -> str:

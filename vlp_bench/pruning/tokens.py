@@ -128,6 +128,8 @@ def amia(calibration: Calibration) -> Choice:
 
     def end(block: nn.Module, given: Tensor, output: Tensor, part: Any) -> None:
         for name, own in outputs.items():
+            if not own.numel():  # an expert that is sent no token
+                continue
             tokens = by_row(own, calibration.adapter.rows(part))
             kept, image = masks_of(calibration.adapter, calibration.model, part, name, tokens)
             paid = _last_attention(attention.seen, kept)

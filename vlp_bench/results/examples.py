@@ -11,8 +11,9 @@ Everything else is for galleries (`txt_first`: the text put first for an image; 
 import io
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from vlp_bench.pruning.masks.safetensors_files import BROKEN, first_line, write_whole
 
 FILE = "examples.npz"
+NAMES = "names"  # of all arrays, so that one that is gone is noticed; older files lack it
 LARGEST = 1 << 28  # bytes: some hundred values of a quarter of a million examples
 Arrays = dict[str, np.ndarray]
 
@@ -30,7 +32,8 @@ def write(folder: Path, examples: Mapping[str, Tensor | np.ndarray]) -> Path | N
     if not examples:
         return None
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **{name: np.asarray(values) for name, values in examples.items()})
+    arrays = {name: np.asarray(values) for name, values in examples.items()}
+    np.savez_compressed(content, allow_pickle=False, **{NAMES: np.array(sorted(arrays))}, **arrays)
     return write_whole(folder / FILE, content.getvalue())
 
 
@@ -47,10 +50,20 @@ def read(folder: Path) -> Arrays:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as content:
             if sum(member.file_size for member in content.zip.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
-            return {name: content[name] for name in content.files}
-    except (*BROKEN, OSError, BadZipFile, EOFError, MemoryError, struct.error) as error:
+            return _whole({name: content[name] for name in content.files}, content.files)
+    except (*BROKEN, OSError, BadZipFile, EOFError, MemoryError, struct.error, TokenError) as error:
         reason = first_line(error)
         raise ValueError(f"{file} cannot be read ({reason}); compute the run again with force=true") from error
+
+
+def _whole(arrays: Arrays, stored: Sequence[str]) -> Arrays:
+    """The arrays; ValueError if one is stored twice, or is not there."""
+    if len({*stored}) < len(stored):
+        raise ValueError("it stores an array twice")
+    told = arrays.pop(NAMES, None)
+    if not arrays or (told is not None and told.tolist() != sorted(arrays)):
+        raise ValueError(f"it should hold {'arrays' if told is None else ', '.join(map(str, told))}")
+    return arrays
 
 
 def values(arrays: Arrays, metric: str) -> np.ndarray | None:

@@ -77,7 +77,11 @@ class Store:
         by_run: dict[str, list[Row]] = {}
         for row in self.rows():
             by_run.setdefault(row.run, []).append(row)
-        records = [_flat(row) for rows in by_run.values() for row in appended_last(rows)]
+        newest = {run: appended_last(rows) for run, rows in by_run.items()}
+        for run, rows in newest.items():
+            if len(rows) < rows[0].rows:
+                self._report(f"{self.root}: run {run} has {len(rows)} of its {rows[0].rows} rows; compute it again")
+        records = [_flat(row) for rows in newest.values() for row in rows]
         frame = pd.DataFrame(records, columns=[*COLUMNS, *ORIGIN, "message"])
         frame = frame.drop_duplicates(subset=["run", "split", "metric"], keep="last")
         return matching(frame, **equal).reset_index(drop=True)
@@ -86,10 +90,10 @@ class Store:
 def appended_last(rows: Sequence[Row]) -> list[Row]:
     """Of a run's rows in the order of its file, those that were appended together last; clocks decide nothing.
 
-    They share their time, which only tells one append from the one before.
+    They share their time, which only tells one append from the one before. A row that stands there twice is one row.
     """
     last = [*takewhile(lambda row: row.provenance["time"] == rows[-1].provenance["time"], reversed(rows))]
-    return last[::-1]
+    return list({(row.split, row.metric, row.value): row for row in last[::-1]}.values())
 
 
 def matching(frame: pd.DataFrame, **equal: object) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
+from vlp_bench import processes
 from vlp_bench.construct import construct
 from vlp_bench.lifetime import Interrupted, interruptions
 from vlp_bench.pruning.keep_pruned import KeepPruned
@@ -101,7 +102,7 @@ def _fit(trainer: Trainer, task: LightningModule, data: LightningDataModule, las
     except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
         if "probability tensor contains" in str(error):  # negatives drawn by similarities that are no numbers
             raise Diverged(f"the loss is not a number at step {trainer.global_step}; lower task.lr") from error
-        if last is None or trainer.global_step:
+        if last is None or trainer.global_step or processes.lost(error):
             raise
         raise UserError(f"{last} cannot be resumed from ({_first_line(error)}); begin anew with force=true") from error
 

@@ -4,6 +4,7 @@ Every process is a fresh interpreter that reads the same command line. They form
 calibration is shared, and each holds the same mask before Lightning wraps the model.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.spawn import RANKS, spawn
 from vlp_bench.runs.specification import Specification
-from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.errors import GOES_ON, UserError
 
 SRUN = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "NODE_RANK": "SLURM_NODEID"}
 
@@ -59,6 +60,8 @@ def joined(plan: Plan, env: Mapping[str, str]) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    from vlp_bench import processes
+
     os.environ.update({name: env[name] for name in RANKS if name in env})
     local = int(env.get("LOCAL_RANK", 0))
     if plan.gpu:
@@ -66,6 +69,10 @@ def joined(plan: Plan, env: Mapping[str, str]) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if plan.gpu else "gloo")
     try:
         yield
+    except RuntimeError as error:
+        if not processes.lost(error):
+            raise
+        raise ConnectionAbortedError(errno.ECONNABORTED, f"another process of this run has ended; {GOES_ON}") from error
     finally:
         dist.destroy_process_group()
 

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vlp_bench.lifetime import begin_as
 from vlp_bench.results.store import Store
 from vlp_bench.runs.finetune import root_device
 from vlp_bench.runs.object_cache import ObjectCache
@@ -73,7 +74,8 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
     news = context.Queue()
     with _progress() as progress:
         board = Board(progress, len(cells))
-        pool = ProcessPoolExecutor(min(workers, len(cells)), context, worker.begin, (news,))
+        first = (worker.__name__, worker.begin.__name__, news)  # by name: the process is bound before it imports them
+        pool = ProcessPoolExecutor(min(workers, len(cells)), context, begin_as, first)
         try:
             futures = {pool.submit(worker.work, cell): cell for cell in cells}
             failures = _follow(futures, news, board)

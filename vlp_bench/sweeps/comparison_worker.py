@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from vlp_bench.lifetime import begin_worker, interruptible
+from vlp_bench.lifetime import interruptible
 from vlp_bench.runs.lock import InUse, owner
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
@@ -22,10 +22,9 @@ _news: Any = None  # the queue to the parent; set when the process begins
 
 
 def begin(news: Any) -> None:
-    """Prepare the process: one thread, Ctrl-C left to the parent, and no life without it."""
+    """Prepare the process: one thread, and Ctrl-C left to the parent."""
     global _news
     _news = news
-    begin_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 

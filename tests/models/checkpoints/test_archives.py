@@ -71,3 +71,25 @@ def test_every_changed_byte_of_examples_is_one_line(tmp_path):
                 refused.append(str(error))
     assert len(refused) > len(data)
     assert not any("\n" in reason for reason in refused)
+
+
+@pytest.mark.parametrize("read", [lambda file: tensors_of(file, ["a"]), read_checkpoint])
+def test_every_byte_of_a_tensor_is_looked_at(tmp_path, read):
+    file = tmp_path / "w.pth"
+    torch.save({"state_dict": {"a": torch.full((8,), 3.25)}}, file)
+    whole = file.read_bytes()
+    at = whole.index(torch.full((8,), 3.25).numpy().tobytes())
+    read(file)
+    for place in range(at, at + 32):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"its part .*data/0 is not what was written"):
+            read(file)
+
+
+def test_a_part_that_is_stored_twice_is_refused(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"a": torch.ones(8)}, file)
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"x")
+    with pytest.raises(CheckpointError, match="it stores a part twice"):
+        tensors_of(file, ["a"])

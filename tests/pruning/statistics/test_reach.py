@@ -12,8 +12,22 @@ from tests.support.forked import together
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-OF_INPUTS = ("multiflow", "wanda", "sparsegpt", "ecoflap")
-OF_GRADIENTS = ("snip", "itersnip", "obd", "ecoflap_first", "chita", "tamt")
+OF_INPUTS = (
+    "multiflow",
+    "wanda",
+    "sparsegpt",
+    "ecoflap",
+    "ria",
+    "owl",
+    "dlp",
+    "tamp",
+    "atv",
+    "dsnot",
+    "thanos",
+    "alps",
+    "wanda_pp",
+)
+OF_GRADIENTS = ("snip", "itersnip", "obd", "ecoflap_first", "chita", "tamt", "fisher", "force", "gblm", "pruner_zero")
 
 
 class Experts(nn.Module):

@@ -31,7 +31,7 @@ from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.input_moments import Fluctuations
-from vlp_bench.pruning.structured.budgets import UnitBudgets, _equal_shares
+from vlp_bench.pruning.structured.budgets import COARSE, UnitBudgets, _equal_shares
 from vlp_bench.pruning.structured.groups import Units
 from vlp_bench.pruning.structured.keep_units import KeepUnits
 from vlp_bench.pruning.structured.materialise import materialised
@@ -287,6 +287,24 @@ def test_never_less_and_little_more_goes_than_asked(name, between, sparsity):
     costs = [group.cost for group in calibration[Units()]]
     room = max(costs) if between == "model" else sum(costs)
     assert 0 <= round((1 - sparsity) * calibration.total) - kept < room
+
+
+def test_a_sparsity_that_coarse_units_overshoot_is_told(caplog):
+    """What units can make exactly is nobody's news; a hair more than that costs another unit."""
+    model, batches = built("bert")
+    calibration, budgets = Calibration(model, batches), UnitBudgets(score=magnitude_sp)
+
+    def reached(asked):
+        return 1 - sum(budgets(calibration, asked).values()) / calibration.total
+
+    exact = reached(0.25)
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        assert reached(exact) == pytest.approx(exact)
+        assert caplog.records == []
+        more = reached(exact + 2 / calibration.total)
+    assert more > exact + COARSE
+    assert f"whole units make it {100 * more:.1f} %" in caplog.text
 
 
 @pytest.mark.parametrize(

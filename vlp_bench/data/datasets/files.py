@@ -100,8 +100,11 @@ class FilesCalibration:
         return total.hexdigest()[:16]
 
     def _shown(self) -> Any:
-        """The hash of how images are opened, to be gone on with."""
-        return hashlib.sha256(f"images 2, upright={self.upright}".encode())  # 2: on white, 16 bits scaled
+        """The hash of how images are opened, and of the vocabulary, to be gone on with."""
+        total = hashlib.sha256(f"images 2, upright={self.upright}".encode())  # 2: on white, 16 bits scaled
+        if isinstance(self.vocabulary, Path):
+            total.update(contents(self.vocabulary)[0])
+        return total
 
 
 class Calibrated(TypedDict, total=False):

@@ -95,8 +95,8 @@ class FilesLabelled:
         return Cifar(self.root)
 
     def fingerprint(self, *splits: str) -> str:
-        """Hash of the records of the named splits; images are not read."""
+        """Hash of the records of the named splits and of what the classes are called; images are not read."""
         total = hashlib.sha256(f"images 2, upright={self.upright}".encode())  # 2: on white, 16 bits scaled
         for name in splits:
-            total.update(repr(self.labelled(name).records).encode())
+            total.update(repr((self.labelled(name).records, self.classes)).encode())
         return total.hexdigest()[:16]

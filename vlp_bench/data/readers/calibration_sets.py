@@ -5,8 +5,11 @@ Every error names the file, the line (or record) and what would mend it. No path
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.readers.classes import SUFFIXES
 from vlp_bench.data.transforms.decoding import Folder, inside
 
+_log = logging.getLogger(__name__)
 CAPTIONS, TEXTS, CHATS = "images with captions", "texts", "chats"
 KINDS = (
     "a folder of images with captions (captions.jsonl, Karpathy's JSON, or a .txt beside each image), or in a folder "
@@ -94,7 +98,31 @@ def read_set(path: str | Path) -> CalibrationSet:
     Raises:
         ValueError: nothing there, none of the three kinds, or a record that is wrong.
     """
-    path = Path(path)
+    found = _read(Path(path))
+    for line in _repeated(found.records):
+        _log.warning("%s: %s", path, line)
+    return found
+
+
+def _repeated(records: Sequence[Row]) -> Iterator[str]:
+    """A line for what stands twice, which is seldom meant."""
+    said = Counter(map(repr, records))
+    if again := len(records) - len(said):
+        first = next(record for record in records if said[repr(record)] > 1)
+        yield f"{again} of {len(records)} records stand in it twice, the first is {checked.brief(first.text or first)}"
+    if several := sum(len({*record.images}) < len(record.images) for record in records):
+        yield f"{several} of {len(records)} records show an image twice"
+    if several := sum(
+        any(map(_again, [record.messages, *(m["content"] for m in record.messages)])) for record in records
+    ):
+        yield f"{several} of {len(records)} chats say the same twice in a row"
+
+
+def _again(said: Sequence[Any]) -> bool:
+    return any(one == other != {"type": "image"} for one, other in pairwise(said))
+
+
+def _read(path: Path) -> CalibrationSet:
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
@@ -192,13 +220,17 @@ def _known(path: Path) -> CalibrationSet:
 
 
 def _parsed(path: Path, entries: Sequence[tuple[str, Any]], parse: Callable[[Record, Path], Row]) -> Iterator[Row]:
+    keys = checked.Keys()
     for where, record in entries:
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
+            keys.see(record)
             yield parse(record, path.parent)
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{path}, {where}: {error}") from None
+    for line in keys.lacking():
+        _log.warning("%s: %s", path, line)
 
 
 def _key(record: Record, root: Path, keys: Sequence[str] = IMAGE_KEYS) -> str:

@@ -1,6 +1,7 @@
 """What all readers share: a file read once, records checked one by one, errors that name file, record and remedy."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ MOST_SIDE = 2**20
 """No image is that many pixels wide or high."""
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_CONTROLS = re.compile("[\0-\x08\x0e-\x1f\x7f]")
 Record = dict[str, Any]
 
 
@@ -40,14 +43,16 @@ def load(path: Path) -> Any:
 
 def load_lines(path: Path) -> list[Any]:
     """The content of a file with one JSON object a line; raises as `load`."""
-    return [_decoded(path, line) for line in text_of(path).splitlines() if line.strip()]
+    return [_decoded(path, line) for line in text_of(path).split("\n") if line.strip()]
 
 
 def lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty; raises as `load`."""
-    found = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    found = [line.strip() for line in text_of(path).split("\n") if line.strip()]
     if not found:
         raise ValueError(f"{path} is empty; is the download complete?")
+    if odd := next(filter(_CONTROLS.search, found), None):
+        raise ValueError(f"{path} holds what no text does, in {brief(odd)}; is the download complete?")
     return found
 
 
@@ -125,11 +130,12 @@ def kind(found: object) -> str:
 
 def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> Iterator[T]:
     """Every record, parsed; what `parse` rejects gets the file and the number (from 0), see also `collecting`."""
-    faults = _faults.get()
+    faults, keys = _faults.get(), Keys()
     for number, record in enumerate(records):
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
+            keys.see(record)
             read = parse(record)
         except (ValueError, OverflowError) as error:
             if faults is None:
@@ -137,8 +143,48 @@ def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> 
             faults.append(f"{path}, record {number}: {error}")
         else:
             yield read
+    for line in keys.lacking():
+        _log.warning("%s: %s", path, line)
 
 
+class Keys:
+    """Which keys the records of a file have, and what kind of value: what few lack is told, it may be damaged there.
+
+    So with the objects in the lists of the records. `what` they are called.
+    """
+
+    def __init__(self, what: str = "records") -> None:
+        self.what, self.forms = what, Counter[tuple[tuple[str, ...], tuple[type, ...]]]()
+        self.nested: dict[str, Keys] = {}
+
+    def see(self, record: Record) -> None:
+        """Count the keys of one more record."""
+        self.forms[tuple(record), tuple(map(type, record.values()))] += 1
+        for key, value in record.items():
+            if type(value) is list and value and type(value[0]) is dict:
+                nested = self.nested.setdefault(key, Keys(f"{key[:80]!r}"))
+                for entry in value:
+                    if isinstance(entry, dict):
+                        nested.see(entry)
+
+    def lacking(self) -> Iterator[str]:
+        """A line for each key and kind that at least half of the records have, and not all; one for the rare keys."""
+        seen, total, records = Counter[tuple[str, str]](), Counter[str](), self.forms.total()
+        for (keys, kinds), count in self.forms.items():
+            for key, kind in zip(keys, kinds, strict=True):
+                seen[key, _KINDS.get(kind, "nothing")] += count
+                total[key] += count
+        for (key, kind), count in seen.items():
+            if records / 2 <= count < records:
+                lack = f"{records - count} of {records} {self.what} have no {key[:80]!r}"
+                yield f"{lack}, or another kind of value there than the others, which have {kind}"
+        if rare := [key for key, count in total.items() if count < records / 2]:
+            yield f"fewer than half of the {records} {self.what} have {brief(rare[:8])}"
+        for nested in self.nested.values():
+            yield from nested.lacking()
+
+
+_KINDS = {str: "a text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
 _faults: ContextVar[list[str] | None] = ContextVar("faults", default=None)
 
 

@@ -1,6 +1,7 @@
 """Images by class: ImageNet's folders, CoOp's splits, FGVC Aircraft's and DINO's lists, CIFAR's binary archives."""
 
 import csv
+import logging
 import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from vlp_bench.data.readers import checked
 from vlp_bench.data.records import LabelledImage, LabelledImages
 from vlp_bench.data.transforms.decoding import BrokenImage
 
+_log = logging.getLogger(__name__)
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
@@ -58,10 +60,21 @@ def _class_names(path: Path) -> dict[str, str]:
 
 def _table(path: Path, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV file with at least these columns."""
-    rows = list(csv.DictReader(checked.lines(path)))
-    if not rows or any(row.get(column) is None for row in rows for column in columns):
+    head, *rows = (_cells(path, number, line) for number, line in enumerate(checked.lines(path), 1))
+    if not rows or len({*head}) < len(head) or not {*columns} <= {*head} or any(len(row) != len(head) for row in rows):
         raise ValueError(f"{path} must be a CSV table whose rows have {','.join(columns)}")
-    return rows
+    if again := len(rows) - len({*map(tuple, rows)}):
+        _log.warning("%s: %d of its %d rows stand in it twice", path, again, len(rows))
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    """A line's cells, none of which goes on in the next line."""
+    try:
+        [cells] = csv.reader([line], strict=True)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {number}: {error}") from None
+    return cells
 
 
 def read_coop(path: str | Path, split: str) -> LabelledImages:
@@ -108,16 +121,18 @@ def read_aircraft(path: str | Path, split: str) -> LabelledImages:
         ValueError: a file is missing, or a line names no variant.
     """
     folder = Path(path)
-    names = tuple(checked.lines(folder / "variants.txt"))
-    label = {name: number for number, name in enumerate(names)}
+    names = checked.lines(folder / "variants.txt")
+    label = checked.unique(folder / "variants.txt", ((name, i) for i, name in enumerate(names)), "the variant")
+
+    def read(record: checked.Record) -> LabelledImage:
+        if record["name"] not in label:
+            raise checked.BadRecord(f"variants.txt does not have {record['name']!r}")
+        return LabelledImage(checked.image(record), label[record["name"]])
+
     source = folder / f"images_variant_{split}.txt"
-    records = []
-    for number, line in enumerate(checked.lines(source)):
-        image, _, name = line.partition(" ")
-        if name not in label:
-            raise ValueError(f"{source}, record {number}: variants.txt does not have {name!r}")
-        records.append(LabelledImage(checked.image({"image": f"images/{image}.jpg"}), label[name]))
-    return LabelledImages(tuple(records), names)
+    parts = (line.partition(" ") for line in checked.lines(source))
+    records = ({"image": f"images/{image}.jpg", "name": name} for image, _, name in parts)
+    return LabelledImages(tuple(checked.parsed(source, records, read)), tuple(names))
 
 
 def read_listed(path: str | Path, splits: Sequence[str]) -> LabelledImages:
@@ -138,6 +153,8 @@ def read_listed(path: str | Path, splits: Sequence[str]) -> LabelledImages:
     if unknown := [c for c in classes if c not in called]:
         raise ValueError(f"{folder / 'metadata.csv'} has no name for class {unknown[0]} of split.csv")
     label = {c: number for number, c in enumerate(classes)}
+    if odd := [row["split"] for row in rows if row["split"] not in {"train", "val", "test", *splits}]:
+        raise ValueError(f"{folder / 'split.csv'} has a split {odd[0]!r}; known are train, val and test")
     found = tuple(
         LabelledImage(checked.image({"image": f"images/{row['filename']}"}), label[row["class"]])
         for row in rows
@@ -191,10 +208,15 @@ class Cifar:
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
     def _joined(self, files: dict[str, bytes], names: list[str], extra: int) -> np.ndarray:
-        content = b"".join(files[name] for name in names)
-        if not content or len(content) % (extra + 3072):
-            raise ValueError(f"{self.path}: {names[0]} has a wrong size; every image takes {extra + 3072} bytes")
-        return np.frombuffer(content, np.uint8).reshape(-1, extra + 3072)
+        for name in names:
+            if len(files[name]) % (extra + 3072):
+                raise ValueError(f"{self.path}: {name} has a wrong size; every image takes {extra + 3072} bytes")
+        if not any(files[name] for name in names):
+            raise ValueError(f"{self.path}: {names[0]} holds no image; fetch it again")
+        rows = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, extra + 3072)
+        if again := len(rows) - len({row.tobytes() for row in rows}):
+            _log.warning("%s: %d images of %s stand in it twice", self.path, again, ", ".join(names))
+        return rows
 
     def _files(self) -> dict[str, bytes]:
         try:
@@ -210,12 +232,15 @@ class Cifar:
 
     def _unpacked(self) -> dict[str, bytes]:
         files = [*self.path.rglob("*.bin"), *self.path.rglob("*.txt")]
-        return {file.name: file.read_bytes() for file in files}
+        return checked.unique(self.path, ((file.name, file.read_bytes()) for file in files), "the file")
 
     def _archived(self) -> dict[str, bytes]:
         with tarfile.open(self.path, "r:*") as archive:
             wanted = [m for m in archive if m.isreg() and m.name.endswith((".bin", ".txt")) and m.size < 2**28]
-            return {Path(m.name).name: _content(archive.extractfile(m)) for m in wanted}
+            read = [(Path(m.name).name, _content(archive.extractfile(m))) for m in wanted]
+            while archive.fileobj is not None and archive.fileobj.read(2**20):
+                continue  # to the end, where a compressed file has its checksum
+        return checked.unique(self.path, read, "the member")
 
 
 def _content(file: IO[bytes] | None) -> bytes:

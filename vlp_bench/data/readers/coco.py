@@ -62,6 +62,8 @@ def read_coco(path: str | Path) -> list[CaptionedImage]:
     checked.unique(path, ((image.image, identity) for identity, image in images.items()), "the image")
     told: dict[str, list[str]] = {identity: [] for identity in images}
     annotations = checked.objects(path, checked.part(path, content, "annotations"))
+    ids = [record["id"] for record in annotations if isinstance(record, dict) and "id" in record]
+    checked.unique(path, ((str(identity), None) for identity in ids), "the annotation id")
     for identity, caption in checked.parsed(path, annotations, _coco_caption):
         if identity not in told:
             raise ValueError(f"{path}: a caption is of image_id {identity}, which is not among 'images'")
@@ -114,10 +116,11 @@ def read_vqa(path: str | Path, answers: str | Path | None = None) -> list[Questi
     asked = checked.objects(path, checked.part(path, content, "questions"))
     place = _image_places(path, content)
     found = distinct(path, checked.parsed(path, asked, lambda record: _vqa_question(record, place)))
+    shown = {record.get("question_id"): record.get("image_id") for record in asked if isinstance(record, dict)}
     beside = Path(answers) if answers is not None else _annotations(path)
     if answers is None and (beside == path or not beside.is_file()):
         return found
-    return _answered(path, found, beside)
+    return _answered(path, found, beside, shown)
 
 
 def _image_places(path: Path, content: Mapping[str, Any]) -> Callable[[Record], str]:
@@ -162,21 +165,30 @@ def _vqa_question(record: Record, place: Callable[[Record], str]) -> Question:
     return Question(place(record), checked.text(record, "question"), (), checked.identity(record, "question_id"))
 
 
-def _answered(path: Path, questions: list[Question], answers: Path) -> list[Question]:
+def _answered(path: Path, questions: list[Question], answers: Path, shown: Mapping[Any, Any]) -> list[Question]:
+    """The questions with what `answers` says of them; `shown`: question_id -> image_id, as the questions have them."""
     annotations = checked.objects(answers, checked.part(answers, checked.load(answers), "annotations"))
-    known = checked.unique(answers, checked.parsed(answers, annotations, _vqa_answers), "question_id")
+    known = checked.unique(
+        answers, checked.parsed(answers, annotations, lambda record: _vqa_answers(record, shown)), "question_id"
+    )
     missing = [q.question_id for q in questions if q.question_id not in known]
     if missing:
         raise ValueError(f"{answers} has no answers to {len(missing)} of {path.name}, the first is {missing[0]}")
     return [replace(q, **known[q.question_id]) for q in questions]
 
 
-def _vqa_answers(record: Record) -> tuple[int | str, dict[str, Any]]:
+def _vqa_answers(record: Record, shown: Mapping[Any, Any]) -> tuple[int | str, dict[str, Any]]:
     listed = record.get("answers")
     if not isinstance(listed, list) or not listed or not all(isinstance(a, dict) for a in listed):
         raise BadRecord("needs 'answers', a list of objects with 'answer'")
+    numbers = [str(a["answer_id"]) for a in listed if "answer_id" in a]
+    if len({*numbers}) < len(numbers):
+        raise BadRecord("has two answers with one answer_id")
     types = {key: record.get(key, "") for key in ("question_type", "answer_type")}
     if not all(isinstance(t, str) for t in types.values()):
         raise BadRecord("'question_type' and 'answer_type' must be texts")
     given = tuple(checked.answers(a, "answer")[0] for a in listed)
-    return checked.identity(record, "question_id"), {"answers": given, **types}
+    identity, image = checked.identity(record, "question_id"), record.get("image_id")
+    if image is not None and shown.get(identity, image) not in (image, None):
+        raise BadRecord(f"answers question {identity} about image {checked.brief(image)}, which is asked of another")
+    return identity, {"answers": given, **types}

@@ -30,7 +30,7 @@ def read_region_descriptions(path: str | Path, size: Size) -> list[RegionImage]:
 
     def read(record: Record) -> tuple[str, tuple[int, int], list[RegionCaption]]:
         known = _known(record, data)
-        regions = [_region(r) for r in _listed(record, "regions")]
+        regions = [_region(r) for r in _own(record, "regions")]
         mute.extend(r.caption for r in regions if not any(map(str.isalnum, r.caption)))
         spoken = [r for r in regions if any(map(str.isalnum, r.caption))]
         return known["image"], framed(known, known["image"], size), spoken
@@ -53,7 +53,7 @@ def read_question_answers(path: str | Path) -> list[Question]:
 
     def read(record: Record) -> list[Question]:
         image = _known(record, data)["image"]
-        return [_question(qa, image) for qa in _listed(record, "qas")]
+        return [_question(qa, image) for qa in _own(record, "qas")]
 
     return distinct(path, chain.from_iterable(checked.parsed(path, records, read)))
 
@@ -83,6 +83,14 @@ def _known(record: Record, data: Mapping[int, Record]) -> Record:
     if data and number not in data:
         raise BadRecord(f"is about image {number}, which image_data.json does not know")
     return data.get(number, {"image": f"{number}.jpg"})
+
+
+def _own(record: Record, key: str) -> list[Record]:
+    """What a record lists of its image; BadRecord for an entry that says it is of another."""
+    entries, image = _listed(record, key), record.get("id", record.get("image_id"))
+    if other := next((entry["image_id"] for entry in entries if entry.get("image_id", image) != image), None):
+        raise BadRecord(f"is about image {image} and lists one of {key!r} about {checked.brief(other)}")
+    return entries
 
 
 def _listed(record: Record, key: str) -> list[Record]:
@@ -115,8 +123,15 @@ def read_gqa(path: str | Path) -> list[Question]:
     content: Any = checked.load(path)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must be a JSON object of questions by id, got {checked.kind(content)}")
-    records = (dict(q, question_id=i) if isinstance(q, dict) else q for i, q in content.items())
+    records = (
+        dict(q, question_id=i, **_dotted(q.get("types"))) if isinstance(q, dict) else q for i, q in content.items()
+    )
     return list(checked.parsed(path, records, _gqa))
+
+
+def _dotted(types: Any) -> Record:
+    """The types of a question as keys of it, so that one that few lack is noticed."""
+    return {f"types.{key}": value for key, value in types.items()} if isinstance(types, dict) else {}
 
 
 def _gqa(record: Record) -> Question:

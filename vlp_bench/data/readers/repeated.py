@@ -21,9 +21,28 @@ def repeated(records: Sequence[Any]) -> Iterator[str]:
     yield from listed(
         "questions are asked twice of the same image", [f"{i}: {q!r}" for (i, q), n in asked.items() if n > 1]
     )
+    yield from listed("questions have another number of answers than most", _answered_otherwise(records))
+    regions = [(r.image, Counter(r.regions)) for r in records if isinstance(r, RegionImage)]
+    twice = [f"{image}: {region.caption!r}" for image, counted in regions for region, n in counted.items() if n > 1]
+    yield from listed("regions are described twice alike", twice)
     pairs = Counter((r.images, r.sentence) for r in records if isinstance(r, ImagePair))
     yield from listed("sentences are said twice of the same pair", [f"{s!r}" for (_, s), n in pairs.items() if n > 1])
     yield from listed("images or pairs have two labels", _contradicted(records))
+
+
+def _answered_otherwise(records: Sequence[Any]) -> list[str]:
+    """Questions of sets in which at least four of five have equally many answers, and these have not."""
+    sizes: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for r in records:
+        if isinstance(r, Question):
+            sizes[r.dataset][len(r.answers)] += 1
+    usual = {name: counted.most_common(1)[0] for name, counted in sizes.items()}
+    most = {name: size for name, (size, n) in usual.items() if n >= 0.8 * sizes[name].total()}
+    return [
+        str(r.question_id)
+        for r in records
+        if isinstance(r, Question) and len(r.answers) != most.get(r.dataset, len(r.answers))
+    ]
 
 
 def _contradicted(records: Sequence[Any]) -> list[str]:

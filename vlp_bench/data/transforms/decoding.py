@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -88,6 +89,7 @@ def _decoded(file: BinaryIO, place: str, least: Least | None, upright: bool) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of size, which is checked here
+            _check_png(file)
             with Image.open(file) as image:
                 if math.prod(image.size) > MOST_PIXELS:
                     raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, at most {MOST_PIXELS} are decoded")
@@ -100,6 +102,18 @@ def _decoded(file: BinaryIO, place: str, least: Least | None, upright: bool) -> 
                 return _turned(_rgb(image), turn, upright)
     except _UNREADABLE as error:
         raise _broken(place, error) from None
+
+
+def _check_png(file: BinaryIO) -> None:
+    """Raise ValueError for a PNG of which a part is not what was written: PIL looks at no checksum of pixels."""
+    is_png = file.read(8) == b"\x89PNG\r\n\x1a\n"
+    while is_png and (head := file.read(8)):
+        content = head[4:] + file.read(int.from_bytes(head[:4]))
+        if zlib.crc32(content) != int.from_bytes(file.read(4)):
+            raise ValueError(f"its part {head[4:]!r} is not what was written")
+        if head[4:] == b"IEND":
+            break
+    file.seek(0)
 
 
 def _orientation(image: Image.Image) -> int:

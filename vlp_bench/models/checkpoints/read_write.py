@@ -169,7 +169,9 @@ def official_key_map(released: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def resized(table: Tensor, tokens: int) -> Tensor:
-    """(1 + n, d) or (1, 1 + n, d) positions for so many tokens."""
+    """(1 + n, d) or (1, 1 + n, d) positions for so many tokens; anything else stays as it is."""
+    if table.ndim not in (2, 3):
+        return table
     return resize_positions(table, tokens) if table.ndim == 2 else resize_positions(table[0], tokens)[None]
 
 

@@ -275,6 +275,8 @@ class Passes:
         `shared` is for weights that stay as they are meanwhile. Raises ValueError after the last batch if none reaches
         a layer.
         """
+        if torch.is_inference_mode_enabled():
+            raise ValueError("inside torch.inference_mode() nothing has a gradient: prune outside of it")
         self.losses, reach = [], Reach(self.layers)
 
         def take_event(event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,10 +17,10 @@ from vlp_bench.pruning.statistics.protocol import Sums
 def by_row(x: Tensor, mask: Tensor | None) -> Tensor:
     """(rows, 3, d) float64 of x (rows, ..., d): tokens, Σ x and Σ x² of every row; false tokens don't count."""
     rows = x.shape[0] if x.ndim > 1 else 1
-    x = x.detach().reshape(rows, -1, x.shape[-1]).double()
+    x = x.detach().reshape(rows, math.prod(x.shape[1:-1]), x.shape[-1]).double()
     counts = torch.full((rows,), float(x.shape[1]), dtype=torch.float64, device=x.device)
     if mask is not None:
-        seen = mask.to(x.device).reshape(rows, -1)
+        seen = mask.to(x.device).reshape(x.shape[:2])
         x, counts = x.masked_fill(~seen[..., None], 0.0), seen.sum(1).double()
     return torch.stack([counts[:, None].expand(-1, x.shape[-1]), x.sum(1), x.square().sum(1)], 1)
 

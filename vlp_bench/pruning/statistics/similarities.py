@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class OutputSimilarities:
         relay = calibration.relay(take)
 
         def see(name: str, outputs: Tensor) -> None:
+            if not outputs.numel():  # an expert that is sent no token
+                return
             outputs = by_row(outputs, calibration.adapter.rows(part[0]))
             kept, image = masks_of(calibration.adapter, calibration.model, part[0], name, outputs)
             each = torch.stack([similarities(*one) for one in zip(normalised(outputs), kept, image, strict=True)])
@@ -105,7 +108,7 @@ def _outputs(layer: Layer, reader: Reader, x: Tensor) -> Tensor:
     """(rows, tokens, d_out) of inputs (rows, ..., d_in); one token a row where there are no others."""
     bias, matrix = _bias(reader), layer.matrix
     y = F.linear(x.to(matrix.dtype), matrix, None if bias is None else bias.to(matrix.dtype))
-    return y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 1 else y.view(1, 1, -1)
+    return y.reshape(len(y), math.prod(y.shape[1:-1]), y.shape[-1]) if y.ndim > 1 else y.view(1, 1, -1)
 
 
 def _bias(reader: Reader) -> Tensor | None:

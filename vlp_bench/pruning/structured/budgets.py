@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,9 +11,13 @@ from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import kept_of
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.structured.groups import PrunableGroup, Units
 from vlp_bench.pruning.structured.scores import UnitScore
+
+log = logging.getLogger(__name__)
+COARSE = 0.005  # a sparsity above the one that was asked for by more is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,16 @@ class UnitBudgets:
         for group, count in zip(groups, gone, strict=True):
             for part in group.parts:
                 budgets[part.layer.name] -= count * part.layer.size // group.units
+        self._tell(calibration, sparsity, sum(budgets.values()))
         return budgets
+
+    @staticmethod
+    def _tell(calibration: Calibration, sparsity: float, kept: int) -> None:
+        """Log a sparsity that is another one in whole percents because units are coarse."""
+        reached = 1 - kept / calibration.total
+        if reached - sparsity > COARSE:
+            message = f"{100 * sparsity:g} % was asked for, whole units make it {100 * reached:.1f} %"
+            warn_once(log, calibration.model, message)
 
     def may_give(self, calibration: Calibration, sparsity: float) -> range:
         """Less than asked by less than the dearest unit, or by less than one of each group."""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vlp_bench.pruning.solution import Solution, TableRow
-from vlp_bench.results import examples
+from vlp_bench.results import curves, examples
 from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store, appended_last, matching
 
@@ -106,7 +106,7 @@ class Study:
         """The last curves of a run as its CSV logger wrote them; empty where there are none."""
         versions = (self.folders[run] / "curves").glob("version_*/metrics.csv")
         files = sorted(versions, key=lambda file: int(file.parent.name.removeprefix("version_")))
-        return pd.read_csv(files[-1]) if files and files[-1].stat().st_size else pd.DataFrame()
+        return curves.read(files[-1]) if files else pd.DataFrame()
 
     def examples(self, run: str) -> examples.Arrays:
         """What the run did with each test example; empty where the task kept nothing."""

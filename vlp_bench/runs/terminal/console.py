@@ -1,5 +1,6 @@
 """The two places a command writes to, and how long texts and tables reach them. The library writes to neither."""
 
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -68,10 +69,14 @@ def _wrapped(lines: list[str], width: int) -> list[str]:
 
 
 def print_table(table: Table) -> None:
-    """Print a table whose columns with no_wrap=True are as wide as their cells, however narrow the terminal is."""
+    """Print a table whose columns with no_wrap=True are as wide as their cells, however narrow the terminal is.
+
+    Where there is no terminal, and nobody said how wide it is (COLUMNS), nothing is folded: a row is a line.
+    """
     for column in table.columns:
         if column.no_wrap:
             column.min_width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
-    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).minimum
+    asked = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH))
+    needed = asked.minimum if console.is_terminal or "COLUMNS" in os.environ else asked.maximum
     table.width = needed if needed > console.width else None
     console.print(table, soft_wrap=True)
