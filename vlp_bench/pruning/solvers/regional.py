@@ -20,7 +20,7 @@ FADING, TINY = 0.99, 1e-8  # of RMSprop: what stays of the mean square, what is 
 
 @dataclass(frozen=True, kw_only=True)
 class Regional:
-    """Regional optimisation (Wanda++, Yang et al., Findings of ACL 2025) around any solver, for one block after another.
+    """Regional optimisation (Wanda++, Yang et al., Findings of ACL 2025) around any solver, block after block.
 
     Each round prunes the block as it is, then takes a step of RMSprop for every drawn batch, on the summed squared
     difference to what the block gave to the same inputs before. All its weights move, removed ones too, which the next
@@ -67,7 +67,7 @@ class Regional:
         def measure(layers: list[Layer], given: Tensor, counts: Tensor) -> None:
             nonlocal call
             if batch in dense:
-                lost = torch.where(counts, given - dense[batch][call], 0).float().square().sum()
+                lost = torch.where(counts, given - dense[batch][call], 0).square().sum()
                 self._step(layers, lost, squares)
             call += 1
 
@@ -81,7 +81,7 @@ class Regional:
         gradients = dict(zip(asked, torch.autograd.grad(lost, asked, allow_unused=True), strict=True))
         for layer in layers:
             if (found := gradients[layer.parameter]) is not None:
-                gradient = layer.part_of(found).float()
+                gradient = layer.part_of(found).to(torch.promote_types(found.dtype, torch.float32))
                 square = squares.setdefault(layer.name, torch.zeros_like(gradient)).mul_(FADING)
                 square.addcmul_(gradient, gradient, value=1 - FADING)
                 layer.weight.sub_((self.lr * gradient / (square.sqrt() + TINY)).to(layer.weight.dtype))
