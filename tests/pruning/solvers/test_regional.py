@@ -82,6 +82,20 @@ def test_a_transcription():
         np.testing.assert_allclose((found.weights[name] * mask).numpy(), own, rtol=1e-9, atol=1e-12)
 
 
+def test_official_gradients_add_up_within_a_round():
+    """Batches of one row, x = (1, 1): the second step's gradient is that of both; RMSprop in plain numbers."""
+    model = nn.Linear(2, 1, bias=False).double()
+    model.weight = nn.Parameter(torch.tensor([[3.0, 1.0]], dtype=torch.float64))
+    batches = [torch.ones(1, 2, dtype=torch.float64)] * 2
+    found = vlp_bench.prune(model, regional(rounds=1, share=1.0, lr=0.01, compat="official"), 0.5, batches)
+    w, square, added = np.array([3.0, 0.0]), 0.0, 0.0
+    for _ in batches:
+        added = added + 2 * (w.sum() - 4)
+        square = 0.99 * square + 0.01 * added**2
+        w = w - 0.01 * added / (np.sqrt(square) + 1e-8)
+    np.testing.assert_allclose(found.weights["weight"].numpy()[0], w, rtol=1e-9)
+
+
 def loss(model, solution, batches):
     with torch.no_grad():
         wanted = [model(x) for x in batches]

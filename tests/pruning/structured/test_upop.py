@@ -125,6 +125,23 @@ def test_what_is_gone_is_what_closed_gates_leave_out():
         assert float(calibration.adapter.loss(model, batches[0])) == pytest.approx(gated, rel=1e-5)
 
 
+def test_published_costs():
+    """Two heads: 6 for a channel, 1 for a neuron; half of all costs goes, whatever that is in weights."""
+    torch.manual_seed(0)
+    model = clip.model().eval()
+    gates = Gates(channels_for_heads(Calibration(model)[Units()]), "official")
+    assert set(zip(gates.costs, (g.group.what for g in gates.groups), strict=True)) == {(6, "channels"), (1, "neurons")}
+    found = vlp_bench.prune(model, "upop", 0.3, clip.batches(), options={"solve.epochs": 1, "compat": "official"})
+    masks = {part.layer.name: part for group in gates.groups for part in group.parts}
+    assert set(masks) == set(found.masks)
+    gone = 0
+    for cost, group in zip(gates.costs, gates.groups, strict=True):
+        part = group.parts[0]
+        gone += cost * int((~part.slices.by_unit(group.units, found.masks[part.layer.name]).any(1)).sum())
+    total = sum(cost * group.units for cost, group in zip(gates.costs, gates.groups, strict=True))
+    assert -1 < gone - 0.3 * total < 7  # the share is one of whole weights
+
+
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"every": 0}, {"lr": 0.0}, {"decay": -1.0}])
 def test_what_is_refused(options):
     with pytest.raises(ValueError, match="epochs and every must be at least 1"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, preserve_weights
 from vlp_bench.pruning.solution import Solved, may_keep
 from vlp_bench.pruning.statistics.block_gradients import BlockWatch
@@ -33,14 +34,17 @@ class Regional:
         rounds: how often.
         share: of the batches, drawn anew in each round, at least one.
         lr: of RMSprop; a weight moves by ten times as much in its first step.
+        compat: "official" is the public code: within a round gradients add up from one batch to the next.
     """
 
     solve: Solve
     rounds: int = 5
     share: float = 0.25
     lr: float = 3e-7
+    compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
+        check_compat(self.compat)
         if self.rounds < 1 or not 0 < self.share <= 1 or not self.lr > 0:
             given = f"{self.rounds}, {self.share} and {self.lr}"
             raise ValueError(f"rounds must be at least 1, share in (0, 1], lr positive: got {given}")
@@ -62,26 +66,28 @@ class Regional:
 
     def _follow(self, calibration: Calibration, dense: Mapping[int, list[Tensor]], squares: dict[str, Tensor]) -> None:
         """A step for each of these batches, by their place, towards what their calls of blocks gave."""
-        batch, call = 0, 0
+        batch, call, added = 0, 0, dict[str, Tensor]()
 
         def measure(layers: list[Layer], given: Tensor, counts: Tensor) -> None:
             nonlocal call
             if batch in dense:
                 lost = torch.where(counts, given - dense[batch][call], 0).square().sum()
-                self._step(layers, lost, squares)
+                self._step(layers, lost, squares, added)
             call += 1
 
         for _ in BlockWatch(calibration, measure).through(_here(calibration)):
             batch, call = batch + 1, 0
 
     @torch.no_grad()
-    def _step(self, layers: list[Layer], lost: Tensor, squares: dict[str, Tensor]) -> None:
-        """RMSprop's; `squares` are the layers' mean squares so far."""
+    def _step(self, layers: list[Layer], lost: Tensor, squares: dict[str, Tensor], added: dict[str, Tensor]) -> None:
+        """RMSprop's; `squares` are the layers' mean squares so far, `added` the gradients of the round."""
         asked = list(dict.fromkeys(layer.parameter for layer in layers))
         gradients = dict(zip(asked, torch.autograd.grad(lost, asked, allow_unused=True), strict=True))
         for layer in layers:
             if (found := gradients[layer.parameter]) is not None:
                 gradient = layer.part_of(found).to(torch.promote_types(found.dtype, torch.float32))
+                if self.compat == "official":
+                    gradient = added[layer.name] = gradient + added.get(layer.name, 0)
                 square = squares.setdefault(layer.name, torch.zeros_like(gradient)).mul_(FADING)
                 square.addcmul_(gradient, gradient, value=1 - FADING)
                 layer.weight.sub_((self.lr * gradient / (square.sqrt() + TINY)).to(layer.weight.dtype))

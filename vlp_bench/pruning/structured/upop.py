@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.models.units import HEADS
+from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -31,21 +33,25 @@ class UPop:
     are 1 - p_t/s; the others' are 1 again. In the end the gates are 0, and what remains has the trained weights.
 
     The published search minimises the loss of a task; this one that of the calibration, so that one search serves all
-    tasks. A unit costs its prunable weights (published: 36 for a channel, 1 for a neuron). The published penalty on the
-    gates gives all of a kind the same gradient, which standardising takes away.
+    tasks. A unit costs its prunable weights. The published penalty on the gates gives all of a kind the same gradient,
+    which standardising takes away.
 
     Args:
         epochs: passes over the calibration batches.
         every: steps from one competition to the next; the last is held at the end.
         lr, decay: of AdamW, for the prunable weights; others stay as they are.
+        compat: "official": the sparsity is a share of published costs, three for each head of a channel and one for a
+            neuron, and so the weights that go are others in number than asked.
     """
 
     epochs: int = 5
     every: int = 5
     lr: float = 1e-5
     decay: float = 0.05
+    compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
+        check_compat(self.compat)
         if min(self.epochs, self.every) < 1 or not self.lr > 0 or self.decay < 0:
             raise ValueError(
                 f"epochs and every must be at least 1, lr positive, decay at least 0: got {self.epochs}, {self.every}, "
@@ -58,8 +64,12 @@ class UPop:
         Raises:
             ValueError: the units hold fewer weights than should go.
         """
-        gates = Gates(channels_for_heads(calibration[Units()]))
+        gates = Gates(channels_for_heads(calibration[Units()]), self.compat)
         asked, layers = calibration.total - sum(budgets.values()), calibration.layers
+        if self.compat == "official":
+            asked = round(
+                asked / calibration.total * sum(c * g.units for c, g in zip(gates.costs, gates.groups, strict=True))
+            )
         with preserve_weights(layers):
             keep = self._search(calibration, gates, asked)
             weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
@@ -70,8 +80,8 @@ class UPop:
         return range(layer.size + 1)
 
     def may_keep_in_all(self, total: int) -> range:
-        """At most the sum of the budgets."""
-        return range(total + 1)
+        """At most the sum of the budgets. Official: any number."""
+        return range(sys.maxsize if self.compat == "official" else total + 1)
 
     def _search(self, calibration: Calibration, gates: Gates, asked: int) -> Keep:
         """Which units stay; the layers have the trained weights then."""
@@ -113,11 +123,19 @@ def _channels(heads: PrunableGroup) -> PrunableGroup:
     return PrunableGroup(replace(heads.group, name=name, what=CHANNELS, units=width, slices=slices), tuple(parts))
 
 
+def published_cost(group: PrunableGroup) -> int:
+    """Of a unit: 1, and for a channel of h heads 3·h, those of its queries, keys and values."""
+    return (
+        sum(part.slices.parts for part in group.parts if not part.slices.reads) if group.group.what == CHANNELS else 1
+    )
+
+
 class Gates:
     """The gates of groups of units, and the sums of their gradients."""
 
-    def __init__(self, groups: list[PrunableGroup]) -> None:
+    def __init__(self, groups: list[PrunableGroup], compat: Compat = "corrected") -> None:
         self.groups = groups
+        self.costs = [published_cost(group) if compat == "official" else group.cost for group in groups]
         device = groups[0].parts[0].layer.weight.device
         self.values = {group.name: torch.ones(group.units, device=device) for group in groups}
         self.gradients = {group.name: torch.zeros(group.units, device=device) for group in groups}
@@ -165,7 +183,7 @@ class Gates:
             if left[g] > 1:
                 gone.add((g, u))
                 left[g] -= 1
-                removed += self.groups[g].cost
+                removed += self.costs[g]
         if removed < share * asked:
             raise ValueError(
                 f"{asked} weights should go, and the units hold {removed} beside the last of each group: ask for less, "
