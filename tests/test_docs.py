@@ -504,3 +504,8 @@ def test_the_sdist_holds_what_the_tests_read():
         ".github",
     } <= shipped
     assert set(settings["wheel"]["force-include"]) <= {*shipped, "docs/results.csv"}
+
+
+def test_the_page_of_every_method_says_what_its_rows_say():
+    written = program("every_method")
+    assert written.PAGE.read_text(encoding="utf-8") == written.text(written.rows())

@@ -17,7 +17,7 @@ from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 METHODS = ["erk", "owl", "dlp", "alpha_pruning", "ri", "ria", "gblm", "pruner_zero", "wanda_pp", "force"]
-METHODS += ["tamp", "tamp_equal", "atv"]
+METHODS += ["tamp", "tamp_equal", "atv", "neuroal", "wanda_pp_ro"]
 MODELS = {"xvlm": xvlm, "blip": blip, "encoder-decoder": blip2}
 ALLOCATORS = {
     "erk": ERK(),

@@ -16,7 +16,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
 from vlp_bench.pruning.statistics.around import with_outputs
 from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
-from vlp_bench.pruning.statistics.data_parallel import Event
+from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
@@ -37,15 +37,17 @@ class BlockGradients:
             sums[event.layer] = sums[event.layer].add_(event.tensors[0]) if event.layer in sums else event.tensors[0]
             calls[event.layer] += 1
 
+        def measure(layers: list[Layer], given: Tensor, counts: Tensor) -> None:
+            asked = list(dict.fromkeys(layer.parameter for layer in layers))
+            length = torch.where(counts, given, 0).float().reshape(len(given), -1).norm(dim=1).mean()
+            gradients = dict(zip(asked, torch.autograd.grad(length, asked, allow_unused=True), strict=True))
+            for layer in layers:
+                if (gradient := gradients[layer.parameter]) is not None:
+                    relay(Event(layer.name, (1, 0), (layer.part_of(gradient).float().square(),)))
+
         relay = calibration.relay(take)
-        watch = _Watch(holders(calibration.model, calibration.layers, calibration.before_sweep.layers), relay)
-
-        def begin(part: Any) -> None:
-            watch.new_part(TokenMasks(calibration.adapter, calibration.model, part))
-
-        with with_outputs(calibration.adapter):
-            for number in calibration.forwards(relay, watch.watching(), begin):
-                refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
+        for number in BlockWatch(calibration, measure).through(relay):
+            refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
         check_reached(calibration.layers, calls)
         return {
             name: layer.from_stored(sums[name].div_(calls[name]).sqrt_()) for name, layer in calibration.layers.items()
@@ -64,19 +66,32 @@ def holders(
     return found
 
 
-class _Watch:
-    """Runs blocks with gradients, each cut off from what comes before it."""
+class BlockWatch:
+    """Runs the blocks of a calibration's layers with gradients, each cut off from what comes before it.
 
-    def __init__(self, blocks: Mapping[nn.Module, list[Layer]], tell: Callable[[Event], None]) -> None:
-        self._blocks, self._tell = blocks, tell
+    Args:
+        calibration: whose layers and batches.
+        measure: gets the layers of a block that was run, what it gave (rows, ..., d) and which of its tokens count, in
+            a shape that fits; gradients of the layers' parameters may be taken, and the weights changed.
+    """
+
+    def __init__(self, calibration: Any, measure: Callable[[list[Layer], Tensor, Tensor], None]) -> None:
+        self._calibration, self._measure = calibration, measure
+        self._blocks = holders(calibration.model, calibration.layers, calibration.before_sweep.layers)
         self._masks: TokenMasks | None = None
 
-    def new_part(self, masks: TokenMasks) -> None:
-        """Says which tokens count in the forward pass that follows."""
-        self._masks = masks
+    def through(self, relay: Relay, begin: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """One pass; the number of every batch once it was run. `begin` is called before every part of a batch."""
+
+        def new(part: Any) -> None:
+            self._masks = TokenMasks(self._calibration.adapter, self._calibration.model, part)
+            begin()
+
+        with with_outputs(self._calibration.adapter):
+            yield from self._calibration.forwards(relay, self._watching(), new)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[None]:
         """Hooks every block; weights ask for gradients as before afterwards."""
         weights = [layer.parameter for layers in self._blocks.values() for layer in layers]
         before = [(weight, weight.requires_grad) for weight in dict.fromkeys(weights)]
@@ -86,30 +101,23 @@ class _Watch:
                 weight.requires_grad_(True)
             for block in self._blocks:
                 undo.callback(block.register_forward_pre_hook(_cut_off, with_kwargs=True).remove)
-                undo.callback(block.register_forward_hook(self._measured).remove)
+                undo.callback(block.register_forward_hook(self._seen).remove)
             yield
 
-    def _measured(self, block: nn.Module, args: Any, output: Any) -> Any:
+    def _seen(self, block: nn.Module, args: Any, output: Any) -> Any:
         layers = self._blocks[block]
         given = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         if given.requires_grad:
-            asked = list(dict.fromkeys(layer.parameter for layer in layers))
-            found = torch.autograd.grad(self._length(given, layers[-1].name), asked, allow_unused=True)
-            gradients = dict(zip(asked, found, strict=True))
-            for layer in layers:
-                if (gradient := gradients[layer.parameter]) is not None:
-                    self._tell(Event(layer.name, (1, 0), (layer.part_of(gradient).float().square(),)))
+            self._measure(layers, given, self._counts(given, layers[-1].name))
         torch.set_grad_enabled(False)
         return _detached(output)
 
-    def _length(self, given: Tensor, name: str) -> Tensor:
-        """The length of a block's output (rows, ..., d), the mean over the rows; `name` is of its last layer."""
-        rows = given.shape[0]
+    def _counts(self, given: Tensor, name: str) -> Tensor:
+        """Bool, of a shape that fits a block's output (rows, ..., d); `name` is of its last layer."""
         mask = self._masks.at(name, given) if self._masks is not None else None
-        if mask is not None:
-            counts = mask.to(given.device).reshape(*given.shape[:-1], 1)
-            given = torch.where(counts, given, 0)
-        return given.float().reshape(rows, -1).norm(dim=1).mean()
+        if mask is None:
+            return torch.ones((), dtype=torch.bool, device=given.device)
+        return mask.to(given.device).reshape(*given.shape[:-1], 1).bool()
 
 
 def _cut_off(block: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.statistics.batch_loop import Passes
+from vlp_bench.pruning.statistics.batch_loop import Passes, Seen
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic
 from vlp_bench.pruning.statistics.on_disk import Store, StoredStatistics
@@ -193,6 +193,13 @@ class Calibration(Passes):
         part._seen = self._seen
         part._before_sweep = before_sweep or self._before_sweep
         return part
+
+    def first(self, batches: int) -> Calibration:
+        """The same questions to the first of its batches alone."""
+        few = self.subset(self.layers)
+        few.num_batches = batches if few.num_batches is None else min(batches, few.num_batches)
+        few._seen = Seen()
+        return few
 
     def original(self, layer: Layer) -> Tensor:
         """(d_out, d_in) its weight before the first step of a schedule whose removed weights may return."""
