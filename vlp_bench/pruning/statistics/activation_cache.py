@@ -163,10 +163,15 @@ def _first_difference(a: list[str], b: list[str]) -> int:
 
 def copied(output: Any) -> Any:
     """A copy of every tensor: whoever gets the output may change it in place."""
+    return with_tensors(output, Tensor.clone)
+
+
+def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The output of a block with every tensor in it, or in its tuples and lists, changed."""
     if isinstance(output, Tensor):
-        return output.clone()
+        return change(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(copied, output))
+        return type(output)(*(with_tensors(item, change) for item in output))
     if isinstance(output, list | tuple):
-        return type(output)(map(copied, output))
+        return type(output)(with_tensors(item, change) for item in output)
     return output

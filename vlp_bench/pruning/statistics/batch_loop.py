@@ -206,6 +206,11 @@ class Passes:
 
         yield from self.forwards(relay, watch.watching(), begin)
 
+    def run_through(self) -> None:
+        """One pass of forwards that nobody watches."""
+        for _ in self.forwards(self.relay(lambda event: None), nullcontext(), lambda part: None):
+            pass
+
     def relay(self, take: Callable[[Event], None]) -> Relay:
         """Hands on what hooks see, in the batches' order."""
         return Relay(take, list(self.layers), self._device, self.shared)
@@ -343,8 +348,9 @@ class Passes:
         for number, batch in enumerate(islice(self.batches, self.first_batch, last), self.first_batch):
             if not (parts := parts_of(batch)):
                 raise ValueError(f"calibration batch {number} is an empty list of parts")
-            for tensor in tensors_in(parts):
-                digest.update(fingerprint(tensor))
+            if self._seen.data_hash is None:
+                for tensor in tensors_in(parts):
+                    digest.update(fingerprint(tensor))
             drawing = RandomState(device)
             torch.manual_seed(self.seed + 1_000_003 * number)
             yield number, [moved_to(part, device) for part in parts]
@@ -355,7 +361,7 @@ class Passes:
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
         if limit is None and count is not None and seen < count:
             warn_once(log, self.model, f"{count} calibration batches were asked for, the set has only {seen}")
-        self._seen.data_hash = digest.hexdigest()
+        self._seen.data_hash = self._seen.data_hash or digest.hexdigest()
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -60,8 +61,8 @@ class Calibration(Passes):
         originals: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared)
-        self.alive: Final[Mapping[str, Tensor]] = MappingProxyType(dict(alive or {}))
-        self.is_step: Final = is_step
+        self.alive: Mapping[str, Tensor] = MappingProxyType(dict(alive or {}))
+        self.is_step = is_step
         self._originals = dict(originals or {})
         self._stored = stored
         self._before_sweep: Calibration | None = None
@@ -176,21 +177,12 @@ class Calibration(Passes):
 
         What it learns about the batches (`data_hash`) is known here too. `adapter` answers in place of this one's.
         """
-        names = list(names)
-        part = Calibration(
-            self.model,
-            self.batches,
-            adapter or self.adapter,
-            seed=self.seed,
-            num_batches=self.num_batches,
-            first_batch=self.first_batch,
-            shared=self.shared,
-            stored=stored,
-            alive={name: self.alive[name] for name in names if name in self.alive},
-            originals=self._originals,
-        )
-        part.layers = {name: part.layers[name] for name in names}
-        part._seen = self._seen
+        part = copy.copy(self)
+        part.adapter, part.losses = adapter or self.adapter, []
+        part.layers = {name: self.layers[name] for name in names}
+        part.alive = MappingProxyType({name: mask for name, mask in self.alive.items() if name in part.layers})
+        part.is_step, part.borrowed = False, False
+        part._stored, part._known = stored, {}
         part._before_sweep = before_sweep or self._before_sweep
         return part
 
