@@ -178,14 +178,23 @@ class Passes:
         """
         running, compat = [(statistic, statistic.start()) for statistic in statistics], statistics[0].compat
         rows, tokens = Counter[str](), Counter[str]()
+        latest: dict[int, tuple[Tensor | None, Tensor, Tensor]] = {}  # a sum, what was added, and what came of it
 
         def take(event: Event) -> None:
             rows[event.layer] += int(event.numbers[0])
             tokens[event.layer] += int(event.numbers[1])
-            for (statistic, sums), term in zip(running, event.tensors, strict=True):
+            for i, ((statistic, sums), term) in enumerate(zip(running, event.tensors, strict=True)):
+                own = sums.get(event.layer)
+                if i in latest and latest[i][0] is own and latest[i][1] is term:
+                    sums[event.layer] = latest[i][2]  # layers that read the same tensors have one sum
+                    continue
                 statistic.add(sums, event.layer, term)
+                latest[i] = (own, term, sums[event.layer])
+                if own is sums[event.layer]:  # in place
+                    del latest[i]
 
         for number in self._forwards(statistics, compat, take):
+            latest.clear()
             for _, sums in running:
                 refuse_infinite(sums, f"the inputs of {{}} in calibration batch {number}")
         check_reached(self.layers, rows if compat == "official" else tokens)

@@ -24,6 +24,7 @@ from vlp_bench.pruning.statistics.token_masks import TokenMasks
 from vlp_bench.pruning.statistics.unseen import Unseen
 
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
+PIECE, TILE = 4096, 512  # tokens, and features, that are multiplied in one go
 FOLDED = 32  # such pieces are added up in float32 before float64
 
 
@@ -54,12 +55,18 @@ def _counted(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count."""
+    """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count.
+
+    Products in float32 (float64 stays), a piece at a time; only those below the diagonal are computed.
+    """
     x = _counted(x, mask)
+    x = x if x.dtype == torch.float64 else x.float()
     total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(4096):
-        part = part.double()
-        total.addmm_(part.t(), part)
+    for first in range(0, x.shape[1], TILE):
+        last = first + TILE
+        for part in x.split(PIECE):
+            total[first:last, :last] += part[:, first:last].t() @ part[:, :last]
+        total[:first, first:last] = total[first:last, :first].t()
     return total
 
 
@@ -123,6 +130,20 @@ class InputProducts(InputStatistic):
 
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return sum_of_products(x, mask)
+
+    def add(self, sums: Sums, name: str, term: Tensor) -> None:
+        """In place where no other layer has the same sum."""
+        own = sums.get(name)
+        if own is not None and sum(own is other for other in sums.values()) == 1:
+            own.add_(term)
+        else:
+            sums[name] = term.clone() if own is None else own + term
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        """In place: layers whose sum is one have read the same rows."""
+        for own, rows in {id(sums[name]): (sums[name], counts[name]) for name in layers}.values():
+            own.div_(rows)
+        return {name: sums[name] for name in layers}
 
 
 def by_first_reader(layers: Iterable[Layer]) -> list[Layer]:
