@@ -134,7 +134,7 @@ def _orientation(name: str, readers: Iterable[Reader]) -> bool:
 
 
 def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
-    """Raises ValueError unless the parameter is a floating-point matrix (or a stack of them) that has finite values."""
+    """Raises ValueError unless the parameter is a floating-point matrix (or a stack of them) that has values."""
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"{name!r} has no shape yet (a lazy layer): run a batch through the model first")
     if parameter.ndim != ndim or not parameter.is_floating_point():
@@ -152,8 +152,15 @@ def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
             f"{name!r} is expanded: several of its entries are one number in memory, of which none can go alone; "
             "give them places of their own, as with weight.data = weight.data.clone()"
         )
-    if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
-        raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
+
+
+def _check_finite(layers: Mapping[str, Layer]) -> None:
+    """Raises ValueError for the first that has NaN or infinity; one look at the device."""
+    if torch.isfinite(torch.stack([layer.weight.detach().sum().double() for layer in layers.values()])).all():
+        return
+    for name, layer in layers.items():
+        if not torch.isfinite(layer.weight.detach()).all():
+            raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
 
 
 def _wanted(name: str, known: Mapping[str, nn.Parameter], stacks: Mapping[int, Stack]) -> tuple[int, Iterable[int]]:
@@ -193,6 +200,7 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
                 layers |= _slices(stack, sorted(wanted[id(parameter)]), place, modules)
             else:
                 layers[name] = Layer(name, parameter, place, modules, _orientation(name, modules))
+    _check_finite(layers)
     return layers
 
 

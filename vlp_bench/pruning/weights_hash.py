@@ -40,13 +40,14 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 def _trace(weights: Mapping[str, Tensor]) -> str:
     """Differs after any write that is counted, and after any other that changes a sum of a row or a column."""
-    digest = hashlib.sha256()
+    digest, sums = hashlib.sha256(), dict[torch.device, list[Tensor]]()
     for name, weight in weights.items():
         place = f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {writes_of(weight)}"
         digest.update(place.encode())
         words = _words(weight.detach().contiguous())
-        for side in (0, -1):
-            digest.update(words.sum(side, dtype=torch.int64).cpu().numpy().data)
+        sums.setdefault(words.device, []).extend(words.sum(side, dtype=torch.int64) for side in (0, -1))
+    for own in sums.values():  # fetched in one go
+        digest.update(torch.cat(own).cpu().numpy().data)
     return digest.hexdigest()
 
 

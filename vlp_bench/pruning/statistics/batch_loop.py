@@ -26,10 +26,10 @@ from vlp_bench.pruning.statistics.batches import (
     RandomState,
     Snapshot,
     as_released,
-    fingerprint,
+    fingerprints,
     moved_to,
+    numbers_on_host,
     parts_of,
-    tensors_in,
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
@@ -38,6 +38,7 @@ from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 log = logging.getLogger(__name__)
+SHORT = 1 << 14  # numbers of a tensor that is looked at together with others
 
 
 def check_batches(batches: Any) -> None:
@@ -97,7 +98,7 @@ class Passes:
         with watch.watching(), self._undisturbed(), torch.no_grad():
             _, parts = next(self._parts())
             for part in parts:
-                self.adapter.encode(self.model, part)
+                self.adapter.encode(self.model, self._on_device(part))
         return [*reached, *(name for name in self.layers if name not in reached)]
 
     def count(self) -> tuple[int, int]:
@@ -139,7 +140,8 @@ class Passes:
             kept = Snapshot(self.side_states())
             for number, parts in self._parts(limit):
                 state = RandomState(next(iter(self.layers.values())).weight.device)
-                yield lambda number=number, parts=parts, state=state: self._loss(parts, number, state, kept)
+                own = [self._on_device(part) for part in parts]
+                yield lambda number=number, parts=own, state=state: self._loss(parts, number, state, kept)
                 state.restore()
 
     def side_states(self) -> list[Tensor]:
@@ -232,13 +234,14 @@ class Passes:
         Args:
             relay: for the hooks.
             watching: sets hooks and takes them away.
-            begin: gets every part of a batch before it is encoded.
+            begin: gets every part of a batch before it is encoded, its whole numbers on the processor: what is asked
+                about them there waits for no device.
         """
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                begin(part)
-                self.adapter.encode(self.model, part)
+                begin(numbers_on_host(part))
+                self.adapter.encode(self.model, self._on_device(part))
 
         with watching, self._undisturbed(), torch.no_grad():
             yield from relay.through(self._parts(), named(self.model, run))
@@ -304,10 +307,11 @@ class Passes:
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                loss = self._loss_of(part, number) / len(parts)
-                check_loss(float(loss.detach()), number)
-                relay(Event("", (float(loss.detach()), 0)))
+                loss = self._loss_of(self._on_device(part), number) / len(parts)
                 backward(loss, self.layers)
+                value = float(loss.detach())  # the one wait for the device
+                check_loss(value, number)
+                relay(Event("", (value, 0)))
 
         with (
             self._undisturbed(training=training),
@@ -345,8 +349,11 @@ class Passes:
     def _device(self) -> torch.device:
         return next(iter(self.layers.values())).weight.device
 
+    def _on_device(self, part: Any) -> Any:
+        return moved_to(part, self._device)
+
     def _parts(self, limit: int | None = None) -> Iterator[tuple[int, list[Any]]]:
-        """The number and the parts of every batch (of the first `limit`), on the model's device."""
+        """The number and the parts of every batch (of the first `limit`), where they lie."""
         if self.batches is None:
             raise ValueError("this pruner asks the data: pass calibration=batches")
         rewind(self.adapter)
@@ -358,11 +365,11 @@ class Passes:
             if not (parts := parts_of(batch)):
                 raise ValueError(f"calibration batch {number} is an empty list of parts")
             if self._seen.data_hash is None:
-                for tensor in tensors_in(parts):
-                    digest.update(fingerprint(tensor))
+                for print_ in fingerprints(parts):
+                    digest.update(print_)
             drawing = RandomState(device)
             torch.manual_seed(self.seed + 1_000_003 * number)
-            yield number, [moved_to(part, device) for part in parts]
+            yield number, parts
             drawing.restore()  # what a batch's losses draw is its own affair, whoever computes the ones before it
             seen += 1
         if not seen:
@@ -399,10 +406,18 @@ def check_loss(loss: float, number: int) -> None:
 
 def refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raises ValueError with the first name in place of `{}` if a tensor isn't finite; one look at the device."""
-    if tensors and not torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors.values()])).all():
+    if tensors and not _are_finite(list(tensors.values())):
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(
                     f"{what.format(repr(name))} hold NaN or infinity, or overflow: leave the batch out, "
                     "or look for weights that are out of all proportion"
                 )
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether their sums are: what is short is added up side by side."""
+    short = [tensor.reshape(-1) for tensor in tensors if tensor.numel() <= SHORT]
+    sums = [tensor.sum().float() for tensor in tensors if tensor.numel() > SHORT]
+    sums += [torch.cat(short).sum().float()] if short else []
+    return bool(torch.isfinite(torch.stack(sums)).all())

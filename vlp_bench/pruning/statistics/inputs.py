@@ -34,9 +34,11 @@ def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
     A masked token may hold anything, NaN included. On a processor squares are added where they arise, in its cache.
     """
     x = _counted(x, mask)
+    if x.device.type != "cpu":
+        return torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
     width = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = max(1, CACHED // x.shape[1])
-    if len(x) <= rows or x.device.type != "cpu":
+    if len(x) <= rows:
         return x.to(width).square().sum(0).double()
     total = torch.zeros(x.shape[1], dtype=torch.float64)
     for piece in x.split(FOLDED * rows):
@@ -49,9 +51,11 @@ def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _counted(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(n, d): the tokens that count."""
+    """(n, d): the tokens that count. With the mask on the processor no device is waited for."""
     x = x.detach().reshape(-1, x.shape[-1])
-    return x if mask is None or mask.all() else x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
+    if mask is None or mask.all():
+        return x
+    return x.index_select(0, mask.reshape(-1).nonzero().view(-1).to(x.device, non_blocking=True))
 
 
 def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -217,6 +221,7 @@ class InputWatch:
         if x.is_nested:
             raise ValueError(f"the inputs of {name!r} are nested tensors: give padded batches and a token_mask()")
         mask = self._masks.at(name, x) if self._statistics and self._masks is not None else None
+        mask = None if mask is None else mask.cpu()
         seen = self._measured(x, mask)
         self._tell(Event(name, (x.shape[0] if x.ndim > 1 else 1, seen.tokens), seen.totals))
 
