@@ -238,6 +238,7 @@ class Pruner:
             "kept": kept,
             "total": calibration.total,
             "seconds": time.perf_counter() - started,
+            "precision": calibration.precision,
             "hashes": {"weights": weights_hash, "calibration": data_hash},
             "layers": layers,
             "dense": [name for name in linear_parameters(calibration.model) if name not in layers],

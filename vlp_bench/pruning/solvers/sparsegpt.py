@@ -189,10 +189,11 @@ def sweep_columns(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> Non
 
 def column_by_column(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:
     """`sweep_columns` as it is defined."""
-    for column, scale in enumerate(upper.diagonal().tolist()):
-        torch.div(w[column].masked_fill(~gone[column], 0), scale, out=errors[column])
-        w[column].masked_fill_(gone[column], 0)
+    shares = gone / upper.diagonal()[:, None]
+    for column in range(len(w)):
+        torch.mul(w[column], shares[column], out=errors[column])
         w[column + 1 :].addr_(upper[column, column + 1 :], errors[column], alpha=-1)
+    w.masked_fill_(gone, 0)
 
 
 def all_columns(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:

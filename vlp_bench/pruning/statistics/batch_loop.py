@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
-from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
+from vlp_bench.pruning.precision import Precision, cast, products_in
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.around import rewind
 from vlp_bench.pruning.statistics.batch_errors import named
@@ -75,13 +76,15 @@ class Passes:
         num_batches: int | None,
         first_batch: int,
         shared: bool,
+        precision: Precision = "fp32",
     ) -> None:
+        check_choice("precision", precision, get_args(Precision))
         if num_batches is not None and num_batches < 1:
             raise ValueError(f"num_batches must be at least 1, got {num_batches}")
         check_batches(batches)
         self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
-        self.shared = shared and processes.size() > 1
+        self.shared, self.precision = shared and processes.size() > 1, precision
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self._seen = Seen()
@@ -98,7 +101,7 @@ class Passes:
         with watch.watching(), self._undisturbed(), torch.no_grad():
             _, parts = next(self._parts())
             for part in parts:
-                self.adapter.encode(self.model, self._on_device(part))
+                self._encode(part)
         return [*reached, *(name for name in self.layers if name not in reached)]
 
     def count(self) -> tuple[int, int]:
@@ -163,7 +166,8 @@ class Passes:
     def _loss_of(self, part: Any, number: int) -> Tensor:
         """The adapter's; raises ValueError for a label that is no class."""
         try:
-            return self.adapter.loss(self.model, part)
+            with cast(self.precision, self._device):
+                return self.adapter.loss(self.model, part)
         except IndexError as reason:
             if not str(reason).startswith("Target "):  # torch's words
                 raise
@@ -197,8 +201,9 @@ class Passes:
 
         for number in self._forwards(statistics, compat, take):
             latest.clear()
-            for _, sums in running:
-                refuse_infinite(sums, f"the inputs of {{}} in calibration batch {number}")
+            for statistic, sums in running:
+                told = {name: statistic.telling(total) for name, total in sums.items()}
+                refuse_infinite(told, f"the inputs of {{}} in calibration batch {number}")
         check_reached(self.layers, rows if compat == "official" else tokens)
         return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
 
@@ -241,7 +246,7 @@ class Passes:
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
                 begin(numbers_on_host(part))
-                self.adapter.encode(self.model, self._on_device(part))
+                self._encode(part)
 
         with watching, self._undisturbed(), torch.no_grad():
             yield from relay.through(self._parts(), named(self.model, run))
@@ -332,7 +337,8 @@ class Passes:
         modes = [(module, module.training) for module in self.model.modules()]
         device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
-        with processes.apart(), eager, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        own = products_in(self.precision)
+        with processes.apart(), eager, own, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
@@ -351,6 +357,10 @@ class Passes:
 
     def _on_device(self, part: Any) -> Any:
         return moved_to(part, self._device)
+
+    def _encode(self, part: Any) -> None:
+        with cast(self.precision, self._device):
+            self.adapter.encode(self.model, self._on_device(part))
 
     def _parts(self, limit: int | None = None) -> Iterator[tuple[int, list[Any]]]:
         """The number and the parts of every batch (of the first `limit`), where they lie."""

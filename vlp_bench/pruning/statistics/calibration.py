@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.precision import Precision
 from vlp_bench.pruning.statistics.batch_loop import Passes
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic
@@ -40,6 +41,8 @@ class Calibration(Passes):
         alive: masks (d_out, d_in) of what earlier steps of a schedule have left; a layer without one is dense.
         is_step: this is for one step of a schedule.
         originals: weights (d_out, d_in) before the first step, where they may return; a layer without has its own.
+        precision: of the model's passes: "fp32" (no TF32 anywhere), "tf32", or "bf16" by autocast; sums are of float32
+            or float64 whatever it is.
 
     Raises:
         ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
@@ -59,8 +62,9 @@ class Calibration(Passes):
         alive: Mapping[str, Tensor] | None = None,
         is_step: bool = False,
         originals: Mapping[str, Tensor] | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared)
+        super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared, precision)
         self.alive: Mapping[str, Tensor] = MappingProxyType(dict(alive or {}))
         self.is_step = is_step
         self._originals = dict(originals or {})
@@ -151,6 +155,7 @@ class Calibration(Passes):
             alive=alive,
             is_step=True,
             originals=originals,
+            precision=self.precision,
         )
         stage.layers = {name: stage.layers[name] for name in self.layers}
         return stage

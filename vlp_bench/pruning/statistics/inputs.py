@@ -59,19 +59,24 @@ def _counted(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count.
+    """(d, d) sum of x xᵀ over rows and tokens, x (rows, ..., d), below the diagonal; beyond its tile anything may be.
 
-    Products in float32 (float64 stays), a piece at a time; only those below the diagonal are computed.
+    Tokens with a false mask don't count. In float32; float64 stays.
     """
     x = _counted(x, mask)
     x = x if x.dtype == torch.float64 else x.float()
-    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-    for first in range(0, x.shape[1], TILE):
-        last = first + TILE
-        for part in x.split(PIECE):
-            total[first:last, :last] += part[:, first:last].t() @ part[:, :last]
-        total[:first, first:last] = total[first:last, :first].t()
+    total = x.new_empty(x.shape[1], x.shape[1])
+    for number, part in enumerate(x.split(PIECE)):
+        for rows, own in _below(total):
+            own.addmm_(part[:, rows].t(), part[:, : rows.stop], beta=min(number, 1))
     return total
+
+
+def _below(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of a square matrix, some at a time, up to the diagonal and the end of its tile."""
+    for first in range(0, len(matrix), TILE):
+        last = min(first + TILE, len(matrix))
+        yield slice(first, last), matrix[first:last, :last]
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,10 @@ class InputStatistic(LayerStatistic, ABC):
 
     def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
         return {name: sums[name] / counts[name] for name in layers}
+
+    def telling(self, total: Tensor) -> Tensor:
+        """The part of a sum that isn't finite if an input isn't."""
+        return total
 
 
 @dataclass(frozen=True)
@@ -135,18 +144,26 @@ class InputProducts(InputStatistic):
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return sum_of_products(x, mask)
 
+    def telling(self, total: Tensor) -> Tensor:
+        return total.diagonal()
+
     def add(self, sums: Sums, name: str, term: Tensor) -> None:
         """In place where no other layer has the same sum."""
         own = sums.get(name)
-        if own is not None and sum(own is other for other in sums.values()) == 1:
-            own.add_(term)
-        else:
-            sums[name] = term.clone() if own is None else own + term
+        if own is None:
+            sums[name] = term.to(torch.float64, copy=True)
+            return
+        if sum(own is other for other in sums.values()) > 1:
+            own = sums[name] = own.clone()
+        for (_, into), (_, more) in zip(_below(own), _below(term), strict=True):
+            into.add_(more)
 
     def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
         """In place: layers whose sum is one have read the same rows."""
-        for own, rows in {id(sums[name]): (sums[name], counts[name]) for name in layers}.values():
-            own.div_(rows)
+        for own, count in {id(sums[name]): (sums[name], counts[name]) for name in layers}.values():
+            for rows, below in _below(own):
+                below.div_(count)
+                own[: rows.start, rows] = own[rows, : rows.start].t()
         return {name: sums[name] for name in layers}
 
 
@@ -229,7 +246,8 @@ class InputWatch:
         seen = self._seen.get(id(x))
         if seen is None or not seen.answers(x, mask):
             tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
-            totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
+            with torch.autocast(x.device.type, enabled=False):
+                totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
             seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, tokens, totals)
         return seen
 

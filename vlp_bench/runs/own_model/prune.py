@@ -23,6 +23,7 @@ from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import needs_of
+from vlp_bench.pruning.precision import resolved
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -160,7 +161,10 @@ def _solutions(
             adapter.leave(missed)
             screen.left(console, list(missed.items()))
         watched = None if batches is None else progress(batches, pruner.num_batches)
-        calibration = Calibration(model, watched, adapter, seed=request.seed, num_batches=pruner.num_batches)
+        device = next(model.parameters()).device
+        given: dict[str, Any] = {"seed": request.seed, "num_batches": pruner.num_batches}
+        precision = resolved(request.pruning_precision, request.pruner, device)
+        calibration = Calibration(model, watched, adapter, precision=precision, **given)
         return pruner.prune(model, request.sparsities, calibration)
 
 
