@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vlp_bench.models.offloading import offloaded, present
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
@@ -16,6 +17,7 @@ from vlp_bench.pruning.statistics.block_sequential import ControlFlowChanged, Mi
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 log = logging.getLogger(__name__)
+PARTS = ("masks", "weights", "biases", "permutations")  # of what a solver gives
 Solve = Callable[[Calibration, dict[str, int]], Solved]  # (statistics, kept weights per layer) -> masks, weights
 Sweep = Callable[[Solve, Calibration, dict[str, int]], Solved]
 
@@ -47,6 +49,10 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     try:
         return _Resumed(solve, calibration, budgets, found, resuming).solved()
     except ControlFlowChanged as reason:
+        if offloaded(model) is not None:
+            raise ValueError(
+                f"batches run through the model in different ways ({reason}), which an offloaded one can't: load it whole"
+            ) from None
         said = f"batches run through the model in different ways ({reason}): every pass is a whole one"
         warn_once(log, model, said, key="different ways")
         return whole_passes(solve, calibration, budgets, found)
@@ -83,18 +89,31 @@ class _Resumed:
         """Solves a block, if it isn't yet, and runs it pruned; `later` gives its weights back if they are needed."""
         names, layers = self.found[number], self.calibration.layers
         part = self.calibration.subset(names, adapter=self.resuming, before_sweep=self.calibration)
-        if number == len(self.answers):
-            self.resuming.look_at(names)
-            self.answers.append(self.solve(part, {name: self.budgets[name] for name in names if name in self.budgets}))
-        if number + 1 == len(self.found):
-            return
         with ExitStack() as undo:
-            undo.enter_context(preserve_weights({name: layers[name] for name in names}))
+            undo.enter_context(present(self.calibration.model, names))
+            if number == len(self.answers):
+                self.resuming.look_at(names)
+                own = {name: self.budgets[name] for name in names if name in self.budgets}
+                self.answers.append(self._waiting(self.solve(part, own)))
+            if number + 1 == len(self.found):
+                return
+            undo.enter_context(preserve_weights({name: layers[name] for name in names if not self._is_lost(name)}))
             self.answers[number].install(written_by_solvers(part))
             self.resuming.finish(names)
             part.run_through()
             if not self.resuming.is_over(names):
                 later.push(undo.pop_all())
+
+    def _is_lost(self, name: str) -> bool:
+        """Whether what is written to a weight goes with it, as its block leaves the device."""
+        own = offloaded(self.calibration.model)
+        return own is not None and own.leaves(name)
+
+    def _waiting(self, solved: Solved) -> Solved:
+        """An answer; for an offloaded model it waits on the processor, so that no device has to hold it all."""
+        if offloaded(self.calibration.model) is None:
+            return solved
+        return Solved(*({n: t.cpu() for n, t in getattr(solved, own).items()} for own in PARTS))
 
 
 def whole_passes(
@@ -113,7 +132,7 @@ def whole_passes(
 def _together(answers: list[Solved], calibration: Calibration) -> Solved:
     whole = Solved({}, {})
     for solved in answers:
-        for own in ("masks", "weights", "biases", "permutations"):
+        for own in PARTS:
             getattr(whole, own).update(getattr(solved, own))
     masks = {name: whole.masks[name] for name in calibration.layers if name in whole.masks}
     return replace(whole, masks=masks)
