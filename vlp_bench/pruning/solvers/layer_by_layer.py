@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 
 
+@runtime_checkable
 class LayerSolver(Protocol):
     """SparseGPT, Thanos, ALPS."""
 

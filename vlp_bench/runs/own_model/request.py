@@ -60,6 +60,9 @@ class Request(Selection):
     device: str = "cpu"
     dtype: str = ""
     pruning_precision: str = "auto"
+    offload: bool = False
+    plan: bool = False
+    tflops: int = 0
     yes: bool = False
     force: bool = False
 
@@ -76,6 +79,8 @@ class Request(Selection):
         if self.pruning_precision not in PRECISIONS:
             near = closest(self.pruning_precision, list(PRECISIONS))
             raise UserError(f"pruning_precision={self.pruning_precision}: use one of {', '.join(PRECISIONS)}{near}")
+        if self.plan:
+            return
         if not self.out:
             raise UserError("out= is missing: give the folder that the pruned model is written to")
         if (
