@@ -2,12 +2,13 @@
 
     python -m benchmarks.block_calls [--rounds 3] [--threads 1] [--json rows.jsonl] [NAME ...]
 
-`block_wanda` and `block_sparsegpt` prune a stack of Llama's blocks (width 1,024, feed-forward 2,816, two of them, random
-weights, 16 sequences of 256 tokens) at one half; the baseline is written here from the papers and their released loops: catch what
-reaches the first block, run every sample through a block twice, hooks on every layer, SparseGPT's products and
-factors for every layer, in float32. `passes` counts what Wanda costs on twelve narrower blocks in plain forward passes
-over the calibration set; its ratio is to stay below its goal. Seconds are those of the processor (of the clock with
-several threads), both sides in turn; peaks are of a process for each side, on top of the model and the data.
+`block_wanda` and `block_sparsegpt` prune a stack of Llama's blocks (width 1,024, feed-forward 2,816, two of them,
+random weights, 16 sequences of 256 tokens) at one half; the baseline is written here from the papers and their released
+loops: catch what reaches the first block, run every sample through a block twice, hooks on every layer, SparseGPT's
+products and factors for every layer, in float32. It ruins the model; ours gives masks, and new weights, beside the
+model as it was, and these count in its peak. `passes` counts what Wanda costs on twelve narrower blocks in plain forward
+passes over the calibration set; its ratio is to stay below its goal. Seconds are those of the processor (of the clock
+with several threads), both sides in turn; peaks are of a process for each side, on top of the model and the data.
 
 Goals: 1.5 times as fast as the published algorithms with at most 1.5 times their memory; at most 2.2 forward passes.
 """
@@ -160,7 +161,7 @@ def published(model: Any, batches: Batches, kind: type[Lengths] | type[Products]
         layers = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
         watched = {name: kind(layer) for name, layer in layers.items()}
         handles = [
-            layer.register_forward_hook(lambda _, args, __, name=name: watched[name].see(args[0].data))
+            layer.register_forward_hook(lambda _, args, __, own=watched[name]: own.see(args[0].data))
             for name, layer in layers.items()
         ]
         for x in inputs:

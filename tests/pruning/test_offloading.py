@@ -83,7 +83,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     torch.manual_seed(0)
     llama().save_pretrained(tmp_path)
     model, _ = from_files(tmp_path)
-    with pytest.raises(ValueError, match="omp looks at all weights at once.*use wanda, sparsegpt or ecoflap"):
+    with pytest.raises(ValueError, match=r"omp looks at all weights at once.*use wanda, sparsegpt or ecoflap"):
         vlp_bench.prune(model, "omp", 0.5)
     with pytest.raises(ValueError, match="has no blocks in a ModuleList"):
         Offloaded(nn.Linear(2, 2), {}, CPU)

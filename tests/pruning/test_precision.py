@@ -94,5 +94,7 @@ def test_what_cannot_be_is_refused():
 
 def test_a_mask_says_its_precision():
     model, batches = sequential(), labelled()
-    found = {p: vlp_bench.prune(model, "wanda", 0.5, Calibration(model, batches, precision=p)) for p in ("fp32", "bf16")}
+    found = {
+        p: vlp_bench.prune(model, "wanda", 0.5, Calibration(model, batches, precision=p)) for p in ("fp32", "bf16")
+    }
     assert {p: solution.report["precision"] for p, solution in found.items()} == {"fp32": "fp32", "bf16": "bf16"}

@@ -19,7 +19,7 @@ and a card; a folder below it for each of several sparsities.
     device, dtype  cpu or cuda (cpu); float32, bfloat16, float16 (as stored)
     offload       true: one block's weights on the device at a time, for wanda, sparsegpt, ecoflap
     plan          true: only say what it would take, from config.json; tflops=NUMBER, as measured, gives seconds
-    pruning_precision   of passes over the calibration data: fp32, tf32, bf16 (auto: fp32 but where a GPU is known to do)
+    pruning_precision   of passes over calibration data: fp32, tf32, bf16 (auto: fp32, or what a GPU is known to do)
 """
 
 import sys

@@ -62,11 +62,15 @@ class Offloaded:
         self.stored, self.device, self.dtype = stored, device, dtype
         self.blocks = outermost_blocks(model)
         if not self.blocks:
-            raise ValueError(f"{type(model).__name__} has no blocks in a ModuleList: it can't be offloaded; load it whole")
+            raise ValueError(
+                f"{type(model).__name__} has no blocks in a ModuleList: it can't be offloaded; load it whole"
+            )
         _replace_meta(model)
         self.names = _stored_names(model, stored)
         owner = {id(p): block for block in self.blocks for p in block.parameters()}
-        shared = [n for n, p in model.named_parameters() if sum(p is q for b in self.blocks for q in b.parameters()) > 1]
+        shared = [
+            n for n, p in model.named_parameters() if sum(p is q for b in self.blocks for q in b.parameters()) > 1
+        ]
         if shared:
             raise ValueError(f"{shared[0]} is shared by several blocks: such a model can't be offloaded; load it whole")
         self._parameters: dict[nn.Module, dict[str, nn.Parameter]] = {block: {} for block in self.blocks}
@@ -138,7 +142,9 @@ class Offloaded:
             parameter.data = self._absent(parameter)
 
     def _absent(self, parameter: nn.Parameter) -> Tensor:
-        return torch.full((), torch.nan, dtype=self.dtype or parameter.dtype, device=self.device).expand(parameter.shape)
+        return torch.full((), torch.nan, dtype=self.dtype or parameter.dtype, device=self.device).expand(
+            parameter.shape
+        )
 
     def _watched(self, block: nn.Module) -> Any:
         forward = block.forward

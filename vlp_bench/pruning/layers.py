@@ -160,7 +160,10 @@ def _check(name: str, parameter: nn.Parameter, ndim: int = 2, waits: bool = Fals
 
 def _check_finite(layers: Mapping[str, Layer]) -> None:
     """Raises ValueError for the first that has NaN or infinity; one look at the device."""
-    if not layers or torch.isfinite(torch.stack([layer.weight.detach().sum().double() for layer in layers.values()])).all():
+    if (
+        not layers
+        or torch.isfinite(torch.stack([layer.weight.detach().sum().double() for layer in layers.values()])).all()
+    ):
         return
     for name, layer in layers.items():
         if not torch.isfinite(layer.weight.detach()).all():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, get_args
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -36,7 +36,7 @@ def resolved(asked: str, pruner: str, device: torch.device) -> Precision:
 
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """Matrix products and convolutions of float32 in TF32, or in no case; the process's settings are as before after."""
+    """Matrix products and convolutions of float32 in TF32, or in no case; settings are as before afterwards."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -47,6 +47,12 @@ def products_in(precision: Precision) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def cast(precision: Precision, device: torch.device) -> torch.autocast:
+def cast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """For a forward pass and its loss alone: what is added up of it keeps its own type."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def uncast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside a `cast`, for what is added up."""
+    casts = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if casts else nullcontext()

@@ -51,7 +51,7 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     except ControlFlowChanged as reason:
         if offloaded(model) is not None:
             raise ValueError(
-                f"batches run through the model in different ways ({reason}), which an offloaded one can't: load it whole"
+                f"batches run through the model in different ways ({reason}), which none that is offloaded can: load it"
             ) from None
         said = f"batches run through the model in different ways ({reason}): every pass is a whole one"
         warn_once(log, model, said, key="different ways")
@@ -116,9 +116,7 @@ class _Resumed:
         return Solved(*({n: t.cpu() for n, t in getattr(solved, own).items()} for own in PARTS))
 
 
-def whole_passes(
-    solve: Solve, calibration: Calibration, budgets: dict[str, int], found: list[list[str]]
-) -> Solved:
+def whole_passes(solve: Solve, calibration: Calibration, budgets: dict[str, int], found: list[list[str]]) -> Solved:
     """Block after block, each from passes through the whole model."""
     answers: list[Solved] = []
     with preserve_weights(calibration.layers):

@@ -16,7 +16,6 @@ from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-
 TURNED, INVERTED = 256, 256  # rows that are turned, and inverted, in one go
 
 
@@ -88,7 +87,9 @@ class SparseGPT:
                 scores = (columns[first:last] / scale[first:last]).square_().t()
                 if alive is not None:
                     scores.masked_fill_(~alive[:, first:last], float("-inf"))
-                keep = keep_largest_per_group(scores, *pattern) if pattern else self._keep(scores, kept, len(upper), start)
+                keep = (
+                    keep_largest_per_group(scores, *pattern) if pattern else self._keep(scores, kept, len(upper), start)
+                )
                 mask[first:last] = keep.t()
                 own = errors[first - start : last - start]
                 sweep_columns(columns[first:last], ~mask[first:last], upper[first:last, first:last], own)
@@ -197,7 +198,7 @@ def column_by_column(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> 
 
 
 def all_columns(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:
-    """`sweep_columns` without a step for each column: the errors E of a row solve E_S U_SS = w_S for what it loses, S."""
+    """`sweep_columns` without a step a column: the errors E of a row solve E_S U_SS = w_S for what it loses, S."""
     lost = gone.t().to(w.dtype)  # (d_out, columns)
     systems = upper * lost[:, :, None] * lost[:, None] + torch.diag_embed(1 - lost)
     found = torch.linalg.solve_triangular(systems, (w.t() * lost)[:, None], upper=True, left=False)

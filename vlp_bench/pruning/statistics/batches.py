@@ -63,7 +63,7 @@ def moved_to(item: Any, device: torch.device) -> Any:
 
 
 def numbers_on_host(item: Any) -> Any:
-    """The item with every tensor of whole numbers or of truths in it on the processor; the others stay where they are."""
+    """The item with every tensor of whole numbers or truths in it on the processor; others stay where they are."""
     if isinstance(item, Tensor):
         return item if item.is_floating_point() else item.cpu()
     if all(tensor.device.type == "cpu" for tensor in tensors_in(item)):

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from vlp_bench.models.linear_layers import is_conv1d
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, Reader, writes_of
+from vlp_bench.pruning.precision import uncast
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 from vlp_bench.pruning.statistics.slices import SlicesWatch
@@ -246,7 +247,7 @@ class InputWatch:
         seen = self._seen.get(id(x))
         if seen is None or not seen.answers(x, mask):
             tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
-            with torch.autocast(x.device.type, enabled=False):
+            with uncast(x.device):
                 totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
             seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, tokens, totals)
         return seen

@@ -99,5 +99,7 @@ def write_stored(
 def _pruned(tensor: Tensor, solution: Solution, name: str | None) -> Tensor:
     if name is None:
         return tensor
-    Solved({name: solution.masks[name]}, {n: w for n, w in solution.weights.items() if n == name}).install({name: tensor})
+    Solved({name: solution.masks[name]}, {n: w for n, w in solution.weights.items() if n == name}).install(
+        {name: tensor}
+    )
     return tensor

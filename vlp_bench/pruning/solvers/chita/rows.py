@@ -174,7 +174,7 @@ class Rows:
         return torch.stack([(values.to(own.device, own.dtype) @ own) * f for (values, f), own in pairs]).sum()
 
     def pieces(self, wanted: Collection[Block]) -> Iterator[tuple[Block, Tensor]]:
-        """The wanted blocks and their rows (batches, n) float32, on the model's device, where the next one's will be."""
+        """The wanted blocks, rows (batches, n) float32 on the model's device, where the next one's will be."""
         rows = len(self._rows[self.names[0]])
         memory = torch.empty(rows * max(block.size for block in self.blocks), device=self._device)
         for name, blocks in self._blocks.items():

@@ -39,9 +39,9 @@ class Chita:
         block_size: weights solved for together, at least.
         memory_gb: for gradient rows and the masks of earlier stages, in units of 10⁹ bytes. Beside them the new weights
             are kept, and for the time of a batch its gradients.
-        rows: how they are kept, on the processor: "float32" exactly; "bfloat16" and "int8" (with a factor for each row of
-            a block) in a half and a quarter of the memory, with fewer passes where rows don't fit: masks differ a
-            little. "auto": exactly where all fit, else in the most exact form in which they do.
+        rows: how they are kept, on the processor: "float32" exactly; "bfloat16" and "int8" (with a factor for each
+            row of a block) in a half and a quarter of the memory, with fewer passes where rows don't fit: masks differ
+            a little. "auto": exactly where all fit, else in the most exact form in which they do.
         compat: "official" keeps what isn't exactly zero in the end, and loses a block whose line search fails.
     """
 
