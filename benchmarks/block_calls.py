@@ -6,8 +6,8 @@
 random weights, 16 sequences of 256 tokens) at one half; the baseline is written here from the papers and their released
 loops: catch what reaches the first block, run every sample through a block twice, hooks on every layer, SparseGPT's
 products and factors for every layer, in float32. It ruins the model; ours gives masks, and new weights, beside the
-model as it was, and these count in its peak. `passes` counts what Wanda costs on twelve narrower blocks in plain forward
-passes over the calibration set; its ratio is to stay below its goal. Seconds are those of the processor (of the clock
+model as it was, and these count in its peak. `passes` counts what Wanda costs on twelve narrower blocks in plain
+forward passes over the calibration set; its ratio is to stay below its goal. Seconds are those of the processor (of the clock
 with several threads), both sides in turn; peaks are of a process for each side, on top of the model and the data.
 
 Goals: 1.5 times as fast as the published algorithms with at most 1.5 times their memory; at most 2.2 forward passes.
@@ -43,7 +43,7 @@ HALF = 0.5
 def stack(layers: int, width: int, feed_forward: int) -> LlamaModel:
     """Llama's blocks with random weights, float32."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": width, "intermediate_size": feed_forward, "num_hidden_layers": layers}
+    sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": feed_forward, "num_hidden_layers": layers}
     return LlamaModel(LlamaConfig(vocab_size=512, num_attention_heads=width // 64, use_cache=False, **sizes)).eval()
 
 

@@ -84,7 +84,8 @@ class Passes:
         check_batches(batches)
         self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
-        self.shared, self.precision = shared and processes.size() > 1, precision
+        self.shared = shared and processes.size() > 1
+        self.precision: Precision = precision
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self._seen = Seen()

@@ -107,7 +107,8 @@ def plan(
 def fitting(weights: int, batches: int, memory_gb: float, taken: int = 0) -> Precision:
     """The most exact in which the rows of all weights are in memory at once; int8 if none is."""
     room = round(memory_gb * 1e9) - taken
-    return next((p for p in EXACT_FIRST if weights * batches * bytes_of(p) <= room), "int8")
+    fit: list[Precision] = [p for p in EXACT_FIRST if weights * batches * bytes_of(p) <= room]
+    return fit[0] if fit else "int8"
 
 
 def bytes_of(precision: Precision) -> int:

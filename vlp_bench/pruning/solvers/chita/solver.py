@@ -82,7 +82,7 @@ class _Run:
         self.layers = calibration.layers
         self.alive = {n: self.layers[n].as_stored(mask).flatten() for n, mask in calibration.alive.items()}
         self.blocks = cut(calibration, settings.block_size)
-        self.precision = self._precision()
+        self.precision: Precision = self._precision()
         self.plan = self._plan(self.blocks)
         self.rows: Rows | None = None
         self.timed = False
