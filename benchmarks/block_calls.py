@@ -7,7 +7,7 @@ random weights, 16 sequences of 256 tokens) at one half; the baseline is written
 loops: catch what reaches the first block, run every sample through a block twice, hooks on every layer, SparseGPT's
 products and factors for every layer, in float32. It ruins the model; ours gives masks, and new weights, beside the
 model as it was, and these count in its peak. `passes` counts what Wanda costs on twelve narrower blocks in plain
-forward passes over the calibration set; its ratio is to stay below its goal. Seconds are those of the processor (of the clock
+forward passes over the calibration set; its ratio is to stay below its goal. Seconds are of the processor (of the clock
 with several threads), both sides in turn; peaks are of a process for each side, on top of the model and the data.
 
 Goals: 1.5 times as fast as the published algorithms with at most 1.5 times their memory; at most 2.2 forward passes.
@@ -240,7 +240,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "at_most": work.at_most,
         "seconds": {side: round(median(spent), 3) for side, spent in timed["seconds"].items()},
         "peak_gib": {side: round(bytes_ / GIB, 3) for side, bytes_ in peaks.items()},
-        "memory_ratio": round(peaks["ours"] / max(peaks[work.baseline], 1), 2),
+        "memory_ratio": None if work.at_most else round(peaks["ours"] / max(peaks[work.baseline], 1), 2),
         "masks_differ": timed["differ"],
         "weights_millions": round(timed["weights"] / 1e6, 1),
         "threads": args.threads,
@@ -293,7 +293,8 @@ def say(row: dict[str, Any]) -> str:
     )
     how = f"{row['ratio']:.2f}" if row["at_most"] else f"{row['ratio']:.2f} times as fast as"
     against = f"{row['work']}: {how} {row['baseline']} (goal {'at most ' * row['at_most']}{row['goal']:g})"
-    return f"  {against}; {times}; memory {row['memory_ratio']:.2f} times; {row['masks_differ']} entries differ"
+    memory = "" if row["memory_ratio"] is None else f"; memory {row['memory_ratio']:.2f} times"
+    return f"  {against}; {times}{memory}; {row['masks_differ']} entries differ"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
