@@ -40,8 +40,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 
 SPARSITIES = [0.63, 0.75, 0.9]
 TOKENS, MASKED = 30, 5
-SMALL: dict[str, Any] = {"image_size": 32, "vision_width": 32, "vision_layers": 2, "vision_heads": 2}
-SMALL |= {"text_width": 32, "text_heads": 2}
+SMALL: dict[str, Any] = {
     "image_size": 32,
     "vision_width": 32,
     "vision_layers": 2,
