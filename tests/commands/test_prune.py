@@ -186,3 +186,43 @@ def test_a_smaller_folder_keeps_its_tokenizer(monkeypatch, tmp_path, llama):
     assert "library_name: transformers" in card
     assert "smaller dense model" in card
     assert (tmp_path / "small" / "tokenizer.json").is_file()
+
+
+def test_an_offloaded_model_is_written_as_the_one_in_memory(monkeypatch, tmp_path, llama):
+    from safetensors.torch import load_file
+
+    words = [f"model={llama}", "pruner=sparsegpt", f"calibration={texts(tmp_path)}", "yes=true", "sparsity=0.25,0.5"]
+    call(monkeypatch, prune, *words, f"out={tmp_path}/whole")
+    call(monkeypatch, prune, *words, "offload=true", f"out={tmp_path}/parts")
+    for below in ("0.25", "0.5"):
+        one, other = (load_file(tmp_path / out / below / "model.safetensors") for out in ("whole", "parts"))
+        assert list(one) == list(other)
+        assert all(weight.equal(other[name]) for name, weight in one.items())
+        assert (tmp_path / "parts" / below / "config.json").is_file()
+    line = refused(monkeypatch, prune, f"model={llama}", "pruner=omp", "offload=true", f"out={tmp_path}/x", "yes=true")
+    assert "omp looks at all weights at once" in line
+
+
+def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_path):
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config = LlamaConfig(vocab_size=32000, dtype="bfloat16", architectures=["LlamaForCausalLM"], **sizes)
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    words = (f"model={tmp_path}", "plan=true", "max_length=2048")
+    said = call(monkeypatch, prune, *words, "pruner=sparsegpt")
+    block, outside = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096, 2 * 32000 * 4096 + 4096
+    for part in (
+        f"weights: {2 * (32 * block + outside) / 2**30:.2f} GiB: {2 * outside / 2**30:.2f} outside blocks, "
+        f"{2 * block / 2**30:.2f} in the largest block",
+        f"on the device: {2 * (block + outside) / 2**30:.2f} GiB of weights with offload=true",
+        f"between blocks: {128 * 2048 * 4096 * 2 / 2**30:.2f} GiB for 128 sequences of 2048 tokens",
+        f"passes: 2 forwards, 0 backwards over the calibration data: {4 * 32 * block * 128 * 2048 / 1e12:.0f} TFLOP",
+        f"products: at most {8 * (6 * 4096**2 + 11008**2) / 2**30:.2f} GiB",
+        "seconds: not said",
+    ):
+        assert part in said
+    assert f"seconds: {4 * 32 * block * 128 * 2048 / 1e14:.0f} for the passes, at 100 TFLOP/s" in call(
+        monkeypatch, prune, *words, "tflops=100"
+    )

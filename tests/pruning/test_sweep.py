@@ -10,7 +10,8 @@ from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.statistics import block_sequential as resume
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.sweep import _in_turn, blocks
+from vlp_bench.pruning.sweep import blocks
+from vlp_bench.pruning.sweep import whole_passes as in_whole_passes
 
 
 def wanda_by_hand(model, linears, forward, sparsity):
@@ -146,7 +147,7 @@ class Twice(nn.Module):
 def whole_passes(model, batches, name="wanda"):
     pruner, calibration = vlp_bench.pruning.catalogue.load(name), Calibration(model, batches)
     budgets = pruner.allocate(calibration, 0.5)
-    return _in_turn(pruner.solve, calibration, budgets, blocks(calibration), None)
+    return in_whole_passes(pruner.solve, calibration, budgets, blocks(calibration))
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt", "wanda_pp"])
@@ -166,7 +167,9 @@ def test_every_block_is_computed_twice_at_most(monkeypatch):
     monkeypatch.setattr(
         resume._Run,
         "_forward",
-        lambda self, forward: run(self, lambda *args, **kwargs: counted.append(forward) or forward(*args, **kwargs)),
+        lambda self, block, forward: run(
+            self, block, lambda *args, **kwargs: counted.append(forward) or forward(*args, **kwargs)
+        ),
     )
     batches = [torch.randn(5, 6) for _ in range(3)]
     vlp_bench.prune(Twice(), "wanda", 0.5, batches)
@@ -180,3 +183,66 @@ def test_regions_of_a_vision_language_model_resume_too():
     data = [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(2)]
     found, expected = vlp_bench.prune(xvlm, "wanda", 0.5, data), whole_passes(xvlm, data)
     assert all(mask.equal(expected.masks[key]) for key, mask in found.masks.items())
+
+
+class Chain(nn.Module):
+    """Blocks, each fed with what the one before gave; `glance` lets the end look back at an early one's output."""
+
+    def __init__(self, glance=None):
+        super().__init__()
+        torch.manual_seed(2)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(5))
+        self.head = nn.Linear(6, 3)
+        self.glance = glance
+
+    def forward(self, x):
+        seen = []
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            seen.append(x)
+            if self.glance == "in place" and number == 1:
+                x.mul_(1.5)
+        return self.head(x + seen[1] if self.glance == "late" else x)
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("glance", [None, "late", "in place"])
+def test_what_was_let_go_of_is_made_again_where_somebody_asks_for_it(glance, name, monkeypatch):
+    model, batches = Chain(glance), [torch.randn(5, 6) for _ in range(3)]
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    restarts = []
+    again = resume.Resuming.again
+    monkeypatch.setattr(
+        resume.Resuming, "again", lambda self, missing: restarts.append(missing.call) or again(self, missing)
+    )
+    found, expected = vlp_bench.prune(model, name, 0.5, batches), whole_passes(model, batches, name)
+    assert restarts == {None: [], "late": [1], "in place": [1]}[glance]
+    assert all(mask.equal(expected.masks[key]) for key, mask in found.masks.items())
+    assert all(weight.equal(expected.weights[key]) for key, weight in found.weights.items())
+    assert all(p.equal(before[key]) for key, p in model.named_parameters())
+
+
+def test_one_output_a_batch_is_kept_of_a_chain(monkeypatch):
+    made = []
+    let_go = resume.Resuming.finish
+
+    def finish(self, names):
+        made.append(sum(type(out) is torch.Tensor for tape in self._tapes for out in tape.outputs))
+        let_go(self, names)
+
+    monkeypatch.setattr(resume.Resuming, "finish", finish)
+    vlp_bench.prune(Chain(), "wanda", 0.5, [torch.randn(5, 6) for _ in range(3)])
+    assert made == [0, 3, 3, 3, 3]
+
+
+def test_a_solved_block_is_dense_again_as_soon_as_nothing_reads_it():
+    model, seen = Chain(), []
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+
+    def solve(calibration, budgets):
+        seen.append([key for key, p in model.named_parameters() if not p.equal(before[key])])
+        return pruner.solve(calibration, budgets)
+
+    pruner = vlp_bench.pruning.catalogue.load("wanda")
+    Pruner(allocate=pruner.allocate, solve=solve, sweep=pruner.sweep).prune(model, 0.5, [torch.randn(5, 6)])
+    assert seen == [[]] * 6

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from vlp_bench.batch import Batch
 from vlp_bench.commands import gate, pretrain
 from vlp_bench.data.shapes.curriculum import Curriculum, Remaining
 from vlp_bench.data.shapes.phrases import vocabulary
@@ -72,6 +73,14 @@ def test_accuracy_counts_right_words_and_the_control_sees_other_images(model, mo
     monkeypatch.setattr(model, "predict_words", predict)
     for shuffled in (False, True):
         assert word_accuracy(model, [batch], shuffled=shuffled) == pytest.approx(90.0)
+
+
+def test_probes_go_to_where_the_model_is(model, monkeypatch):
+    batch, asked = Batch(torch.zeros(2, 3, 4, 4), masked_ids=torch.tensor([[1], [0]])), []
+    monkeypatch.setattr(Batch, "to", lambda self, device: asked.append(device) or self)
+    monkeypatch.setattr(model, "predict_words", lambda shown: torch.eye(2)[:, None])
+    assert word_accuracy(model.to("meta"), [batch]) == 0.0
+    assert asked == [torch.device("meta")]
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice about loggers and workers

@@ -17,6 +17,9 @@ and a card; a folder below it for each of several sparsities.
     also, leave   patterns of names that are pruned, or stay dense: leave=[*.layers.0.*,visual_projection]
     num_samples, batch_size, max_length, seed   of the calibration data (128, 8, what the model allows up to 512, 0)
     device, dtype  cpu or cuda (cpu); float32, bfloat16, float16 (as stored)
+    offload       true: one block's weights on the device at a time, for wanda, sparsegpt, ecoflap
+    plan          true: only say what it would take, from config.json; tflops=NUMBER, as measured, gives seconds
+    pruning_precision   of passes over calibration data: fp32, tf32, bf16 (auto: fp32, or what a GPU is known to do)
     evaluate      a task of `vlp-bench evaluate`, with its task.KEY and data.KEY: what is measured before and after;
                   results=FOLDER is where the rows go (outputs)
     +exp=NAME     a row of ECoFLaP's tables: pruner, sparsity, calibration and task as published

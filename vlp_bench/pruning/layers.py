@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Place
 from vlp_bench.models.linear_layers import is_conv1d
+from vlp_bench.models.offloading import offloaded
 from vlp_bench.models.stacks import Stack, stack_of, stacks_in
 from vlp_bench.pruning.adapter import Adapter, PlainAdapter, adapter_for
 
@@ -133,8 +134,11 @@ def _orientation(name: str, readers: Iterable[Reader]) -> bool:
     return ways.pop()
 
 
-def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
-    """Raises ValueError unless the parameter is a floating-point matrix (or a stack of them) that has finite values."""
+def _check(name: str, parameter: nn.Parameter, ndim: int = 2, waits: bool = False) -> None:
+    """Raises ValueError unless the parameter is a floating-point matrix (or a stack of them) that has values.
+
+    `waits`: the model is offloaded, so that they come later.
+    """
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"{name!r} has no shape yet (a lazy layer): run a batch through the model first")
     if parameter.ndim != ndim or not parameter.is_floating_point():
@@ -147,23 +151,37 @@ def _check(name: str, parameter: nn.Parameter, ndim: int = 2) -> None:
             f"{name!r} is on the meta device, where it has no values: load the weights first, "
             "as with model.to_empty(device=...) and model.load_state_dict(...)"
         )
-    if any(step == 0 < size - 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
+    if not waits and any(step == 0 < size - 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)):
         raise ValueError(
             f"{name!r} is expanded: several of its entries are one number in memory, of which none can go alone; "
             "give them places of their own, as with weight.data = weight.data.clone()"
         )
-    if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
-        raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
 
 
-def _wanted(name: str, known: Mapping[str, nn.Parameter], stacks: Mapping[int, Stack]) -> tuple[int, Iterable[int]]:
+def _check_finite(layers: Mapping[str, Layer]) -> None:
+    """Raises ValueError for the first that has NaN or infinity; one look at the device."""
+    if (
+        not layers
+        or torch.isfinite(torch.stack([layer.weight.detach().sum().double() for layer in layers.values()])).all()
+    ):
+        return
+    for name, layer in layers.items():
+        if not torch.isfinite(layer.weight.detach()).all():
+            raise ValueError(f"the weights of {name!r} hold NaN or infinity: the model can't be pruned")
+
+
+def _wanted(
+    name: str, known: Mapping[str, nn.Parameter], stacks: Mapping[int, Stack], waits: bool
+) -> tuple[int, Iterable[int]]:
     """What a name stands for: a parameter's identity, and which matrices of a stack."""
     own, numbers = known.get(name), None
     if own is None and (place := stack_of(name)) is not None:
         own, numbers = known.get(place[0]), [place[1]]
     if own is None or (numbers and (id(own) not in stacks or numbers[0] >= len(own))):
         raise ValueError(f"the adapter calls {name!r} prunable, but the model has no parameter of that name")
-    _check(name, own, 3 if id(own) in stacks else 2)
+    if waits and id(own) in stacks:
+        raise ValueError(f"{name!r} holds experts in one tensor, of which none can be offloaded: load the model whole")
+    _check(name, own, 3 if id(own) in stacks else 2, waits)
     return id(own), numbers or range(len(own) if id(own) in stacks else 0)
 
 
@@ -180,8 +198,9 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
     known, readers = dict(model.named_parameters(remove_duplicate=False)), _readers(model)
     stacks = {id(stack.parameter): stack for stack in stacks_in(model)}
     wanted: dict[int, set[int]] = {}
+    waits = offloaded(model) is not None
     for name in answers.prunable(model):
-        which, numbers = _wanted(name, known, stacks)
+        which, numbers = _wanted(name, known, stacks, waits)
         wanted.setdefault(which, set()).update(numbers)
     if not wanted:
         raise ValueError(f"{type(model).__name__} has no prunable layer: the adapter's prunable() named none")
@@ -193,6 +212,7 @@ def find_layers(model: nn.Module, adapter: Adapter | None = None) -> dict[str, L
                 layers |= _slices(stack, sorted(wanted[id(parameter)]), place, modules)
             else:
                 layers[name] = Layer(name, parameter, place, modules, _orientation(name, modules))
+    _check_finite({} if waits else layers)
     return layers
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self, overload
 
 from torch import Tensor, nn
 
+from vlp_bench.models.offloading import offloaded
 from vlp_bench.models.stacks import parameters_of
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
@@ -125,9 +126,18 @@ class Pruner:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
+        self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
+
+    def _check_offloaded(self, model: nn.Module) -> None:
+        """Raises ValueError for a model whose weights come block by block, unless the sweep does too, in one step."""
+        if offloaded(model) is not None and (is_at_once(self.sweep) or self.schedule is not one_shot):
+            raise ValueError(
+                f"{self.name} looks at all weights at once, and those of an offloaded model come block by block: use "
+                "wanda, sparsegpt or ecoflap, or load the model whole"
+            )
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         """The solutions; layers of which the method can't learn what it asks stay dense, unless nothing is left."""
@@ -238,6 +248,7 @@ class Pruner:
             "kept": kept,
             "total": calibration.total,
             "seconds": time.perf_counter() - started,
+            "precision": calibration.precision,
             "hashes": {"weights": weights_hash, "calibration": data_hash},
             "layers": layers,
             "dense": [name for name in linear_parameters(calibration.model) if name not in layers],

@@ -86,7 +86,8 @@ class Solution:
         masks: by deduplicated parameter name, bool, in the parameter's shape; True = kept.
         weights: new values of the survivors in the same form; empty unless the solver changes weights.
         report: JSON: `method`, the `compat` of its parts, `settings`, asked and achieved `sparsity`, `kept`, `total`,
-            `seconds`, `hashes`, `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
+            `seconds`, `precision` (of passes over data), `hashes`,
+            `layers` with `kept`, `total`, `modality` and `block` of each, and `dense`, the linear
             layers that stayed as they are; `permutations`, by layer, where a pattern is one of inputs in another order.
         biases: new values of biases by parameter name; empty unless the solver corrects them.
     """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from vlp_bench.models.offloading import offloaded
 from vlp_bench.pruning.layers import writes_of
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
@@ -17,8 +18,12 @@ _known: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()  # m
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes."""
+    return _hash(tensors.items())
+
+
+def _hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{data.dtype}{tuple(data.shape)}".encode())
         digest.update(data.view(torch.uint8).numpy().data)
@@ -31,6 +36,8 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     Changes show in PyTorch's count of writes, and those it doesn't count (through `.data`, or memory shared with numpy)
     in the sums of the bits of every row and of every column.
     """
+    if (own := offloaded(model)) is not None:
+        return _hash((name, own.value(name)) for name in weights)
     trace = _trace(weights)
     known = _known.get(model)
     if known is None or known[0] != trace:
@@ -40,13 +47,14 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 def _trace(weights: Mapping[str, Tensor]) -> str:
     """Differs after any write that is counted, and after any other that changes a sum of a row or a column."""
-    digest = hashlib.sha256()
+    digest, sums = hashlib.sha256(), dict[torch.device, list[Tensor]]()
     for name, weight in weights.items():
         place = f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {writes_of(weight)}"
         digest.update(place.encode())
         words = _words(weight.detach().contiguous())
-        for side in (0, -1):
-            digest.update(words.sum(side, dtype=torch.int64).cpu().numpy().data)
+        sums.setdefault(words.device, []).extend(words.sum(side, dtype=torch.int64) for side in (0, -1))
+    for own in sums.values():  # fetched in one go
+        digest.update(torch.cat(own).cpu().numpy().data)
     return digest.hexdigest()
 
 

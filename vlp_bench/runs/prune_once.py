@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlp_bench import processes
 from vlp_bench.construct import construct
 from vlp_bench.pruning import another_sparsity as stored_scores
+from vlp_bench.pruning.precision import Precision, resolved
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
@@ -21,6 +22,7 @@ from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.specification import Specification, digest, version
 from vlp_bench.runs.terminal.console import stderr
 
+CPU = torch.device("cpu")
 Watch = Callable[[Iterable[Any], int | None], Iterable[Any]]
 """Calibration batches, and how many of them are used -> the same batches."""
 
@@ -83,14 +85,14 @@ def prune_once(
     groups = list(by_pruner(specifications).values())
     shared: dict[Any, Calibration] = {}
     for group in groups:
-        files = {mask_file(one, data): one for one in group}
+        files = {mask_file(one, data, device): one for one in group}
         stored = {file: None if again or _lacks_scores(one, file) else load_mask(file) for file, one in files.items()}
         usable = {file: not processes.largest(solution is None) for file, solution in stored.items()}
         todo = {file: one for file, one in files.items() if not usable[file]}
         yield from (Pruned(found, file, fresh=False) for file, found in stored.items() if usable[file] and found)
         if todo:
             asked = _statistics(group[0], model.to(device), data, device, shared, fresh_statistics, watch)
-            alone = len(groups) == 1 and (fresh_statistics or not _known(group[0], data))
+            alone = len(groups) == 1 and (fresh_statistics or not _known(group[0], data, device))
             yield from _made(todo, model, asked, device, alone=alone)
 
 
@@ -129,16 +131,24 @@ def _statistics(
 ) -> Calibration:
     """Those of all pruners that use as many batches; scores on disk are a pruner's own, so that it asks by itself."""
     batches, seed = one.config["pruner"].get("num_batches"), one.config.get("pruning_seed", 0)
-    key = (batches, digest(pruner_essence(one.config)) if one.config["scores"] else None)
+    precision = precision_of(one, device)
+    key = (batches, precision, digest(pruner_essence(one.config)) if one.config["scores"] else None)
     if key not in shared:
-        kept = statistics_folder(one, data, batches, seed)
-        shared[key] = calibration(model, data, device, None if fresh else kept, batches, seed, watch)
+        kept = statistics_folder(one, data, batches, seed, precision)
+        shared[key] = calibration(model, data, device, None if fresh else kept, batches, seed, watch, precision)
     return shared[key]
 
 
-def _known(one: Specification, data: TaskData) -> bool:
+def precision_of(one: Specification, device: torch.device) -> Precision:
+    """Of the passes over calibration data of a specification's pruner on a device."""
+    config = one.config
+    return resolved(config["pruning_precision"], str(config["pruner"].get("name")), device)
+
+
+def _known(one: Specification, data: TaskData, device: torch.device) -> bool:
     """Whether statistics of the model on these batches are on disk."""
-    folder = statistics_folder(one, data, one.config["pruner"].get("num_batches"), one.config.get("pruning_seed", 0))
+    batches, seed = one.config["pruner"].get("num_batches"), one.config.get("pruning_seed", 0)
+    folder = statistics_folder(one, data, batches, seed, precision_of(one, device))
     return folder is not None and folder.known
 
 
@@ -162,17 +172,23 @@ def calibration(
     num_batches: int | None = None,
     seed: int = 0,
     watch: Watch = _unwatched,
+    precision: Precision = "fp32",
 ) -> Calibration:
     """Statistics of the model on the data's calibration batches; nothing is computed before a pruner asks.
 
     All processes of a run must ask the same. `kept` is where statistics lie that were computed before.
     """
     batches = watch(data.calibration(), num_batches)
-    return Calibration(model, batches, seed=seed, num_batches=num_batches, shared=True, stored=kept)
+    given: dict[str, Any] = {"seed": seed, "num_batches": num_batches, "precision": precision}
+    return Calibration(model, batches, shared=True, stored=kept, **given)
 
 
 def statistics_folder(
-    specification: Specification, data: TaskData, num_batches: int | None = None, seed: int = 0
+    specification: Specification,
+    data: TaskData,
+    num_batches: int | None = None,
+    seed: int = 0,
+    precision: Precision = "fp32",
 ) -> StatisticsFolder | None:
     """Where the statistics lie of a model on calibration batches, whatever the pruner; None where all is made again.
 
@@ -188,12 +204,17 @@ def statistics_folder(
         "batches": num_batches,
         "seed": seed,
         "version": version(),
-    }
+    } | _said(precision)
     folder = specification.out / "statistics" / f"{specification.choices['model']}-{digest(essence)}"
     return None if config["force"] else StatisticsFolder(folder)
 
 
-def mask_file(specification: Specification, data: TaskData) -> Path:
+def _said(precision: Precision) -> dict[str, str]:
+    """What a precision adds to what decides a mask: fp32, which all had before there was a choice, nothing."""
+    return {} if precision == "fp32" else {"precision": precision}
+
+
+def mask_file(specification: Specification, data: TaskData, device: torch.device = CPU) -> Path:
     """Where the mask of a specification lies: its name is a hash of all that decides it, and of nothing else."""
     config = specification.config
     essence = {
@@ -202,7 +223,7 @@ def mask_file(specification: Specification, data: TaskData) -> Path:
         "sparsity": config["sparsity"],
         "data": data.calibration_fingerprint(),
         "version": version(),
-    }
+    } | _said(precision_of(specification, device))
     chosen = specification.choices
     words = (chosen["model"], chosen["pruner"], f"{config['sparsity']:g}", digest(essence))
     return specification.out / "masks" / f"{'-'.join(words)}.safetensors"

@@ -99,6 +99,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     assert prune.pruned is not None, "the task did not call the pruner it was handed"
     solution = prune.pruned.solution
     provenance["mask"] = mask_hash(solution) if solution.masks else None
+    provenance["pruning_precision"] = solution.report.get("precision", "fp32")
     screen.pruned(helpers.console, prune.pruned)
     prepare(task.model, compiled=config["compile"], recomputed=config["recompute"])
     if (specification.folder / LAST).is_file() and not config["force"]:

@@ -16,6 +16,7 @@ from vlp_bench.runs.terminal.errors import UserError
 
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+PruningPrecision = Literal["auto", "fp32", "tf32", "bf16"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda"]
 NARROWER = {"trainer.precision": Precision, "trainer.accelerator": Accelerator}  # than Lightning's own annotations
 NAMED = ("model", "pruner", "task")  # parts whose choice stands in every row
@@ -83,6 +84,7 @@ class Configuration:
     logger: Mapping[str, Any]
     allow: list[str]
     pruning_seed: int = 0
+    pruning_precision: PruningPrecision = "auto"
     checkpoint_minutes: float | None = None
     rehearse: bool = False
     dataset: str | None = None  # of clip_coop

@@ -83,8 +83,10 @@ def word_accuracy(model: XVLM | BLIP, batches: Sequence[Batch], *, shuffled: boo
 
     XVLM says its most likely word of all. BLIP, which reads from left to right, says which of the words hidden anywhere
     in `batches` makes the whole caption likeliest. `shuffled` shows every caption the image of one half a batch away
-    (neighbours may share theirs): the control, what words alone give away.
+    (neighbours may share theirs): the control, what words alone give away. Batches are moved to where the model is.
     """
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in batches]
     hidden = [_need_words(batch)[:, 0] for batch in batches]
     choice = torch.cat(hidden).unique()
     hits: list[Tensor] = []

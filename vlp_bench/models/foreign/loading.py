@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, Pro
 
 from vlp_bench.models.checkpoints.hub import read_reported
 from vlp_bench.models.checkpoints.locations import HUB, located
+from vlp_bench.models.offloading import parameters_on_meta
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -98,6 +99,16 @@ def skeleton(folder: Path) -> PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+
+
+def skeleton_with_buffers(folder: Path) -> PreTrainedModel:
+    """As `skeleton`, in evaluation mode, its parameters tied and its buffers as the model's code makes them."""
+    kind = _class_of(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with parameters_on_meta():
+        model = kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+    model.tie_weights()
+    return model.eval()
 
 
 def processor_without_videos(folder: Path) -> Any:

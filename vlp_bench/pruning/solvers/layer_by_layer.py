@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 
 
+@runtime_checkable
 class LayerSolver(Protocol):
     """SparseGPT, Thanos, ALPS."""
 
@@ -23,13 +24,14 @@ class LayerSolver(Protocol):
     def compat(self) -> Compat: ...
 
     def solve(
-        self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
+        self, w: Tensor, products: Any, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mask and new weights (d_out, d_in) float64 of one layer.
 
         Args:
             w: (d_out, d_in).
-            products: (d_in, d_in), of the inputs up to a factor, which doesn't matter. ValueError unless finite.
+            products: (d_in, d_in), of the inputs up to a factor, which doesn't matter, or what the solver has prepared
+                of them. ValueError unless finite.
             kept: weights that survive.
             pattern: n and m where they survive by groups.
             alive: (d_out, d_in) bool; what an earlier step removed goes first.
@@ -38,13 +40,20 @@ class LayerSolver(Protocol):
 
 
 def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[str, int]) -> Solved:
-    """Masks and new weights as stored, for the layers that have a budget."""
-    masks, weights = {}, {}
+    """Masks and new weights as stored, for the layers that have a budget.
+
+    A solver's `prepared(products)`, where it has one, is asked once for layers that read the same tensors.
+    """
+    masks, weights, prepare = {}, {}, getattr(solver, "prepared", lambda products: products)
+    latest, prepared = None, None
     for name, kept in budgets.items():
         layer = calibration.layers[name]
         products = calibration[InputProducts(solver.compat)][name]
+        if products is not latest:
+            prepared = None  # gone before the next one is there
+            latest, prepared = products, prepare(products)
         pattern, alive = pattern_of(solver.within, layer, kept), calibration.alive.get(name)
-        mask, values = solver.solve(layer.matrix, products, kept, pattern=pattern, alive=alive)
+        mask, values = solver.solve(layer.matrix, prepared, kept, pattern=pattern, alive=alive)
         masks[name] = layer.as_stored(mask)
         weights[name] = layer.as_stored(values.to(layer.weight.dtype))
     return Solved(masks, weights)

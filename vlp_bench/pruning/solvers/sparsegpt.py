@@ -16,6 +16,16 @@ from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
+TURNED, INVERTED = 256, 256  # rows that are turned, and inverted, in one go
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """U (d_in, d_in) float64, upper triangular with UᵀU = H⁻¹; and which inputs are always zero."""
+
+    upper: Tensor
+    dead: Tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class SparseGPT:
@@ -56,46 +66,53 @@ class SparseGPT:
         return range(sum(above) + 1)
 
     def solve(
-        self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
+        self,
+        w: Tensor,
+        products: Tensor | Factor,
+        kept: int,
+        *,
+        pattern: Pattern | None = None,
+        alive: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mask and new weights (d_out, d_in) float64 of one layer, see `LayerSolver`."""
-        w, hessian = w.double().clone(), products.double().clone()
-        dead = hessian.diagonal() == 0
-        hessian.diagonal()[dead] = 1
-        w[:, dead] = 0
-        factor = self._factor(hessian)
-        mask = torch.empty_like(w, dtype=torch.bool)
-        for start in range(0, w.shape[1], self.block_size):
-            stop = min(start + self.block_size, w.shape[1])
-            errors = torch.empty_like(w[:, start:stop])
+        factor = products if isinstance(products, Factor) else self.prepared(products)
+        upper, scale = factor.upper, factor.upper.diagonal()[:, None]
+        columns = w.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)  # each lies in one piece
+        columns[factor.dead] = 0
+        mask = torch.empty_like(columns, dtype=torch.bool)
+        for start in range(0, len(columns), self.block_size):
+            stop = min(start + self.block_size, len(columns))
+            errors = torch.empty_like(columns[start:stop])
             for first, last in pairwise([*range(start, stop, pattern[1] if pattern else stop - start), stop]):
-                scores = (w[:, first:last] / factor.diagonal()[first:last]).square()
+                scores = (columns[first:last] / scale[first:last]).square_().t()
                 if alive is not None:
                     scores.masked_fill_(~alive[:, first:last], float("-inf"))
                 keep = (
-                    keep_largest_per_group(scores, *pattern) if pattern else self._keep(scores, kept, w.shape[1], start)
+                    keep_largest_per_group(scores, *pattern) if pattern else self._keep(scores, kept, len(upper), start)
                 )
-                mask[:, first:last] = keep
-                own = _sweep_columns(w[:, first:last], keep, factor[first:last, first:last])
-                w[:, last:stop] -= own @ factor[first:last, last:stop]
-                errors[:, first - start : last - start] = own
-            w[:, stop:] -= errors @ factor[start:stop, stop:]
-        return mask, w
+                mask[first:last] = keep.t()
+                own = errors[first - start : last - start]
+                sweep_columns(columns[first:last], ~mask[first:last], upper[first:last, first:last], own)
+                columns[last:stop].addmm_(upper[first:last, last:stop].t(), own, alpha=-1)
+            columns[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1)
+        return mask.t().contiguous(), columns.t().contiguous()
 
-    def _factor(self, hessian: Tensor) -> Tensor:
-        """(d_in, d_in) upper triangular U with UᵀU = H⁻¹; raises ValueError if H isn't finite."""
-        if not torch.isfinite(hessian).all():
+    def prepared(self, products: Tensor) -> Factor:
+        """What `solve` needs of the products, which layers that read one tensor share.
+
+        Raises:
+            ValueError: they aren't finite.
+        """
+        if not torch.isfinite(products).all():
             raise ValueError("the inputs' products hold NaN or infinity")
-        damping = self.damping * hessian.diagonal().mean()
-        if self.compat == "corrected":
-            hessian.diagonal().add_(damping)
+        dead, times = products.diagonal() == 0, int(self.compat == "corrected")
         while True:
-            lower, failed = torch.linalg.cholesky_ex(hessian)
-            if not failed:
-                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper
-            hessian.diagonal().add_(damping)
+            hessian = products.to(torch.float64, copy=True)
+            hessian.diagonal()[dead] = 1
+            hessian.diagonal().add_(times * self.damping * hessian.diagonal().mean())
+            if invert_upper_(hessian):
+                return Factor(hessian, dead)
+            times += 1
 
     def _keep(self, scores: Tensor, kept: int, columns: int, start: int) -> Tensor:
         """Mask of a block of columns within the layer's budget."""
@@ -116,14 +133,74 @@ def _rounded(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def _sweep_columns(w: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
-    """Zeroes what the mask removes, in place, and lets the columns right of it in the block make up for it.
+def invert_upper_(hessian: Tensor) -> bool:
+    """H (n, n) becomes the upper triangular U with UᵀU = H⁻¹, in its place; false where H isn't positive definite.
 
-    w and mask (d_out, columns), factor (columns, columns). Returns the errors (d_out, columns) for the columns beyond.
+    With the order of rows and columns turned round H = MMᵀ, M lower triangular; turned back, M⁻¹ is U. One
+    factorisation, and no inverse of H.
     """
-    errors = torch.zeros_like(w)
-    for column in range(w.shape[1]):
-        errors[:, column] = w[:, column].masked_fill(mask[:, column], 0) / factor[column, column]
-        w[:, column].masked_fill_(~mask[:, column], 0)
-        w[:, column + 1 :] -= torch.outer(errors[:, column], factor[column, column + 1 :])
-    return errors
+    _turn_(hessian)
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
+    torch.linalg.cholesky_ex(hessian, out=(hessian, failed))
+    if failed:
+        return False
+    hessian.tril_()
+    _invert_lower_(hessian)
+    _turn_(hessian)
+    return True
+
+
+def _turn_(matrix: Tensor) -> None:
+    """Turns the order of rows and columns round, in place."""
+    n = len(matrix)
+    for first in range(0, (n + 1) // 2, TURNED):
+        last = min(first + TURNED, (n + 1) // 2)
+        above, below = matrix[first:last].flip(0, 1), matrix[n - last : n - first].flip(0, 1)
+        matrix[first:last] = below
+        matrix[n - last : n - first] = above
+
+
+def _invert_lower_(lower: Tensor) -> None:
+    """The inverse of a lower triangular matrix, in its place: halves, and a product between them."""
+    n = len(lower)
+    if n <= INVERTED:
+        eye = torch.eye(n, dtype=lower.dtype, device=lower.device)
+        lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
+        return
+    first, corner, last = lower[: n // 2, : n // 2], lower[n // 2 :, : n // 2], lower[n // 2 :, n // 2 :]
+    _invert_lower_(first)
+    _invert_lower_(last)
+    corner.copy_(torch.linalg.multi_dot([last, corner, first])).neg_()
+
+
+def sweep_columns(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:
+    """Zeroes what is gone, in place, and lets the later columns make up for it; the errors for those beyond.
+
+    w, gone and errors (columns, d_out), upper (columns, columns).
+    """
+    n, leaf, least = len(w), *((column_by_column, 16) if w.device.type == "cpu" else (all_columns, 32))
+    if n <= least:
+        leaf(w, gone, upper, errors)
+        return
+    half = n // 2
+    sweep_columns(w[:half], gone[:half], upper[:half, :half], errors[:half])
+    w[half:].addmm_(upper[:half, half:].t(), errors[:half], alpha=-1)
+    sweep_columns(w[half:], gone[half:], upper[half:, half:], errors[half:])
+
+
+def column_by_column(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:
+    """`sweep_columns` as it is defined."""
+    shares = gone / upper.diagonal()[:, None]
+    for column in range(len(w)):
+        torch.mul(w[column], shares[column], out=errors[column])
+        w[column + 1 :].addr_(upper[column, column + 1 :], errors[column], alpha=-1)
+    w.masked_fill_(gone, 0)
+
+
+def all_columns(w: Tensor, gone: Tensor, upper: Tensor, errors: Tensor) -> None:
+    """`sweep_columns` without a step a column: the errors E of a row solve E_S U_SS = w_S for what it loses, S."""
+    lost = gone.t().to(w.dtype)  # (d_out, columns)
+    systems = upper * lost[:, :, None] * lost[:, None] + torch.diag_embed(1 - lost)
+    found = torch.linalg.solve_triangular(systems, (w.t() * lost)[:, None], upper=True, left=False)
+    errors.copy_(found[:, 0].t())
+    w.addmm_(upper.t(), errors, alpha=-1).masked_fill_(gone, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from vlp_bench.models.offloading import runs_as_written
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.fingerprints import leaves, matches
 
@@ -61,13 +62,12 @@ class ActivationCache:
 
     @contextmanager
     def _instead(self, wrap: Callable[[nn.Module, Forward], Forward]) -> Iterator[None]:
-        try:
+        with ExitStack() as undo:
             for block in self.blocks:
+                undo.callback(block.__dict__.update, {k: v for k, v in vars(block).items() if k == "forward"})
+                undo.callback(block.__dict__.pop, "forward", None)
                 block.forward = wrap(block, block.forward)
             yield
-        finally:
-            for block in self.blocks:
-                block.__dict__.pop("forward", None)
 
     def _recorded(self, block: nn.Module, forward: Forward) -> Forward:
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -140,7 +140,7 @@ def blocks_of(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
     return [
         modules[path]
         for path in sorted(paths)
-        if path and "forward" not in modules[path].__dict__ and not any(o.startswith(f"{path}.") for o in paths)
+        if path and runs_as_written(modules[path]) and not any(o.startswith(f"{path}.") for o in paths)
     ]
 
 
@@ -163,10 +163,15 @@ def _first_difference(a: list[str], b: list[str]) -> int:
 
 def copied(output: Any) -> Any:
     """A copy of every tensor: whoever gets the output may change it in place."""
+    return with_tensors(output, Tensor.clone)
+
+
+def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The output of a block with every tensor in it, or in its tuples and lists, changed."""
     if isinstance(output, Tensor):
-        return output.clone()
+        return change(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(copied, output))
+        return type(output)(*(with_tensors(item, change) for item in output))
     if isinstance(output, list | tuple):
-        return type(output)(map(copied, output))
+        return type(output)(with_tensors(item, change) for item in output)
     return output

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
-from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
+from vlp_bench.pruning.precision import Precision, cast, products_in
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.around import rewind
 from vlp_bench.pruning.statistics.batch_errors import named
@@ -26,10 +27,10 @@ from vlp_bench.pruning.statistics.batches import (
     RandomState,
     Snapshot,
     as_released,
-    fingerprint,
+    fingerprints,
     moved_to,
+    numbers_on_host,
     parts_of,
-    tensors_in,
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
@@ -38,6 +39,7 @@ from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 log = logging.getLogger(__name__)
+SHORT = 1 << 14  # numbers of a tensor that is looked at together with others
 
 
 def check_batches(batches: Any) -> None:
@@ -74,13 +76,16 @@ class Passes:
         num_batches: int | None,
         first_batch: int,
         shared: bool,
+        precision: Precision = "fp32",
     ) -> None:
+        check_choice("precision", precision, get_args(Precision))
         if num_batches is not None and num_batches < 1:
             raise ValueError(f"num_batches must be at least 1, got {num_batches}")
         check_batches(batches)
         self.model, self.batches, self.adapter = model, batches, adapter_for(model, adapter)
         self.seed, self.num_batches, self.first_batch = seed, num_batches, first_batch
         self.shared = shared and processes.size() > 1
+        self.precision: Precision = precision
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self._seen = Seen()
@@ -97,7 +102,7 @@ class Passes:
         with watch.watching(), self._undisturbed(), torch.no_grad():
             _, parts = next(self._parts())
             for part in parts:
-                self.adapter.encode(self.model, part)
+                self._encode(part)
         return [*reached, *(name for name in self.layers if name not in reached)]
 
     def count(self) -> tuple[int, int]:
@@ -139,7 +144,8 @@ class Passes:
             kept = Snapshot(self.side_states())
             for number, parts in self._parts(limit):
                 state = RandomState(next(iter(self.layers.values())).weight.device)
-                yield lambda number=number, parts=parts, state=state: self._loss(parts, number, state, kept)
+                own = [self._on_device(part) for part in parts]
+                yield lambda number=number, parts=own, state=state: self._loss(parts, number, state, kept)
                 state.restore()
 
     def side_states(self) -> list[Tensor]:
@@ -161,7 +167,8 @@ class Passes:
     def _loss_of(self, part: Any, number: int) -> Tensor:
         """The adapter's; raises ValueError for a label that is no class."""
         try:
-            return self.adapter.loss(self.model, part)
+            with cast(self.precision, self._device):
+                return self.adapter.loss(self.model, part)
         except IndexError as reason:
             if not str(reason).startswith("Target "):  # torch's words
                 raise
@@ -178,16 +185,26 @@ class Passes:
         """
         running, compat = [(statistic, statistic.start()) for statistic in statistics], statistics[0].compat
         rows, tokens = Counter[str](), Counter[str]()
+        latest: dict[int, tuple[Tensor | None, Tensor, Tensor]] = {}  # a sum, what was added, and what came of it
 
         def take(event: Event) -> None:
             rows[event.layer] += int(event.numbers[0])
             tokens[event.layer] += int(event.numbers[1])
-            for (statistic, sums), term in zip(running, event.tensors, strict=True):
+            for i, ((statistic, sums), term) in enumerate(zip(running, event.tensors, strict=True)):
+                own = sums.get(event.layer)
+                if i in latest and latest[i][0] is own and latest[i][1] is term:
+                    sums[event.layer] = latest[i][2]  # layers that read the same tensors have one sum
+                    continue
                 statistic.add(sums, event.layer, term)
+                latest[i] = (own, term, sums[event.layer])
+                if own is sums[event.layer]:  # in place
+                    del latest[i]
 
         for number in self._forwards(statistics, compat, take):
-            for _, sums in running:
-                refuse_infinite(sums, f"the inputs of {{}} in calibration batch {number}")
+            latest.clear()
+            for statistic, sums in running:
+                told = {name: statistic.telling(total) for name, total in sums.items()}
+                refuse_infinite(told, f"the inputs of {{}} in calibration batch {number}")
         check_reached(self.layers, rows if compat == "official" else tokens)
         return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
 
@@ -206,6 +223,11 @@ class Passes:
 
         yield from self.forwards(relay, watch.watching(), begin)
 
+    def run_through(self) -> None:
+        """One pass of forwards that nobody watches."""
+        for _ in self.forwards(self.relay(lambda event: None), nullcontext(), lambda part: None):
+            pass
+
     def relay(self, take: Callable[[Event], None]) -> Relay:
         """Hands on what hooks see, in the batches' order."""
         return Relay(take, list(self.layers), self._device, self.shared)
@@ -218,13 +240,14 @@ class Passes:
         Args:
             relay: for the hooks.
             watching: sets hooks and takes them away.
-            begin: gets every part of a batch before it is encoded.
+            begin: gets every part of a batch before it is encoded, its whole numbers on the processor: what is asked
+                about them there waits for no device.
         """
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                begin(part)
-                self.adapter.encode(self.model, part)
+                begin(numbers_on_host(part))
+                self._encode(part)
 
         with watching, self._undisturbed(), torch.no_grad():
             yield from relay.through(self._parts(), named(self.model, run))
@@ -292,10 +315,11 @@ class Passes:
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                loss = self._loss_of(part, number) / len(parts)
-                check_loss(float(loss.detach()), number)
-                relay(Event("", (float(loss.detach()), 0)))
+                loss = self._loss_of(self._on_device(part), number) / len(parts)
                 backward(loss, self.layers)
+                value = float(loss.detach())  # the one wait for the device
+                check_loss(value, number)
+                relay(Event("", (value, 0)))
 
         with (
             self._undisturbed(training=training),
@@ -316,7 +340,8 @@ class Passes:
         modes = [(module, module.training) for module in self.model.modules()]
         device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
-        with processes.apart(), eager, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        own = products_in(self.precision)
+        with processes.apart(), eager, own, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
@@ -333,8 +358,15 @@ class Passes:
     def _device(self) -> torch.device:
         return next(iter(self.layers.values())).weight.device
 
+    def _on_device(self, part: Any) -> Any:
+        return moved_to(part, self._device)
+
+    def _encode(self, part: Any) -> None:
+        with cast(self.precision, self._device):
+            self.adapter.encode(self.model, self._on_device(part))
+
     def _parts(self, limit: int | None = None) -> Iterator[tuple[int, list[Any]]]:
-        """The number and the parts of every batch (of the first `limit`), on the model's device."""
+        """The number and the parts of every batch (of the first `limit`), where they lie."""
         if self.batches is None:
             raise ValueError("this pruner asks the data: pass calibration=batches")
         rewind(self.adapter)
@@ -345,11 +377,12 @@ class Passes:
         for number, batch in enumerate(islice(self.batches, self.first_batch, last), self.first_batch):
             if not (parts := parts_of(batch)):
                 raise ValueError(f"calibration batch {number} is an empty list of parts")
-            for tensor in tensors_in(parts):
-                digest.update(fingerprint(tensor))
+            if self._seen.data_hash is None:
+                for print_ in fingerprints(parts):
+                    digest.update(print_)
             drawing = RandomState(device)
             torch.manual_seed(self.seed + 1_000_003 * number)
-            yield number, [moved_to(part, device) for part in parts]
+            yield number, parts
             drawing.restore()  # what a batch's losses draw is its own affair, whoever computes the ones before it
             seen += 1
         if not seen:
@@ -357,7 +390,7 @@ class Passes:
             raise ValueError(f"the calibration set is empty{where}: at least one batch is needed")
         if limit is None and count is not None and seen < count:
             warn_once(log, self.model, f"{count} calibration batches were asked for, the set has only {seen}")
-        self._seen.data_hash = digest.hexdigest()
+        self._seen.data_hash = self._seen.data_hash or digest.hexdigest()
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -386,10 +419,18 @@ def check_loss(loss: float, number: int) -> None:
 
 def refuse_infinite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raises ValueError with the first name in place of `{}` if a tensor isn't finite; one look at the device."""
-    if tensors and not torch.isfinite(torch.stack([tensor.sum().float() for tensor in tensors.values()])).all():
+    if tensors and not _are_finite(list(tensors.values())):
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(
                     f"{what.format(repr(name))} hold NaN or infinity, or overflow: leave the batch out, "
                     "or look for weights that are out of all proportion"
                 )
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether their sums are: what is short is added up side by side."""
+    short = [tensor.reshape(-1) for tensor in tensors if tensor.numel() <= SHORT]
+    sums = [tensor.sum().float() for tensor in tensors if tensor.numel() > SHORT]
+    sums += [torch.cat(short).sum().float()] if short else []
+    return bool(torch.isfinite(torch.stack(sums)).all())

@@ -18,11 +18,19 @@ def parts_of(batch: Any) -> list[Any]:
     return batch if isinstance(batch, list) and not all(isinstance(item, Tensor) for item in batch) else [batch]
 
 
-def fingerprint(tensor: Tensor, samples: int = 4096) -> bytes:
-    """Shape, type and at most about `samples` evenly spaced values: enough to tell two batches apart, at no cost."""
-    flat = tensor.detach().reshape(-1)
-    picked = flat[:: max(1, flat.numel() // samples)].double().cpu()
-    return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + picked.numpy().tobytes()
+def fingerprints(parts: Any, samples: int = 4096) -> list[bytes]:
+    """For every tensor shape, type and at most about `samples` evenly spaced values: enough to tell two batches apart.
+
+    What lies on a device is fetched in one go.
+    """
+    tensors = list(tensors_in(parts))
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    picked = [own[:: max(1, own.numel() // samples)].double() for own in flat]
+    if any(own.device.type != "cpu" for own in picked):
+        sizes, device = [len(own) for own in picked], next(own.device for own in picked if own.device.type != "cpu")
+        picked = torch.cat([own.to(device, non_blocking=True) for own in picked]).cpu().split(sizes)
+    heads = [f"{tuple(tensor.shape)}{tensor.dtype}".encode() for tensor in tensors]
+    return [head + own.numpy().tobytes() for head, own in zip(heads, picked, strict=True)]
 
 
 def tensors_in(item: Any) -> Iterator[Tensor]:
@@ -42,6 +50,8 @@ def tensors_in(item: Any) -> Iterator[Tensor]:
 
 def moved_to(item: Any, device: torch.device) -> Any:
     """The item with every tensor in it on `device`; what isn't known stays as it is."""
+    if isinstance(item, Tensor):
+        return item.to(device, non_blocking=True)
     if hasattr(item, "to"):
         return item.to(device)
     if isinstance(item, Mapping):
@@ -49,6 +59,23 @@ def moved_to(item: Any, device: torch.device) -> Any:
     if isinstance(item, list | tuple):
         moved = [moved_to(value, device) for value in item]
         return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
+    return item
+
+
+def numbers_on_host(item: Any) -> Any:
+    """The item with every tensor of whole numbers or truths in it on the processor; others stay where they are."""
+    if isinstance(item, Tensor):
+        return item if item.is_floating_point() else item.cpu()
+    if all(tensor.device.type == "cpu" for tensor in tensors_in(item)):
+        return item
+    if isinstance(item, Mapping):
+        return {key: numbers_on_host(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        own = [numbers_on_host(value) for value in item]
+        return type(item)(*own) if hasattr(item, "_fields") else type(item)(own)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        own = {field.name: numbers_on_host(getattr(item, field.name)) for field in dataclasses.fields(item)}
+        return dataclasses.replace(item, **own)
     return item
 
 

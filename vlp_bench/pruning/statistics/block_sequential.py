@@ -1,8 +1,9 @@
 """Passes over the data that go on where the last one stopped: for pruning block by block.
 
-Every pass needs the inputs of one block. What lies before it doesn't change any more and is given again; the pass ends
-where the block's last weight has seen its last input. So each block is computed twice: dense, for its inputs, and
-pruned, for what follows.
+Every block is computed twice: dense, for what reaches its weights, and pruned, for what follows. What lies before it
+doesn't change any more and is given again. The first pass ends where the block's last weight has seen its last input,
+the second where the next block begins. Of what a block gave only what is asked for is kept: where it goes straight into
+the next block, and that is known, nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied
+from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied, with_tensors
 from vlp_bench.pruning.statistics.around import Around
+
+RESTARTS = 3  # of a sweep that has let go of something; after so many it keeps everything
 
 
 class ControlFlowChanged(Exception):
@@ -29,6 +33,32 @@ class _Done(BaseException):
     """Ends a pass; no model catches it by accident."""
 
 
+class Missing(Exception):
+    """What a block gave is asked for, and wasn't kept. `call`: its number among the calls of blocks."""
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+        super().__init__(f"what call {call} of a block gave is not kept")
+
+
+class Gone(Tensor):
+    """Stands for a tensor that isn't kept: it has a shape, a type and a device; who wants more meets `Missing`."""
+
+    call: int
+
+    @staticmethod
+    def of(tensor: Tensor, call: int) -> Gone:
+        gone = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+            Gone, tensor.shape, strides=tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
+        gone.call = call
+        return gone
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise Missing(next(leaf.call for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Gone)))
+
+
 @dataclass(frozen=True)
 class Tape:
     """What the first calls of blocks gave for one part of a batch, and how often each call read which layer."""
@@ -36,28 +66,48 @@ class Tape:
     outputs: list[Any] = field(default_factory=list)
     reads: list[Counter[str]] = field(default_factory=list)
 
+    def given(self, call: int) -> Any:
+        """What a call gave, for the caller to keep."""
+        return with_tensors(self.outputs[call], lambda tensor: tensor if isinstance(tensor, Gone) else tensor.clone())
+
+    def let_go(self, call: int) -> None:
+        """Keeps no more than the form of what a call gave."""
+        self.outputs[call] = with_tensors(self.outputs[call], lambda tensor: Gone.of(tensor, call))
+
+    @property
+    def read(self) -> Counter[str]:
+        """How often its calls read each layer."""
+        return sum(self.reads, Counter[str]())
+
 
 class Resuming(Around):
     """An adapter whose `encode` resumes; all else is the given adapter's.
 
-    Keeps the outputs of all blocks for all batches, on their device.
-
     Args:
         adapter: answers for the model.
-        model: its weights may change between passes, but only those of layers that were `wanted` in an earlier pass.
+        model: its weights may change between passes, but only those of layers that were looked at before.
         layers: all prunable layers.
+        keeps_all: what blocks give is kept for all of them, for all batches.
     """
 
-    def __init__(self, adapter: Adapter, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+    def __init__(
+        self, adapter: Adapter, model: nn.Module, layers: Mapping[str, Layer], *, keeps_all: bool = False
+    ) -> None:
         super().__init__(adapter)
-        self._layers = layers
+        self._layers, self._keeps_all = layers, keeps_all
+        self._kept: set[int] = set()  # calls whose outputs something else than the next block has asked for
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
+        owner = {module: block for block in self._blocks for module in block.modules()}
+        self._inside: dict[nn.Module, set[str]] = {block: set() for block in self._blocks}
+        for name, layer in layers.items():
+            for reader in layer.readers:
+                self._inside.get(owner.get(reader.module, reader.module), set()).add(name)
         self._wanted: list[str] = []
         self._solved: set[str] = set()
         self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
         self._tapes: list[Tape] = []
         self._part = 0
-        self._may_stop, self._outputs = False, False
+        self._may_stop, self._outputs, self._finishes = False, False, False
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
 
     @contextmanager
@@ -80,17 +130,38 @@ class Resuming(Around):
         finally:
             self._outputs = False
 
-    def next_pass(self, wanted: Iterable[str]) -> None:
+    def look_at(self, wanted: Iterable[str]) -> None:
         """The passes that follow are for the inputs of these layers; those of earlier ones have their last values."""
         self._solved.update(self._wanted)
-        self._wanted = list(wanted)
+        self._wanted, self._finishes = list(wanted), False
         self._may_stop = len(self._solved) + len(self._wanted) < len(self._layers)  # the last looks for the unforeseen
+
+    def finish(self, solved: Iterable[str]) -> None:
+        """The pass that follows runs these layers, which have their last values, for what comes after them."""
+        self._wanted = list(solved)
+        self._solved.update(self._wanted)
+        self._finishes = True
+
+    def again(self, missing: Missing) -> None:
+        """Forgets what blocks gave: the layers are finished anew, one block after the other, and this one is kept."""
+        self._kept.add(missing.call)
+        self._keeps_all = self._keeps_all or len(self._kept) >= RESTARTS
+        self._tapes.clear()
+        self._solved.clear()
+        self._wanted = []
+
+    def is_over(self, names: Iterable[str]) -> bool:
+        """Whether no pass reads these layers again: all their readings are in what blocks gave."""
+        expected = [self._expected[i % len(self._expected)] for i in range(len(self._tapes))]
+        pairs = [(tape.read, wanted) for tape, wanted in zip(self._tapes, expected, strict=True)]
+        return all(read[name] == wanted[name] for name in names for read, wanted in pairs)
 
     def encode(self, model: nn.Module, batch: Any) -> None:
         """The given adapter's, as far as it must be run.
 
         Raises:
             ControlFlowChanged: a layer is read more often than in the first batch.
+            Missing: see there; `again` mends it.
         """
         if not self._wanted:
             run = _Run(self, Tape(), Counter())
@@ -99,8 +170,18 @@ class Resuming(Around):
             return
         if self._part == len(self._tapes):
             self._tapes.append(Tape())
-        _Run(self, self._tapes[self._part], self._expected[self._part % len(self._expected)]).through(model, batch)
+        expected = self._expected[self._part % len(self._expected)]
+        if any(expected[name] for name in self._wanted) or not (self._may_stop or self._finishes):
+            _Run(self, self._tapes[self._part], expected).through(model, batch)
         self._part += 1
+
+    def lets_go_of(self, call: int) -> bool:
+        """Of what goes straight into the next block."""
+        return not self._keeps_all and call not in self._kept
+
+    def stops_before(self, block: nn.Module) -> bool:
+        """A pass that finishes layers ends where others begin."""
+        return self._finishes and not self._inside[block] <= self._solved
 
 
 class _Run:
@@ -110,6 +191,7 @@ class _Run:
         self.plan, self.tape, self.expected = plan, tape, expected
         self.seen: Counter[str] = Counter()
         self.calls = 0
+        self.latest: list[Tensor] = []  # what the call before gave
         self.final = bool(plan._wanted)  # whether all that was read so far has its last values
 
     def through(self, model: nn.Module, batch: Any) -> None:
@@ -124,7 +206,7 @@ class _Run:
             for block in self.plan._blocks:
                 undo.callback(block.__dict__.update, {k: v for k, v in vars(block).items() if k == "forward"})
                 undo.callback(block.__dict__.pop, "forward", None)
-                block.forward = self._forward(block.forward)
+                block.forward = self._forward(block, block.forward)
             with suppress(_Done):
                 self.plan.answers.encode(model, batch)
 
@@ -144,6 +226,8 @@ class _Run:
                 if self.seen[name] > self.expected[name]:
                     raise ControlFlowChanged(name)
                 return
+            if self.plan._finishes:
+                raise _Done
             self.final = False
             if self.plan._may_stop and (over or (not self.plan._outputs and self._has_read_all())):
                 raise _Done
@@ -153,19 +237,35 @@ class _Run:
     def _has_read_all(self) -> bool:
         return all(0 < self.expected[own] <= self.seen[own] for own in self.plan._wanted)
 
-    def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _forward(self, block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def resumed(*args: Any, **kwargs: Any) -> Any:
             number = self.calls
             self.calls += 1
             if number < len(self.tape.outputs):
                 self.seen.update(self.tape.reads[number])
-                return copied(self.tape.outputs[number])
-            self.plan.calls += 1
-            before = self.seen.copy()
-            output = forward(*args, **kwargs)
-            if self.final:
-                self.tape.outputs.append(copied(output))
-                self.tape.reads.append(self.seen - before)
+                output = self.tape.given(number)
+            elif self.plan.stops_before(block):
+                raise _Done
+            else:
+                output = self._run(number, forward, args, kwargs)
+            self.latest = _tensors(output)
             return output
 
         return resumed
+
+    def _run(self, number: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """In earnest; what it gives is kept if it is the last of its kind."""
+        self.plan.calls += 1
+        before = self.seen.copy()
+        output = forward(*args, **kwargs)
+        if self.final:
+            given = {id(tensor) for tensor in _tensors((args, kwargs))}
+            if number and self.plan.lets_go_of(number - 1) and any(id(tensor) in given for tensor in self.latest):
+                self.tape.let_go(number - 1)
+            self.tape.outputs.append(copied(output))
+            self.tape.reads.append(self.seen - before)
+        return output
+
+
+def _tensors(item: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
+from vlp_bench.pruning.precision import Precision
 from vlp_bench.pruning.statistics.batch_loop import Passes, Seen
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic
@@ -39,6 +41,8 @@ class Calibration(Passes):
         alive: masks (d_out, d_in) of what earlier steps of a schedule have left; a layer without one is dense.
         is_step: this is for one step of a schedule.
         originals: weights (d_out, d_in) before the first step, where they may return; a layer without has its own.
+        precision: of the model's passes: "fp32" (no TF32 anywhere), "tf32", or "bf16" by autocast; sums are of float32
+            or float64 whatever it is.
 
     Raises:
         ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
@@ -58,10 +62,11 @@ class Calibration(Passes):
         alive: Mapping[str, Tensor] | None = None,
         is_step: bool = False,
         originals: Mapping[str, Tensor] | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared)
-        self.alive: Final[Mapping[str, Tensor]] = MappingProxyType(dict(alive or {}))
-        self.is_step: Final = is_step
+        super().__init__(model, batches, adapter, seed, num_batches, first_batch, shared, precision)
+        self.alive: Mapping[str, Tensor] = MappingProxyType(dict(alive or {}))
+        self.is_step = is_step
         self._originals = dict(originals or {})
         self._stored = stored
         self._before_sweep: Calibration | None = None
@@ -150,6 +155,7 @@ class Calibration(Passes):
             alive=alive,
             is_step=True,
             originals=originals,
+            precision=self.precision,
         )
         stage.layers = {name: stage.layers[name] for name in self.layers}
         return stage
@@ -176,21 +182,12 @@ class Calibration(Passes):
 
         What it learns about the batches (`data_hash`) is known here too. `adapter` answers in place of this one's.
         """
-        names = list(names)
-        part = Calibration(
-            self.model,
-            self.batches,
-            adapter or self.adapter,
-            seed=self.seed,
-            num_batches=self.num_batches,
-            first_batch=self.first_batch,
-            shared=self.shared,
-            stored=stored,
-            alive={name: self.alive[name] for name in names if name in self.alive},
-            originals=self._originals,
-        )
-        part.layers = {name: part.layers[name] for name in names}
-        part._seen = self._seen
+        part = copy.copy(self)
+        part.adapter, part.losses = adapter or self.adapter, []
+        part.layers = {name: self.layers[name] for name in names}
+        part.alive = MappingProxyType({name: mask for name, mask in self.alive.items() if name in part.layers})
+        part.is_step, part.borrowed = False, False
+        part._stored, part._known = stored, {}
         part._before_sweep = before_sweep or self._before_sweep
         return part
 

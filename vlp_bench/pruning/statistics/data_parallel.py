@@ -44,6 +44,7 @@ class Relay:
 
     def __init__(self, take: Callable[[Event], None], names: Sequence[str], device: torch.device, shared: bool) -> None:
         self._take, self._names, self._device, self._shared = take, ["", *names], device, shared
+        self._index = {name: number for number, name in enumerate(self._names)}
         self._journal: list[Event] = []
 
     def __call__(self, event: Event) -> None:
@@ -72,13 +73,16 @@ class Relay:
             yield number
 
     def _packed(self) -> list[Tensor]:
-        heads = [[self._names.index(name), len(tensors), *numbers] for name, numbers, tensors in self._journal]
-        tensors = [tensor for event in self._journal for tensor in event.tensors]
+        heads = [[self._index[name], len(tensors), *numbers] for name, numbers, tensors in self._journal]
+        told = [tensor for event in self._journal for tensor in event.tensors]
+        tensors = list({id(tensor): tensor for tensor in told}.values())  # what several layers were told goes once
+        places = {id(tensor): place for place, tensor in enumerate(tensors)}
+        which = torch.tensor([places[id(tensor)] for tensor in told], dtype=torch.int64)
         self._journal.clear()
-        return [torch.tensor(heads, dtype=torch.float64).view(-1, 4), *tensors]
+        return [torch.tensor(heads, dtype=torch.float64).view(-1, 4), which, *tensors]
 
     def _unpacked(self, packed: list[Tensor]) -> Iterator[Event]:
-        tensors = iter(packed[1:])
+        tensors = (packed[2:][place] for place in packed[1].tolist())
         for index, count, *numbers in packed[0].tolist():
             its_tensors = tuple(next(tensors) for _ in range(int(count)))
             yield Event(self._names[int(index)], (numbers[0], numbers[1]), its_tensors)

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from vlp_bench.models.linear_layers import is_conv1d
 from vlp_bench.pruning.checks import Compat, check_compat
 from vlp_bench.pruning.layers import Layer, Reader, writes_of
+from vlp_bench.pruning.precision import uncast
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.protocol import LayerStatistic, Sums
 from vlp_bench.pruning.statistics.slices import SlicesWatch
@@ -24,6 +25,7 @@ from vlp_bench.pruning.statistics.token_masks import TokenMasks
 from vlp_bench.pruning.statistics.unseen import Unseen
 
 CACHED = 1 << 16  # floats that a processor squares in one go: they stay in its cache
+PIECE, TILE = 4096, 512  # tokens, and features, that are multiplied in one go
 FOLDED = 32  # such pieces are added up in float32 before float64
 
 
@@ -33,9 +35,11 @@ def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
     A masked token may hold anything, NaN included. On a processor squares are added where they arise, in its cache.
     """
     x = _counted(x, mask)
+    if x.device.type != "cpu":
+        return torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
     width = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = max(1, CACHED // x.shape[1])
-    if len(x) <= rows or x.device.type != "cpu":
+    if len(x) <= rows:
         return x.to(width).square().sum(0).double()
     total = torch.zeros(x.shape[1], dtype=torch.float64)
     for piece in x.split(FOLDED * rows):
@@ -48,19 +52,32 @@ def sum_of_squares(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _counted(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(n, d): the tokens that count."""
+    """(n, d): the tokens that count. With the mask on the processor no device is waited for."""
     x = x.detach().reshape(-1, x.shape[-1])
-    return x if mask is None or mask.all() else x.index_select(0, mask.to(x.device).reshape(-1).nonzero().view(-1))
+    if mask is None or mask.all():
+        return x
+    return x.index_select(0, mask.reshape(-1).nonzero().view(-1).to(x.device, non_blocking=True))
 
 
 def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(d, d) float64 sum of x xᵀ over rows and tokens, x (rows, ..., d); tokens with a false mask don't count."""
+    """(d, d) sum of x xᵀ over rows and tokens, x (rows, ..., d), below the diagonal; beyond its tile anything may be.
+
+    Tokens with a false mask don't count. In float32; float64 stays.
+    """
     x = _counted(x, mask)
-    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(4096):
-        part = part.double()
-        total.addmm_(part.t(), part)
+    x = x if x.dtype == torch.float64 else x.float()
+    total = x.new_empty(x.shape[1], x.shape[1])
+    for number, part in enumerate(x.split(PIECE)):
+        for rows, own in _below(total):
+            own.addmm_(part[:, rows].t(), part[:, : rows.stop], beta=min(number, 1))
     return total
+
+
+def _below(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of a square matrix, some at a time, up to the diagonal and the end of its tile."""
+    for first in range(0, len(matrix), TILE):
+        last = min(first + TILE, len(matrix))
+        yield slice(first, last), matrix[first:last, :last]
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,10 @@ class InputStatistic(LayerStatistic, ABC):
 
     def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
         return {name: sums[name] / counts[name] for name in layers}
+
+    def telling(self, total: Tensor) -> Tensor:
+        """The part of a sum that isn't finite if an input isn't."""
+        return total
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,28 @@ class InputProducts(InputStatistic):
 
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return sum_of_products(x, mask)
+
+    def telling(self, total: Tensor) -> Tensor:
+        return total.diagonal()
+
+    def add(self, sums: Sums, name: str, term: Tensor) -> None:
+        """In place where no other layer has the same sum."""
+        own = sums.get(name)
+        if own is None:
+            sums[name] = term.to(torch.float64, copy=True)
+            return
+        if sum(own is other for other in sums.values()) > 1:
+            own = sums[name] = own.clone()
+        for (_, into), (_, more) in zip(_below(own), _below(term), strict=True):
+            into.add_(more)
+
+    def result(self, layers: Mapping[str, Layer], sums: Sums, counts: Mapping[str, int]) -> Sums:
+        """In place: layers whose sum is one have read the same rows."""
+        for own, count in {id(sums[name]): (sums[name], counts[name]) for name in layers}.values():
+            for rows, below in _below(own):
+                below.div_(count)
+                own[: rows.start, rows] = own[rows, : rows.start].t()
+        return {name: sums[name] for name in layers}
 
 
 def by_first_reader(layers: Iterable[Layer]) -> list[Layer]:
@@ -196,6 +239,7 @@ class InputWatch:
         if x.is_nested:
             raise ValueError(f"the inputs of {name!r} are nested tensors: give padded batches and a token_mask()")
         mask = self._masks.at(name, x) if self._statistics and self._masks is not None else None
+        mask = None if mask is None else mask.cpu()
         seen = self._measured(x, mask)
         self._tell(Event(name, (x.shape[0] if x.ndim > 1 else 1, seen.tokens), seen.totals))
 
@@ -203,7 +247,8 @@ class InputWatch:
         seen = self._seen.get(id(x))
         if seen is None or not seen.answers(x, mask):
             tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
-            totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
+            with uncast(x.device):
+                totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
             seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, tokens, totals)
         return seen
 

@@ -21,7 +21,7 @@ from vlp_bench.results.store import Store, appended_last, matching
 
 INCIDENTAL = (  # what may differ inside a study: the first four are told apart, the others decide no number
     "pruner", "sparsity", "seed", "pruning_seed", "paths", "force", "scores", "debug", "logger", "metrics", "precision",
-    "compile", "recompute", "trainer", "allow",
+    "pruning_precision", "compile", "recompute", "trainer", "allow",
 )  # fmt: skip
 PREFERRED = ("txt_r1", "img_r1", "doc_r1", "name_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 TARGET = "._target_"

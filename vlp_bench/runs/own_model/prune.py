@@ -18,18 +18,20 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import found_folder, load, skeleton
+from vlp_bench.models.foreign.loading import found_folder, load, skeleton, skeleton_with_buffers
 from vlp_bench.models.foreign.tree import VISION
+from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights
-from vlp_bench.pruning.needs import needs_of
+from vlp_bench.pruning.needs import Needs, needs_of
+from vlp_bench.pruning.precision import resolved
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.runs.own_model import screen
+from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection
-from vlp_bench.runs.own_model.writing import whole, write
+from vlp_bench.runs.own_model.writing import whole, write, write_stored
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
@@ -77,9 +79,12 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
     folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
-    reads = needs_of(replace(pruner, modality=None, num_batches=None)).reads
+    needs = needs_of(replace(pruner, modality=None, num_batches=None))
+    if request.plan:
+        return _planned(request, pruner, needs, console)
+    reads = needs.reads
     data = _data(request, reads)
-    model = load(folder, request.dtype)
+    model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
     adapter = _adapter(model, request)
     screen.show(console, f"{request.model} ({type(model).__name__})", adapter.structure)
     _check_sees(data, adapter, request)
@@ -89,11 +94,22 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
         console.print(f"calibrated on {data.told}", soft_wrap=True, markup=False)
         batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()
+    if request.offload:
+        dtype = getattr(torch, request.dtype) if request.dtype else None
+        Offloaded(model, StoredWeights(folder), device, dtype)
     with peak(device) as memory:
-        solutions = _solutions(request, pruner, nn.Module.to(model, device), adapter, batches, reads, console)
+        placed = model if request.offload else nn.Module.to(model, device)
+        solutions = _solutions(request, pruner, placed, adapter, batches, reads, console)
         found = _written(request, model, folder, adapter, solutions, data)
     screen.written(console, found, time.perf_counter() - started, memory.gigabytes)
     return found
+
+
+def _planned(request: Request, pruner: Pruner, needs: Needs, console: Console) -> list[tuple[Solution, Path]]:
+    """Say what it would take; nothing is pruned."""
+    show(request, console)
+    plan.show(console, plan.plan_of(skeleton(found_folder(request.model)), request, pruner, needs), request)
+    return []
 
 
 def _pruner(request: Request, options: Mapping[str, Any]) -> Pruner:
@@ -161,7 +177,10 @@ def _solutions(
             adapter.leave(missed)
             screen.left(console, list(missed.items()))
         watched = None if batches is None else progress(batches, pruner.num_batches)
-        calibration = Calibration(model, watched, adapter, seed=request.seed, num_batches=pruner.num_batches)
+        device = next(model.parameters()).device
+        given: dict[str, Any] = {"seed": request.seed, "num_batches": pruner.num_batches}
+        precision = resolved(request.pruning_precision, request.pruner, device)
+        calibration = Calibration(model, watched, adapter, precision=precision, **given)
         return pruner.prune(model, request.sparsities, calibration)
 
 
@@ -192,8 +211,11 @@ def _written(
             solution.report.update(known)
             name = f"{place}, {request.pruner} at {100 * sparsity:g} %"
             others = sparsity != list(solutions)[-1]
-            with preserve_weights(layers if others else {}):
-                solution.install(model)
-                write(model, folder, meanwhile / below, solution, name, known)
+            if (own := offloaded(model)) is not None:
+                write_stored(own, folder, meanwhile / below, solution, name, known)
+            else:
+                with preserve_weights(layers if others else {}):
+                    solution.install(model)
+                    write(model, folder, meanwhile / below, solution, name, known)
             found.append((solution, out / below))
     return found

@@ -13,6 +13,7 @@ from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import parse
 
 MODALITIES = ("vision", "text", "fusion", "audio")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 OF_PRUNER = ("pruner.", "pruner/")  # an option, a choice of a part: pruner/allocate=owl
 
 
@@ -58,6 +59,10 @@ class Request(Selection):
     seed: int = 0
     device: str = "cpu"
     dtype: str = ""
+    pruning_precision: str = "auto"
+    offload: bool = False
+    plan: bool = False
+    tflops: int = 0
     yes: bool = False
     force: bool = False
 
@@ -71,6 +76,11 @@ class Request(Selection):
         for key in ("num_samples", "batch_size"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: at least 1 is needed")
+        if self.pruning_precision not in PRECISIONS:
+            near = closest(self.pruning_precision, list(PRECISIONS))
+            raise UserError(f"pruning_precision={self.pruning_precision}: use one of {', '.join(PRECISIONS)}{near}")
+        if self.plan:
+            return
         if not self.out:
             raise UserError("out= is missing: give the folder that the pruned model is written to")
         if (

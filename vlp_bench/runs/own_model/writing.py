@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from vlp_bench.models.checkpoints.pretrained import MASK, save_pretrained
-from vlp_bench.pruning.solution import Solution
+from vlp_bench.models.checkpoints.pretrained import CARD, MASK, save_pretrained
+from vlp_bench.models.offloading import Offloaded
+from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
 
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -71,3 +74,32 @@ def write(
     copy_beside(source, folder)
     save_pretrained(model, folder, model_card(name, solution, None, provenance, library="transformers"))
     solution.save(folder / MASK)
+
+
+def write_stored(
+    own: Offloaded, source: Path, folder: Path, solution: Solution, name: str, provenance: Mapping[str, Any]
+) -> None:
+    """As `write`, of an offloaded model: its files are copied one by one, with removed weights zero.
+
+    Args: as those of `write`, `own` in place of the model.
+    """
+    copy_beside(source, folder)
+    for file in ("config.json", "generation_config.json", "model.safetensors.index.json"):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    names = {own.names[name]: name for name in solution.masks}
+    for path in sorted(source.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            tensors = {key: _pruned(file.get_tensor(key), solution, names.get(key)) for key in file.keys()}  # noqa: SIM118
+        save_file(tensors, folder / path.name, {"format": "pt"})
+    (folder / CARD).write_text(model_card(name, solution, None, provenance, library="transformers"), encoding="utf-8")
+    solution.save(folder / MASK)
+
+
+def _pruned(tensor: Tensor, solution: Solution, name: str | None) -> Tensor:
+    if name is None:
+        return tensor
+    Solved({name: solution.masks[name]}, {n: w for n, w in solution.weights.items() if n == name}).install(
+        {name: tensor}
+    )
+    return tensor

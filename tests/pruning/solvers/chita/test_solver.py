@@ -9,7 +9,7 @@ from tests.pruning.toys import Tied, labelled, sequential
 from vlp_bench.pruning.allocation.uniform import GlobalBudget
 from vlp_bench.pruning.solvers.chita import solver as chita
 from vlp_bench.pruning.solvers.chita.block_problem import Problem, largest_of, ridge, solve_block
-from vlp_bench.pruning.solvers.chita.rows import Block, Rows, cut, plan
+from vlp_bench.pruning.solvers.chita.rows import Block, Row, Rows, cut, fitting, plan
 from vlp_bench.pruning.solvers.chita.solver import Chita
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -184,7 +184,7 @@ def test_rows_keep_what_the_blocks_need():
     pieces = [(block, piece.tolist()) for block, piece in rows.pieces(set(blocks))]
     assert pieces == list(zip(blocks, [[[2, 3, 4], [20, 30, 40]], [[5], [50]], [[0, 1, 2], [0, 0, 0]]], strict=True))
     assert rows.products("b", torch.ones(3)).tolist() == [3, 0]
-    assert rows._rows["b"][0].data_ptr() == b.data_ptr()
+    assert rows._rows["b"][0].values.data_ptr() == b.data_ptr()
 
 
 def test_blocks_by_hand():
@@ -200,7 +200,7 @@ def test_the_plan_holds_its_budget():
     tight = plan(blocks, 5, 5e-6)  # 5000 bytes: 250 weights of five rows
     assert [len(group) for group in tight.groups] == [2, 1]
     assert (tight.passes, tight.bytes) == (2, 4000)
-    assert str(tight) == "2 passes over the data, 0.00 GB of gradient rows at a time"
+    assert str(tight) == "2 passes over the data, 0.00 GB of gradient rows at a time, as float32"
     assert plan(blocks, 5, 5e-6, waiting=True).passes == 4
     tighter = plan(blocks, 5, 5e-6, taken=1001)  # a byte less than for 200 weights
     assert [len(group) for group in tighter.groups] == [1, 1, 1]
@@ -278,17 +278,44 @@ def test_bad_settings(setting):
         Chita(**{setting: 0})
 
 
-def test_rows_in_bfloat16_take_half_the_passes_and_give_nearly_the_same():
+def test_lossy_rows_take_fewer_passes_and_give_nearly_the_same():
     blocks = [Block("a", 0, 100), Block("a", 100, 200), Block("b", 0, 150)]
-    assert [plan(blocks, 5, 5e-6, precision).passes for precision in ("float32", "bfloat16")] == [2, 1]
-    exact, rounded = (
+    forms = ("float32", "bfloat16", "int8")
+    assert [plan(blocks, 5, 5e-6, precision).passes for precision in forms] == [2, 1, 1]
+    assert [plan(blocks, 5, 3e-6, precision).passes for precision in forms] == [3, 2, 1]
+    exact, *rounded = (
         vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_size": 30})
-        for rows in ("float32", "bfloat16")
+        for rows in forms
     )
-    for name, weights in exact.weights.items():
-        assert 0 < (weights - rounded.weights[name]).norm() < 0.02 * weights.norm()
-    with pytest.raises(ValueError, match="unknown rows 'int4': use one of float32, bfloat16"):
+    for found in rounded:
+        for name, weights in exact.weights.items():
+            assert 0 < (weights - found.weights[name]).norm() < 0.02 * weights.norm()
+    with pytest.raises(ValueError, match="unknown rows 'int4': use one of auto, float32, bfloat16, int8"):
         Chita(rows="int4")
+
+
+def test_auto_keeps_rows_exactly_where_they_fit():
+    assert [fitting(350, 5, gb) for gb in (7e-6, 6.9e-6, 3.4e-6, 1e-7)] == ["float32", "bfloat16", "int8", "int8"]
+    auto, exact = (
+        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_size": 30})
+        for rows in ("auto", "float32")
+    )
+    assert all(weights.equal(exact.weights[name]) for name, weights in auto.weights.items())
+
+
+def test_rows_of_int8_have_a_factor_for_each_block():
+    gradient = torch.tensor([127.0, -63.4, 0.0, 0.004, -0.002, 0.0, 0.0])
+    row = Row.of(gradient, [3, 2, 2], "int8")
+    assert row.values.tolist() == [127, -63, 0, 127, -64, 0, 0]
+    assert row.factors.tolist() == pytest.approx([1.0, 0.004 / 127, 0.0])
+    rows = Rows([Block("a", 0, 3), Block("a", 3, 5), Block("a", 5, 7)], "int8")
+    rows.add({"a": gradient})
+    rows.add({"other": gradient})
+    found = {(block.start, block.stop): piece.clone() for block, piece in rows.pieces(rows.blocks)}
+    torch.testing.assert_close(found[0, 3], torch.tensor([[127.0, -63.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found[3, 5], torch.tensor([[0.004, -64 * 0.004 / 127], [0.0, 0.0]]))
+    v = torch.arange(7.0)
+    torch.testing.assert_close(rows.products("a", v), torch.cat([found[key] for key in found], 1).double() @ v.double())
 
 
 def test_a_step_of_a_model_is_that_of_its_layers_laid_side_by_side():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlp_bench.models.offloading import present
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.said_once import warn_once
@@ -96,7 +97,8 @@ def _both_sides(
         warn_once(log, calibration.model, said)
         replay.forget()
     for name, layer in calibration.layers.items():
-        found[name] += [_around(layer, _replayed(loss, replay, layer), epsilon, own[name]) for own in seeds]
+        with present(calibration.model, [name]):
+            found[name] += [_around(layer, _replayed(loss, replay, layer), epsilon, own[name]) for own in seeds]
 
 
 def _replayed(loss: Callable[[], float], replay: ActivationCache, changed: Layer | None) -> Callable[[], float]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.masks.bit_packing import pack, unpack
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.chita.block_problem import NEGLIGIBLE, Part, Problem, largest_of, solve_block
-from vlp_bench.pruning.solvers.chita.rows import STEP_PASSES, Block, Plan, Precision, Rows, cut, plan
+from vlp_bench.pruning.solvers.chita.rows import STEP_PASSES, Block, Plan, Precision, Rows, cut, fitting, plan
 from vlp_bench.pruning.solvers.chita.support_bounds import Outlook, look
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -39,19 +39,21 @@ class Chita:
         block_size: weights solved for together, at least.
         memory_gb: for gradient rows and the masks of earlier stages, in units of 10⁹ bytes. Beside them the new weights
             are kept, and for the time of a batch its gradients.
-        rows: "bfloat16" takes half the memory, and half the passes where rows don't fit; masks differ a little.
+        rows: how they are kept, on the processor: "float32" exactly; "bfloat16" and "int8" (with a factor for each
+            row of a block) in a half and a quarter of the memory, with fewer passes where rows don't fit: masks differ
+            a little. "auto": exactly where all fit, else in the most exact form in which they do.
         compat: "official" keeps what isn't exactly zero in the end, and loses a block whose line search fails.
     """
 
     ridge: float = 0.1
     block_size: int = 10_000
     memory_gb: float = 8.0
-    rows: Precision = "float32"
+    rows: Precision | Literal["auto"] = "float32"
     compat: Compat = "corrected"
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
-        check_choice("rows", self.rows, get_args(Precision))
+        check_choice("rows", self.rows, ("auto", *get_args(Precision)))
         for what in ("ridge", "block_size", "memory_gb"):
             if not getattr(self, what) > 0:
                 raise ValueError(f"{what} must be positive, got {getattr(self, what)}")
@@ -80,6 +82,7 @@ class _Run:
         self.layers = calibration.layers
         self.alive = {n: self.layers[n].as_stored(mask).flatten() for n, mask in calibration.alive.items()}
         self.blocks = cut(calibration, settings.block_size)
+        self.precision: Precision = self._precision()
         self.plan = self._plan(self.blocks)
         self.rows: Rows | None = None
         self.timed = False
@@ -131,9 +134,15 @@ class _Run:
         stays = outlook.stays(length, self.damping).tolist()
         return length, [block for block, certain in zip(self.blocks, stays, strict=False) if not certain]
 
+    def _precision(self) -> Precision:
+        if self.settings.rows != "auto":
+            return self.settings.rows
+        taken = sum(mask.numel() for mask in self.alive.values())
+        return fitting(self.calibration.total, self.batches, self.settings.memory_gb, taken)
+
     def _plan(self, blocks: list[Block]) -> Plan:
         taken = sum(mask.numel() for mask in self.alive.values())
-        memory, rows = self.settings.memory_gb, self.settings.rows
+        memory, rows = self.settings.memory_gb, self.precision
         return plan(blocks, self.batches, memory, rows, taken=taken, waiting=self.official)
 
     def _weights(self, name: str, part: slice = slice(None)) -> Tensor:
@@ -176,7 +185,7 @@ class _Run:
         return gradient.mul_(self.alive[name]) if name in self.alive else gradient
 
     def _rows_of(self, group: list[Block]) -> Rows:
-        rows = Rows(group, self.settings.rows)
+        rows = Rows(group, self.precision)
         for gradients in self._gradients(rows.names):
             rows.add(gradients)
         return rows

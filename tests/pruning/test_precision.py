@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import nn
+
+import vlp_bench
+from tests.pruning.toys import labelled, sequential
+from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.precision import FASTEST, resolved
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.gradients import MeanGradient
+from vlp_bench.pruning.statistics.inputs import InputNorms
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def tf32_everywhere():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+class Noting(nn.Module):
+    """Notes what is set, and in what its product is computed, when it is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.seen = nn.Linear(6, 3), []
+
+    def forward(self, x):
+        y = self.linear(x)
+        self.seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, y.dtype))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("fp32", ("highest", False, torch.float32)),
+        ("tf32", ("high", True, torch.float32)),
+        ("bf16", ("highest", False, torch.bfloat16)),
+    ],
+)
+@pytest.mark.parametrize("statistic", [InputNorms(), MeanGradient()])
+def test_passes_are_computed_as_said_and_the_process_is_as_before(precision, expected, statistic, tf32_everywhere):
+    model = Noting()
+    found = Calibration(model, labelled(), precision=precision)[statistic]
+    assert set(model.seen) == {expected}
+    assert found["linear.weight"].dtype in (torch.float32, torch.float64)
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_the_settings_come_back_after_an_error(tf32_everywhere):
+    with pytest.raises(ValueError, match="batch 0"):
+        Calibration(sequential(), [torch.full((2, 3), 1.0)]).norms()
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_inputs_in_bfloat16_are_added_up_in_float64():
+    model = nn.Sequential(nn.Identity(), nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
+    x = torch.randn(1000, 4)
+    found = Calibration(model, [x], precision="bf16").norms()["2.weight"]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        seen = model[1](x)
+    assert seen.dtype == torch.bfloat16
+    expected = seen.double().square().sum(0).div(1000).sqrt()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_auto_is_fp32_but_where_a_gpu_is_known_to_do():
+    assert [resolved("auto", name, CPU) for name in ("multiflow", "wanda")] == ["fp32", "fp32"]
+    assert [resolved("auto", name, GPU) for name in ("multiflow", "snip", "wanda", "mine")] == [
+        "bf16",
+        "bf16",
+        "fp32",
+        "fp32",
+    ]
+    assert [resolved(word, "multiflow", GPU) for word in ("fp32", "tf32", "bf16")] == ["fp32", "tf32", "bf16"]
+    assert set(FASTEST) <= set(catalogue.names())
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"unknown pruning_precision 'fp16': use one of auto, fp32, tf32, bf16"):
+        resolved("fp16", "omp", CPU)
+    with pytest.raises(ValueError, match="cpu has no TF32"):
+        resolved("tf32", "omp", CPU)
+    with pytest.raises(ValueError, match="unknown precision 'auto'"):
+        Calibration(sequential(), precision="auto")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mask_says_its_precision():
+    model, batches = sequential(), labelled()
+    found = {
+        p: vlp_bench.prune(model, "wanda", 0.5, Calibration(model, batches, precision=p)) for p in ("fp32", "bf16")
+    }
+    assert {p: solution.report["precision"] for p, solution in found.items()} == {"fp32": "fp32", "bf16": "bf16"}

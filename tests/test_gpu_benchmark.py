@@ -1,0 +1,26 @@
+"""The GPU's table, run on a processor at a size for tests."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+
+def test_rows_say_what_was_measured_and_on_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "seconds", lambda run, device: run() or 1.0)
+    gpu.main(["--device", "cpu", "--small", "--json", str(tmp_path / "rows.jsonl"), *gpu.ROWS])
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {(row["model"], row["work"]) for row in rows} == {(m, w) for m in ("xvlm", "blip") for w in gpu.ROWS}
+    assert {row["precision"] for row in rows if row["work"] == "multiflow"} == {"fp32", "bf16"}
+    assert all(row["card"] and row["seconds"] == 1.0 for row in rows)
+    assert {row["ratio"] for row in rows if "ratio" in row} == {1.0}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_line(capsys):
+    gpu.main([])
+    assert capsys.readouterr().out.splitlines() == [
+        "no GPU: nothing was measured (--device cpu --small runs the same code on the processor)"
+    ]
