@@ -71,9 +71,9 @@ def built(name: str, device: torch.device, *, small: bool) -> nn.Module:
     """At full size, or one for tests."""
     torch.manual_seed(0)
     if name == "xvlm":
-        depths = {"text_layers": 3, "fusion_layers": 2, "local_attn_depth": 1}
-        return XVLM(XVLMConfig(**SMALL | depths) if small else XVLMConfig()).eval().to(device)
-    sizes = SMALL | {"text_layers": 2, "queue_size": 64}
+        depths: dict[str, Any] = SMALL | {"text_layers": 3, "fusion_layers": 2, "local_attn_depth": 1}
+        return XVLM(XVLMConfig(**depths) if small else XVLMConfig()).eval().to(device)
+    sizes: dict[str, Any] = SMALL | {"text_layers": 2, "queue_size": 64}
     return BLIP(BLIPConfig(**sizes) if small else BLIPConfig()).eval().to(device)
 
 

@@ -92,6 +92,10 @@ WRONG: dict[str, tuple[str, ...]] = {  # verb -> words that can only be wrong, o
         "check --sample=abc +exp=xvlm_itr", "check --sample=-1 +exp=xvlm_itr", "check vocab=nope ROWS",
         "check images=nope ROWS",
     ),
+    "evaluate": (
+        "", "model=nope", "model=nope task=retrieval", "task=nope", "model=nope task=perplexity data.root=nope",
+        "model=. task=vqa data.root=.", "x", "model=nope task=retrieval task.x=1",
+    ),
     "prune": (
         "", "model=nope", "model=OUT", "model=ROWS", "model=hf:nope", "model=OUT out=OUT/p", "model=",
         "model=OUT pruner=nope",

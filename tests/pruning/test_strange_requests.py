@@ -99,8 +99,8 @@ def test_an_official_path_of_one_step_need_not_end_at_the_target():
 
 def test_sparsegpt_official_adds_damping_until_both_factors_are_there():
     direction = torch.linspace(1, 2, 8, dtype=torch.float64)
-    factor = SparseGPT(compat="official")._factor(torch.outer(direction, direction) + 1e-15 * torch.eye(8).double())
-    assert torch.isfinite(factor).all()
+    products = torch.outer(direction, direction) + 1e-15 * torch.eye(8).double()
+    assert torch.isfinite(SparseGPT(compat="official").prepared(products).upper).all()
 
 
 def test_sparsities_of_any_kind():

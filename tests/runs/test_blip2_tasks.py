@@ -135,5 +135,5 @@ def test_a_small_one_there_is_not():
         compose("config", ["+exp=blip2_vqa", "benchmark=mini"])
     told = explain(found.value)
     assert told is not None
-    assert told.startswith("model=blip2_mini: there is no such model; allowed: blip2_paper, blip_mini")
+    assert told == "benchmark=mini has no model for this experiment (blip2_mini); its benchmarks: paper"
     assert "\n" not in told

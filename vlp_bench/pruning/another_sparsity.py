@@ -157,6 +157,8 @@ def rebuilt(description: Any) -> Any:
 def _rebuilt(description: Any) -> Any:
     if isinstance(description, str) and description.startswith(HOME):
         return locate(description)
+    if isinstance(description, list):
+        return [_rebuilt(entry) for entry in description]
     if not isinstance(description, Mapping):
         return description
     made = locate(description["_target_"]) if "_target_" in description else dict

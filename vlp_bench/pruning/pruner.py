@@ -329,6 +329,8 @@ def describe(value: Any) -> Any:
         return _path(value)
     if isinstance(value, Mapping):
         return {key: describe(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [describe(entry) for entry in value]
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 

@@ -9,15 +9,16 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from vlp_bench import __version__
 from vlp_bench.runs.terminal.conf import PACKAGE
 
-LIBRARIES = ("vlp_bench", "torch", "lightning", "transformers")
+LIBRARIES = ("torch", "lightning", "transformers")
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions of python and of the libraries that decide numbers; torch's with its build (2.13.0+cpu)."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": sys.version.split()[0], "vlp_bench": __version__}  # of the code, not of an older install of it
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

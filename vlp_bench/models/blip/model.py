@@ -152,9 +152,9 @@ class BLIP(nn.Module):
         """
         return self.matcher(image_states)(texts, text_atts, torch.arange(len(image_states)))
 
-    def asks(self, texts: Tensor, atts: Tensor | None) -> Tensor:
+    def asks(self, states: Tensor, atts: Tensor | None) -> Tensor:
         """What a `matcher` is given of each text, (b, t, 1 + e): as `encode_text` has it, a third of its states."""
-        return texts
+        return states
 
     def matcher(self, image_states: Tensor) -> Score:
         """`match` for many texts of each of some images (m, 1 + n, d)."""

@@ -148,9 +148,9 @@ class XVLM(nn.Module):
         asks = self.asks(text_states, text_atts)
         return self.matcher(image_states)(asks, text_atts, torch.arange(len(image_states)))
 
-    def asks(self, text_states: Tensor, atts: Tensor | None) -> Tensor:
+    def asks(self, states: Tensor, atts: Tensor | None) -> Tensor:
         """(b, t, d) of `encode_text` -> (b, t, d), what a `matcher` is given of each text."""
-        return asking(self._fusion_layers[0], text_states, atts)
+        return asking(self._fusion_layers[0], states, atts)
 
     @property
     def _fusion_layers(self) -> nn.ModuleList:

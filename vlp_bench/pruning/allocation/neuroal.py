@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import grouped, kept_of, share_out, spread
+from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputNorms
@@ -57,8 +58,9 @@ class NeuroAL:
 
         def pruned(part: Calibration, own: dict[str, int]) -> Solved:
             before, solved = part[InputNorms()], self.solve(part, own)
-            solved.install(written_by_solvers(calibration))  # the sweep, which would do it next, has the weights back
-            after = part.subset(part.layers)[InputNorms()]
+            with preserve_weights(part.layers):  # for a moment: the sweep installs it again
+                solved.install(written_by_solvers(calibration))
+                after = part.subset(part.layers)[InputNorms()]
             changes.extend(relative_change(before[name], after[name]) for name in part.layers)
             return solved
 

@@ -39,7 +39,7 @@ class BlockGradients:
 
         def measure(layers: list[Layer], given: Tensor, counts: Tensor) -> None:
             asked = list(dict.fromkeys(layer.parameter for layer in layers))
-            length = torch.where(counts, given, 0).float().reshape(len(given), -1).norm(dim=1).mean()
+            length = torch.where(counts, given, 0).float().flatten(1).norm(dim=1).mean()
             gradients = dict(zip(asked, torch.autograd.grad(length, asked, allow_unused=True), strict=True))
             for layer in layers:
                 if (gradient := gradients[layer.parameter]) is not None:
@@ -107,7 +107,7 @@ class BlockWatch:
     def _seen(self, block: nn.Module, args: Any, output: Any) -> Any:
         layers = self._blocks[block]
         given = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-        if given.requires_grad:
+        if given.requires_grad and given.numel():  # an expert may get no rows of a batch
             self._measure(layers, given, self._counts(given, layers[-1].name))
         torch.set_grad_enabled(False)
         return _detached(output)

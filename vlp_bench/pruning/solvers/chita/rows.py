@@ -144,7 +144,8 @@ class Rows:
     """The gradients of all batches for some blocks, in the tensors they come in: nothing is copied without need."""
 
     def __init__(self, blocks: list[Block], precision: Precision) -> None:
-        self.blocks, self._precision = blocks, precision
+        self.blocks = blocks
+        self._precision: Precision = precision
         self.names = list(dict.fromkeys(block.name for block in blocks))
         self._blocks = {name: list(own) for name, own in groupby(blocks, key=lambda block: block.name)}
         self._rows: dict[str, list[Row]] = {name: [] for name in self.names}
