@@ -103,7 +103,9 @@ def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 def collect_apart(out: Path, name: str) -> None:
     """The rows of a folder's own runs into its results.csv; pruners are told apart by their options."""
-    planned = [spec for group in plan(Request(name, (f"paths.out={out}",)), choose=False) for spec in group]
+    benchmarks = dict.fromkeys(part.benchmark or "mini" for part in plans.load(name) if part.benchmark != "paper")
+    requests = [Request(name, (f"paths.out={out}", f"benchmark={benchmark}")) for benchmark in benchmarks]
+    planned = [spec for request in requests for group in plan(request, choose=False) for spec in group]
     runs, parts = {spec.run for spec in planned}, []
     cells = {spec.run: _choices_of(spec.choices) for spec in planned} if name == GRID else {}
     for root in dict.fromkeys(spec.out for spec in planned):
@@ -279,7 +281,7 @@ def _readable(frame: pd.DataFrame) -> Iterator[str]:
         met = "not run" if np.isnan([low, high]).any() else "met" if low >= 0.95 and 0.2 <= high <= 0.8 else "not met"
         rows.append(
             [
-                f"`{exp}`, {LABELS.get(metric, metric)}",
+                f"{exp}, {LABELS.get(metric, metric)}",
                 *map(_one, (whole, found[1], 100 * low, found[2], 100 * high)),
                 met,
             ]
@@ -465,7 +467,8 @@ def grid_map(picture: Path) -> None:
     """The heat maps of budgets and choices of weights."""
     file = ROOT / "experiments" / GRID / "results.csv"
     if file.is_file():
-        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in grids_of(pd.read_csv(file)).items()}
+        found = grids_of(pd.read_csv(file)).items()
+        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in found if min(table.shape) >= 3}
         title = "R@1 (%), mean of both directions: budgets down, choice of weights across"
         plot_grids(grids, title, [picture], "budgets by / weights chosen by")
 

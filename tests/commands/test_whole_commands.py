@@ -12,7 +12,8 @@ WORDS = (
     "experiment table08_edges_nodes pruner=omp",
     "ridge +exp=xvlm_itr pruner=chita seed=5", "masks show nope", "export write nope x --as dense",
     "weights check nope",
-    "data check nope.json", "gate --cases 0", "pretrain --threads 0", "list nope", "prune model=nope", "evaluate model=nope task=retrieval",
+    "data check nope.json", "gate --cases 0", "pretrain --threads 0", "list nope", "prune model=nope",
+    "evaluate model=nope task=retrieval",
         "model show nope", "status nope", "report out=nope",
     "sync online=maybe", "rescore force=maybe", "repot out=x",
 )  # fmt: skip
