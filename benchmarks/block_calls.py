@@ -16,13 +16,11 @@ Goals: 1.5 times as fast as the published algorithms with at most 1.5 times thei
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,6 +31,7 @@ from transformers import LlamaConfig, LlamaModel
 import vlp_bench
 from benchmarks.support.measure import alone, peak, ratio, seconds
 from benchmarks.support.processor import machine
+from benchmarks.support.rows import command_line, perform
 
 GIB = 2.0**30
 Masks = dict[str, Tensor]
@@ -298,24 +297,7 @@ def say(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(ROWS)}; none: all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where rows are appended, a line of JSON for each")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    if args.alone:
-        print(json.dumps(measure(args.alone, args)))
-        return
-    print(f"Llama's blocks, {args.threads} thread{'s' if args.threads > 1 else ''}, {machine()}")
-    for name in args.names or ROWS:
-        row = compare(name, args)
-        print(say(row), flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    perform(command_line(__doc__, ROWS).parse_args(argv), "Llama's blocks", ROWS, measure, compare, say)
 
 
 if __name__ == "__main__":

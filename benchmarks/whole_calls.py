@@ -20,9 +20,7 @@ three sparsities 6 (2 batches) and 5 times (16) as fast as the released way. `ke
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -39,7 +37,9 @@ import torch
 import torch.nn.utils.prune as torch_prune
 from support.measure import alone, peak, ratio, seconds
 from support.models import SIZES, pairs, xvlm
+from support.processor import machine
 from support.released import multiflow
+from support.rows import command_line, perform
 from torch import Tensor, nn
 
 import vlp_bench
@@ -282,26 +282,11 @@ def prepared(work: Work, weights: float, size: str) -> tuple[Any, tuple[Any, ...
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(ROWS)}; none: all")
+    parser = command_line(__doc__, ROWS)
     parser.add_argument("--weights", type=float, default=184, help="millions")
     parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the XVLM that MULTIFLOW prunes")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where rows are appended, a line of JSON for each")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.alone:
-        print(json.dumps(measure(args.alone, args)))
-        return
-    print(f"{args.weights:g} M weights, {args.threads} thread{'s' if args.threads > 1 else ''}, {machine()}")
-    for name in args.names or ROWS:
-        row = compare(name, args)
-        print(say(row), flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    perform(args, f"{args.weights:g} M weights", ROWS, measure, compare, say)
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -369,15 +354,6 @@ def _by_clock(run: Callable[[], object]) -> float:
 def _differences(one: Masks, other: Masks) -> int:
     pairs = ((a, b) for own, theirs in zip(one, other, strict=True) for a, b in zip(own, theirs, strict=True))
     return sum(int(np.count_nonzero(np.asarray(a) != np.asarray(b))) for a, b in pairs)
-
-
-def machine() -> str:
-    """The processor, as far as it says what it is."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    wide = "AVX-512" if any(" avx512f" in line for line in lines) else ""
-    return ", ".join(word for word in (model or platform.processor() or platform.machine(), wide) if word)
 
 
 def commit() -> str:

@@ -31,6 +31,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.endurance.damage import bit, cut, emptied
 from vlp_bench.runs.terminal import console as terminal
 
 SECONDS = 120
@@ -273,19 +274,6 @@ def wordings() -> Iterator[tuple[str, bool]]:
 # Damaged files
 
 
-def _flipped(data: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
-
-
-def _cut(data: bytes, rng: random.Random) -> bytes:
-    return data[: rng.randrange(len(data))]
-
-
-def _emptied(data: bytes, rng: random.Random) -> bytes:
-    return b""
-
-
 def _early(data: bytes, rng: random.Random) -> bytes:
     """One of the first bytes, where lengths and headers are."""
     place = rng.randrange(min(len(data), 200))
@@ -312,7 +300,7 @@ def _text(data: bytes, rng: random.Random) -> bytes:
     return data[: found.start()] + other + data[found.end() :]
 
 
-DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, _emptied, _early, _swapped, _text)
+DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (bit, cut, emptied, _early, _swapped, _text)
 
 
 def damages(rng: random.Random, rounds: int) -> Iterator[tuple[str, str, "partial[bytes]"]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.runs.own_model.folders import folder, texts
-from tests.tasks.foreign.exams import folders_of_classes, karpathy, letters, mmlu, text, vqa
+from tests.tasks.foreign.exams import folders_of_classes, folders_when_asked, karpathy, letters, mmlu, text, vqa
 from vlp_bench.commands import report
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
@@ -18,19 +18,7 @@ from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.prune_once import mask_hash
 from vlp_bench.runs.terminal.console import console
 
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    place, made = tmp_path_factory.mktemp("folders"), {}
-
-    def get(name):
-        if name not in made:
-            made[name] = folder(name, place)
-            if name in ("llama", "t5"):
-                letters().save_pretrained(made[name])
-        return made[name]
-
-    return get
+folders = pytest.fixture(scope="module")(folders_when_asked)
 
 
 def evaluated(*words):
@@ -49,7 +37,7 @@ def pruned(*words):
 
 def test_a_row_tells_where_it_comes_from(folders, tmp_path):
     place, root = folders("clip"), karpathy(tmp_path / "pics")
-    rows, said = evaluated(
+    words = (
         f"model={place}",
         "task=retrieval",
         f"data.root={root}",
@@ -57,6 +45,7 @@ def test_a_row_tells_where_it_comes_from(folders, tmp_path):
         f"out={tmp_path}",
         "task.batch_size=3",
     )
+    rows, said = evaluated(*words)
     assert {row.metric for row in rows} > {"txt_r1", "img_r10", "r_mean"}
     first = rows[0]
     assert (first.exp, first.model, first.task, first.pruner) == ("evaluate_retrieval", "clip", "retrieval", "dense")
@@ -70,14 +59,7 @@ def test_a_row_tells_where_it_comes_from(folders, tmp_path):
     assert origin["config"]["data"]["root"] == str(root)
     assert list(Store(tmp_path / "runs").rows()) == rows
     assert "retrieval on 11 examples of pics (karpathy)" in said
-    again, said = evaluated(
-        f"model={place}",
-        "task=retrieval",
-        f"data.root={root}",
-        "data.format=karpathy",
-        f"out={tmp_path}",
-        "task.batch_size=3",
-    )
+    again, said = evaluated(*words)
     assert again == rows
     assert "stored already (force=true measures again)" in said
 

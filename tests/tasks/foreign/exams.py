@@ -9,7 +9,7 @@ import transformers as t
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from tests.runs.own_model.folders import pictures
+from tests.runs.own_model.folders import folder, pictures
 
 WORDS = (
     *("<pad>", "<s>", "</s>", "<unk>", "A", "B", "C", "D", "Answer:", ".", "The", "following", "are", "multiple"),
@@ -88,3 +88,17 @@ def folders_of_classes(place: Path, names: tuple[str, ...], each: int = 3) -> Pa
             pixels = generator.integers(0, 255, (18, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place / "val" / name / f"{number}.png")
     return place
+
+
+def folders_when_asked(tmp_path_factory):
+    """Folders by name, each made when it is first asked for; those of language models with letters."""
+    place, made = tmp_path_factory.mktemp("folders"), {}
+
+    def get(name):
+        if name not in made:
+            made[name] = folder(name, place)
+            if name in ("llama", "gpt2", "t5", "bert"):
+                letters().save_pretrained(made[name])
+        return made[name]
+
+    return get

@@ -12,26 +12,21 @@ from PIL import Image
 
 import vlp_bench
 from tests.models.foreign.zoo import built
-from tests.runs.own_model.folders import folder
-from tests.tasks.foreign.exams import QUESTIONS, folders_of_classes, karpathy, letters, mmlu, text, vqa
+from tests.tasks.foreign.exams import (
+    QUESTIONS,
+    folders_of_classes,
+    folders_when_asked,
+    karpathy,
+    letters,
+    mmlu,
+    text,
+    vqa,
+)
 from vlp_bench.data.readers.corpus import read_corpus
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.models.foreign.likelihood import Told, log_likelihoods
 
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Folders by name, each made when it is first asked for; those of language models with letters."""
-    place, made = tmp_path_factory.mktemp("folders"), {}
-
-    def get(name):
-        if name not in made:
-            made[name] = folder(name, place)
-            if name in ("llama", "gpt2", "t5", "bert"):
-                letters().save_pretrained(made[name])
-        return made[name]
-
-    return get
+folders = pytest.fixture(scope="module")(folders_when_asked)
 
 
 def measured(place, task, root, form, options=None, **data):
