@@ -36,6 +36,21 @@ with interruptible():
         os._exit(3)  # without ending anybody
 """  # noqa: E501
 
+KEPT = """
+import signal, sys
+from torch.utils.data import DataLoader
+from vlp_bench.lifetime import Interrupted, begin_loader, interruptible
+
+batches = iter(DataLoader(range(64), num_workers=2, worker_init_fn=begin_loader))
+next(batches)
+try:
+    with interruptible():
+        signal.raise_signal(getattr(signal, sys.argv[1]))
+except Interrupted as reason:
+    sys.kept = reason, batches  # as a traceback keeps them
+sys.exit(3)
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
 
@@ -144,3 +159,10 @@ def test_nothing_is_left_of_a_command_that_is_ended_while_it_trains(tiny, tmp_pa
         assert signal.Signals(number).name in process.stderr.read().decode()
         assert list(runs.glob("*/last.ckpt"))
     process.stderr.close()
+
+
+@pytest.mark.parametrize("number", ["SIGUSR1", "SIGTERM"])
+def test_loaders_that_somebody_still_refers_to_are_not_waited_for(number):
+    """They ignore the SIGTERM that multiprocessing sends them at the end of a process."""
+    ended = subprocess.run([sys.executable, "-c", KEPT, number], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (3, "")

@@ -4,7 +4,9 @@ Nothing outlives its starter. A process that is killed takes its children along 
 that is told to end (`SIGNALS`) does so by an exception, so that whoever started others ends them on the way out.
 """
 
+import atexit
 import ctypes
+import multiprocessing.util  # noqa: F401 (before `_end_daemons` is registered: what is registered last runs first)
 import os
 import signal
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
 from types import FrameType
 from typing import Any
 
@@ -72,6 +74,19 @@ def begin_loader(_: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     begin_worker()
+
+
+@atexit.register
+def _end_daemons() -> None:
+    """Kill the daemons that are left when a process ends: multiprocessing would send them SIGTERM and wait.
+
+    A loader ignores that one, and one whose iterator is still referenced, by the traceback of an interruption, would
+    be waited for without end. None of them writes anything.
+    """
+    if left := [child for child in active_children() if child.daemon]:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's takes a killed loader for a fault
+        for child in left:
+            child.kill()
 
 
 def _bind() -> None:

@@ -30,12 +30,12 @@ def started(words):
 
 
 def trained(process, out, before):
-    """Wait until a run has trained further than `before` ("epoch 3 of 40, step 7 of 120"); how far it is."""
+    """Wait until a run is past the epoch `before` ("epoch 3 of 40, validation"); where it is."""
     until = time.monotonic() + 200
     while time.monotonic() < until:
         assert process.poll() is None, process.stderr.read().decode()
         for note in out.glob("runs/*/.progress"):
-            found = re.search(r"step (\d+)", note.read_text())
+            found = re.search(r"epoch (\d+)", note.read_text())
             if found and int(found[1]) > before:
                 return int(found[1])
         time.sleep(0.02)
@@ -70,12 +70,12 @@ def assert_same(one, other):
 
 
 def test_a_run_of_which_one_process_is_ended_says_which_and_goes_on_to_the_same_bits(tiny, tmp_path):
-    words = [*tiny, *DDP, "pruner=omp", "sparsity=0.5", "recipe.epochs=60", "task.lr=1e-3", "checkpoint_minutes=0"]
-    step = 0
+    words = [*tiny, *DDP, "pruner=omp", "sparsity=0.5", "recipe.epochs=100", "task.lr=1e-3", "checkpoint_minutes=0"]
+    epoch = 0
     for number in (signal.SIGKILL, signal.SIGTERM):
         for rank in (0, 1):
             with started(words) as process:
-                step = trained(process, tmp_path / "out", step + 4)  # further than an epoch
+                epoch = trained(process, tmp_path / "out", epoch + 2)
                 os.kill(ranks(process.pid)[rank], number)
                 code, said = process.wait(120), process.stderr.read().decode()
             assert code == 128 + number, said
@@ -100,9 +100,9 @@ def ended_well(words):
 @pytest.mark.parametrize("kind", ["run", "sweep"])
 def test_the_signal_of_a_scheduler_leaves_a_checkpoint_and_a_word(tiny, tmp_path, kind):
     sweep = ["-m", "seed=0,1", "hydra.launcher.n_parallel=1"] if kind == "sweep" else ["data.num_workers=2"]
-    words = [*sweep, *tiny, "pruner=omp", "sparsity=0.5", "recipe.epochs=20", "task.lr=1e-3"]
+    words = [*sweep, *tiny, "pruner=omp", "sparsity=0.5", "recipe.epochs=60", "task.lr=1e-3"]
     with started(words) as process:
-        trained(process, tmp_path / "out", 4)
+        trained(process, tmp_path / "out", 2)
         process.send_signal(signal.SIGUSR1)
         code, said = process.wait(120), process.stderr.read().decode()
     assert code == 128 + signal.SIGUSR1, said
