@@ -30,7 +30,8 @@ class Member:
 def spawn(count: int, arguments: Sequence[str]) -> int:
     """Start `python -m vlp_bench` with these arguments `count` times, wait, return the exit code (0 if all are 0).
 
-    The code is that of the process that failed first, 128 + n if signal n ended it.
+    The code is that of the process that failed first, 128 + n if signal n ended it. One that a signal ended counts as the
+    first: the others may miss it before it is gone.
     """
     port = _free_port()
     with ExitStack() as files:
@@ -43,6 +44,7 @@ def spawn(count: int, arguments: Sequence[str]) -> int:
             end([member.process for member in members])
         if first is None:
             return 0
+        first = next((rank for rank in _signalled(members) if rank not in others), first)
         _report(members, first, others)
     code = members[first].process.returncode
     return code if code > 0 else 128 - code
@@ -87,6 +89,11 @@ def _first_failure(members: Sequence[Member]) -> int | None:
 
 def _failed(members: Sequence[Member]) -> int | None:
     return next((rank for rank, member in enumerate(members) if member.process.poll()), None)
+
+
+def _signalled(members: Sequence[Member]) -> list[int]:
+    """Those that a signal has ended, whether they could say so (128 + n) or not."""
+    return [rank for rank, m in enumerate(members) if m.process.returncode < 0 or m.process.returncode > 128]
 
 
 def _report(members: Sequence[Member], first: int, ended: Sequence[int]) -> None:
