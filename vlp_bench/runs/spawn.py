@@ -30,7 +30,7 @@ class Member:
 def spawn(count: int, arguments: Sequence[str]) -> int:
     """Start `python -m vlp_bench` with these arguments `count` times, wait, return the exit code (0 if all are 0).
 
-    The code is that of the process that failed first, 128 + n if signal n ended it. One that a signal ended counts as the
+    The code is that of the process that failed first, 128 + n if signal n ended it. One that a signal ended counts as
     first: the others may miss it before it is gone.
     """
     port = _free_port()
