@@ -19,7 +19,7 @@ Written by `python docs/keys.py` from the yaml files in `conf/`; defaults and re
 table. A key of a group is written `group.key=value` on the command line, a choice `group=choice`. `${...}` takes
 the value of another key.
 """
-TYPED = {"evaluation": "vlp-bench evaluate task", "evaluation/exp": "vlp-bench evaluate, vlp-bench prune +exp"}
+TYPED = {"evaluation": "vlp-bench evaluate task", "evaluation/exp": "vlp-bench run, compare, prune, evaluate +exp"}
 """Groups that are typed otherwise than they are called."""
 Entry = tuple[str, str, str]  # key, default, remark
 

@@ -4,7 +4,8 @@ Masks come from one calibration pass; the table has mean ± std.
 
     vlp-bench compare +exp=xvlm_itr pruner=dense,omp,multiflow sparsity=0.63,0.9 seed=0,1,2 workers=2
 
-The cells are the runs of `vlp-bench run` themselves: what is stored is not computed again, here or there.
+The cells are the runs of `vlp-bench run` themselves: what is stored is not computed again, here or there. Of a row of
+ECoFLaP's tables whose model is a folder (+exp=ecoflap_llama, ...) the words are those of `vlp-bench prune`.
 """
 
 import sys
@@ -12,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlp_bench.runs.own_model.evaluation_request import is_preset
 from vlp_bench.runs.terminal.console import console, print_help, warn
 from vlp_bench.runs.terminal.errors import MISTAKE, one_line, wants_traceback
+from vlp_bench.runs.terminal.key_value import with_words
 from vlp_bench.sweeps.grid import Grid
 
 if TYPE_CHECKING:
@@ -26,8 +29,17 @@ def main() -> None:
     if {"-h", "--help"} & set(words):
         print_help(__doc__)
         return
+    if is_preset(words):
+        with_words(_compare_folders, __doc__)
+        return
     with one_line(words, traceback=wants_traceback(words)):
         compare(Grid.parse(words))
+
+
+def _compare_folders(words: list[str]) -> None:
+    from vlp_bench.runs.own_model.several import compare
+
+    compare(words, console)
 
 
 def compare(grid: Grid) -> Path:

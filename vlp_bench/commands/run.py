@@ -5,6 +5,9 @@ The whole of what can be said is in `vlp_bench.runs.terminal.help`, which reads 
 
 import sys
 
+from vlp_bench.commands import prune
+from vlp_bench.runs.own_model.evaluation_request import is_preset
+
 
 def main() -> None:
     """Read the command line and run it. Nothing heavy is imported before the arguments are known to be good."""
@@ -14,6 +17,8 @@ def main() -> None:
         from vlp_bench.runs.terminal.help import help_text
 
         print_help(help_text())
+    elif is_preset(arguments):  # the model is a folder of transformers: pruned, written and measured, not fine-tuned
+        prune.main()
     else:
         from vlp_bench.runs.launch import launch
 

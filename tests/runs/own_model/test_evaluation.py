@@ -7,11 +7,13 @@ import torch
 
 from tests.runs.own_model.folders import folder, texts
 from tests.tasks.foreign.exams import folders_of_classes, folders_when_asked, karpathy, letters, mmlu, text, vqa
+from vlp_bench.__main__ import main
 from vlp_bench.commands import report
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.store import Store
+from vlp_bench.runs.own_model import several
 from vlp_bench.runs.own_model.evaluate import evaluate, prune_and_evaluate
 from vlp_bench.runs.own_model.evaluation_request import evaluation_of, split
 from vlp_bench.runs.own_model.request import request_of
@@ -184,6 +186,50 @@ def test_ecoflap_eva(folders, tmp_path):
         f"data.root={root}", f"results={tmp_path}",
     )  # fmt: skip
     assert [(row.metric, row.pruner) for row in rows] == [("accuracy", "dense"), ("accuracy", "ecoflap")]
+
+
+def published(monkeypatch, verb, *words):
+    """What a command line of `vlp-bench` does."""
+    monkeypatch.setattr("sys.argv", ["vlp-bench", verb, *words, "yes=true"])
+    with console.capture() as captured:
+        main()
+    return captured.get()
+
+
+def test_run_and_compare_take_these_rows(folders, tmp_path, monkeypatch):
+    root = text(tmp_path / "wiki", "wiki.valid.raw")
+    words = [
+        "+exp=ecoflap_llama", f"model={folders('llama')}", f"calibration={texts(tmp_path)}", f"data.root={root}",
+        "task.window=32", "num_samples=8",
+    ]  # fmt: skip
+    run, prune = tmp_path / "run", tmp_path / "prune"
+    published(monkeypatch, "run", *words, f"results={run}", f"out={run / 'pruned'}")
+    published(monkeypatch, "prune", *words, f"results={prune}", f"out={prune / 'pruned'}")
+    assert [values(row) for row in Store(run / "runs").rows()] == [values(row) for row in Store(prune / "runs").rows()]
+    more = ["pruner=wanda,ecoflap", "sparsity=0.5,0.6", "seed=0,1", f"results={run}", f"out={tmp_path / 'all'}"]
+    said = published(monkeypatch, "compare", *words, *more)
+    rows = list(Store(run / "runs").rows())
+    cells = {(row.pruner, row.sparsity, row.seed) for row in rows if row.pruner != "dense"}
+    assert cells == {
+        (pruner, level, seed) for pruner in ("wanda", "ecoflap") for level in (0.5, 0.6) for seed in (0, 1)
+    }
+    assert len({row.setting for row in rows}) == 1
+    assert said.count("stored already") == 2  # dense, and ECoFLaP at 60 % with seed 0
+    assert all(f"{row.value:.2f}" in said for row in rows)
+
+
+def values(row):
+    return row.run, row.setting, row.pruner, row.sparsity, row.metric, row.value
+
+
+def test_the_published_pruner_keeps_its_options_in_a_comparison():
+    words = ["+exp=ecoflap_flant5", "model=m", "data.root=d", "pruner=wanda,ecoflap", "out=o", "seed=3"]
+    (wanda, _), (ecoflap, _) = (split(own) for own in several._cells(words))
+    assert "pruner.allocate.reduce=avg" in ecoflap
+    assert "pruner.allocate.reduce=avg" not in wanda
+    assert {"pruner=wanda", "seed=3", "out=o/wanda-seed3"} <= set(wanda)
+    with pytest.raises(ValueError, match="out= is missing: give the folder that the pruned models are written below"):
+        list(several._cells(["+exp=ecoflap_flant5", "model=m"]))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,12 @@ class Evaluation:
             raise UserError(f"model={self.words.model}: a model stands there twice")
 
 
+def is_preset(words: Sequence[str]) -> bool:
+    """Whether a command line's `+exp=NAME` is a row of conf/evaluation/exp, of a model that is a folder."""
+    known = choices(PRESETS)
+    return any(word.removeprefix(EXP) in known for word in words if word.startswith(EXP))
+
+
 def preset_in(words: Sequence[str]) -> tuple[str, list[str], list[str]]:
     """The preset of `+exp=NAME` (conf/evaluation/exp), the words it stands for, and the other words."""
     import yaml

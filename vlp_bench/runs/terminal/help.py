@@ -23,6 +23,7 @@ examples:
   vlp-bench run -m +exp=xvlm_itr pruner=omp,lamp seed=0,1,2         all combinations, each in a fresh process
   vlp-bench compare +exp=xvlm_itr                                   six pruners, three sparsities, three seeds
   vlp-bench run +exp=xvlm_itr benchmark=paper paths.data=DIR paths.weights=DIR
+  vlp-bench run +exp=ecoflap_llama model=DIR calibration=FILE data.root=DIR out=DIR   a folder
 
 common values:
   sparsity=0.9        share of the prunable weights that is removed, 0 <= sparsity < 1
