@@ -20,7 +20,8 @@ from hydra import compose, initialize_config_dir
 import vlp_bench
 from vlp_bench.__main__ import is_verb
 from vlp_bench.__main__ import verbs as program_verbs
-from vlp_bench.runs.own_model.evaluation_request import evaluation_of, split
+from vlp_bench.runs.own_model import several
+from vlp_bench.runs.own_model.evaluation_request import evaluation_of, is_preset, split
 from vlp_bench.runs.own_model.request import request_of, selection_of
 from vlp_bench.runs.specification import register
 from vlp_bench.runs.terminal import conf, key_value
@@ -139,7 +140,15 @@ def composed(words):
             compose("config", own, return_hydra_config=True)
 
 
+def of_a_folder(words):
+    for own in several.cells(words):
+        request_of(split(own)[0])
+
+
 def grid(words):
+    if is_preset(words):
+        of_a_folder(words)
+        return
     cells = Grid.parse(words)
     assert cells.pruners
     composed([*cells.overrides, *(f"pruner={pruner}" for pruner in cells.pruners[:1])])
@@ -179,6 +188,8 @@ def listing(words):
 
 
 def a_run_or_nothing(words):
+    if is_preset(words):
+        return of_a_folder(words)
     return composed(words) if {"--help", "-sc"}.isdisjoint(words) else None
 
 

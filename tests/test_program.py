@@ -1,6 +1,7 @@
 """`vlp-bench VERB`: what it lists, what it dispatches to, and that nothing it prints breaks a name in two."""
 
 import contextlib
+import logging
 import subprocess
 import sys
 
@@ -117,6 +118,13 @@ def test_needs_are_counted_without_a_trace():
     parameter.grad = torch.ones(1)
     torch.optim.SGD([parameter], lr=1.0).step()  # no hook is left behind
     assert parameter.item() == 0.0
+
+
+def test_needs_say_nothing_of_a_network_nobody_asked_about(caplog):
+    needs_of(catalogue.load("magnitude_sp"))  # whole units of five layers miss 50 %
+    assert not caplog.records
+    logging.getLogger("vlp_bench").warning("heard again")
+    assert caplog.messages == ["heard again"]
 
 
 # What is printed

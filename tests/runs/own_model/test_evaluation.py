@@ -224,12 +224,12 @@ def values(row):
 
 def test_the_published_pruner_keeps_its_options_in_a_comparison():
     words = ["+exp=ecoflap_flant5", "model=m", "data.root=d", "pruner=wanda,ecoflap", "out=o", "seed=3"]
-    (wanda, _), (ecoflap, _) = (split(own) for own in several._cells(words))
+    (wanda, _), (ecoflap, _) = (split(own) for own in several.cells(words))
     assert "pruner.allocate.reduce=avg" in ecoflap
     assert "pruner.allocate.reduce=avg" not in wanda
     assert {"pruner=wanda", "seed=3", "out=o/wanda-seed3"} <= set(wanda)
     with pytest.raises(ValueError, match="out= is missing: give the folder that the pruned models are written below"):
-        list(several._cells(["+exp=ecoflap_flant5", "model=m"]))
+        list(several.cells(["+exp=ecoflap_flant5", "model=m"]))
 
 
 @pytest.mark.parametrize(

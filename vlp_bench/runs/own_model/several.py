@@ -24,9 +24,9 @@ def compare(words: Sequence[str], console: Console) -> list[Row]:
     Raises:
         UserError, ValueError: as `prune_and_evaluate`; no word is wrong once anything is pruned.
     """
-    cells = [split(own) for own in _cells(words)]
-    requests = [request_of(pruning) for pruning, _ in cells]
-    request, evaluation = requests[0][0], cells[0][1]
+    parts = [split(own) for own in cells(words)]
+    requests = [request_of(pruning) for pruning, _ in parts]
+    request, evaluation = requests[0][0], parts[0][1]
     assert evaluation is not None, "a preset says what is measured"
     asked = ready(evaluation)
     check_skeleton(asked, request.model)
@@ -34,7 +34,7 @@ def compare(words: Sequence[str], console: Console) -> list[Row]:
     return evaluate(evaluation.of([request.model, *written]), console, asked)
 
 
-def _cells(words: Sequence[str]) -> Iterator[list[str]]:
+def cells(words: Sequence[str]) -> Iterator[list[str]]:
     """The command line of each: the pruner that the preset names keeps the preset's options of it."""
     given = {key: word.partition("=")[2] for word in words if (key := word.partition("=")[0]) in (*LISTS, "out")}
     rest = [word for word in words if word.partition("=")[0] not in given]
