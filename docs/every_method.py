@@ -22,7 +22,7 @@ from vlp_bench.sweeps import plans
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, FOLDER = ROOT / "docs" / "every-method.md", ROOT / "experiments"
-ROWS = FOLDER / "every_method" / "results.csv"
+ROWS, ENCODER = FOLDER / "every_method" / "results.csv", FOLDER / "minilm" / "results.csv"
 BEGIN, END = "<!-- results: written by `python docs/every_method.py` -->\n", "<!-- end of results -->\n"
 SPOT = ["exp", "pruner", "pattern", "sparsity", "seed", "metric"]
 COLUMNS = [*SPOT, "value", "split", "status", "run", "setting", "seconds", "commit", "weights", "data", "mask", "time"]
@@ -33,6 +33,7 @@ TITLES = {
     "xvlm_itr": "The embedded world: X-VLM, image-text retrieval",
     "minilm_retrieval": "A real encoder: MiniLM, retrieval of docstrings",
 }
+Found = Mapping[tuple[str, str], float]
 LOOKS = {  # column -> colour and mark: shades of one hue for sparsities, of another for groups
     "50 %": ("#1b7fc4", "o"),
     "63 %": ("#0b4f8a", "s"),
@@ -61,6 +62,18 @@ def collect(out: Path) -> None:
     whole = pd.concat([part for part in (frame.loc[shown, COLUMNS], kept) if len(part)])
     whole = whole.drop_duplicates([*SPOT, "split"]).sort_values([*SPOT, "split"])
     whole.to_csv(ROWS, index=False, lineterminator="\n", float_format="%.6g")
+    share(whole)
+
+
+def share(frame: pd.DataFrame) -> None:
+    """The runs that the experiment `minilm` has as well go into its rows, so that nobody computes them again."""
+    [part, *_] = plans.load("minilm")
+    levels = [0.0, *part.sparsity]
+    ours = matching(frame, exp="minilm_retrieval", pattern=WEIGHTS, pruner=["dense", *part.pruner], sparsity=levels)
+    old = pd.read_csv(ENCODER)
+    new = ours.loc[~ours["run"].isin(old["run"]) & ours["metric"].ne("peak_gb"), :].assign(epochs=0)[list(old.columns)]
+    whole = pd.concat([old, new]).sort_values(list(old.columns[:6]), kind="stable")
+    whole.to_csv(ENCODER, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def belongs(exp: str, config: Mapping[str, Any]) -> bool:
@@ -93,7 +106,7 @@ def method_and_pattern(pruner: Mapping[str, Any]) -> tuple[str, str]:
 def rows() -> pd.DataFrame:
     """Those of the experiment, and those of the experiment `minilm` that are alike: first seed, not fine-tuned."""
     own = pd.read_csv(ROWS) if ROWS.is_file() else pd.DataFrame(columns=COLUMNS)
-    other = pd.read_csv(FOLDER / "minilm" / "results.csv")
+    other = pd.read_csv(ENCODER)
     alike = matching(other, epochs=0, seed=0).assign(pattern=WEIGHTS)
     alike = alike.loc[~alike["run"].isin(own["run"]), COLUMNS]
     return pd.concat([part for part in (own, alike) if len(part)]).drop_duplicates([*SPOT, "split"])
@@ -126,39 +139,69 @@ def costs(frame: pd.DataFrame, exp: str) -> dict[tuple[str, str], float]:
     return dict(zip(keys, map(float, found["value"]), strict=True))
 
 
+def planned(exp: str) -> set[tuple[str, str]]:
+    """(method, column) of every cell of the experiment: what is not here can't be, or says nothing new."""
+    found = set[tuple[str, str]]()
+    for part in plans.load("every_method"):
+        heads = [str(value).strip("'") for values in (part.grid or {}).values() for value in values]
+        permuted = any("permuted" in word for word in part.overrides)
+        names = [f"{name}{', permuted' * permuted}" for name in part.pruner if exp in part.exp]
+        found |= {(n, head) for n in names for head in heads or [_column(WEIGHTS, s) for s in part.sparsity]}
+    return found
+
+
+def equals(frame: pd.DataFrame, exp: str) -> str:
+    """A line about methods that made one mask at 63 %; empty where there are none."""
+    part = matching(frame, exp=exp, sparsity=0.63, pattern=WEIGHTS, split="test", metric=list(METRICS[exp]))
+    masks = part.groupby("mask")["pruner"].unique()
+    groups = [" = ".join(sorted(names)) for names in masks if len(names) > 1]
+    return f"One mask at 63 %: {'; '.join(sorted(groups))}.\n" if groups else ""
+
+
+def hours(part: pd.DataFrame) -> float:
+    """Of the runs and of making their masks, by the clock."""
+    masks = matching(part, split="mask", metric=["seconds", "shared_seconds"])
+    return float(part.drop_duplicates("run")["seconds"].sum() + masks["value"].sum()) / 3600
+
+
 def section(frame: pd.DataFrame, exp: str) -> Iterator[str]:
     """One world: what was run, weights and groups in one table, whole units in another."""
     part = matching(frame, exp=exp)
     if part.empty:
         yield f"## {TITLES[exp]}\n\nNot run yet.\n"
         return
-    runs, found, spent = part.drop_duplicates("run"), scores(frame, exp), costs(frame, exp)
+    found, spent = scores(frame, exp), costs(frame, exp)
     dense = found.get(("dense", "0 %"))
-    hours = runs["seconds"].sum() / 3600
     yield (
-        f"## {TITLES[exp]}\n\n`+exp={exp}`: {len(runs)} runs, {hours:.1f} hours of one thread on a shared machine, "
-        f"one draw of calibration data. Mean of {' and '.join(METRICS[exp])} in %, not fine-tuned; dense "
-        f"{'–' if dense is None else f'{dense:.1f}'}; – where nothing was run.\n"
+        f"## {TITLES[exp]}\n\n`+exp={exp}`: {part['run'].nunique()} runs, {hours(part):.1f} hours of one thread on a "
+        f"shared machine, one draw of calibration data. Mean of {' and '.join(METRICS[exp])} in %, not fine-tuned; "
+        f"dense {'–' if dense is None else f'{dense:.1f}'}; – not run, empty: no cell of the experiment.\n"
     )
-    yield markdown([*table(order(part), list(LOOKS), found, spent)])
+    yield markdown([*table(order(part), list(LOOKS), found, spent, planned(exp))])
+    if told := equals(frame, exp):
+        yield told
     units = [name for name in order(part) if any(key[0] == name and key[1].startswith(UNITS) for key in found)]
     if units:
         heads = sorted({key[1] for key in found if key[1].startswith(UNITS)})
         yield "Whole heads and neurons, the share of the prunable weights that goes with them:\n"
-        yield markdown([*table(units, heads, found, {})])
+        yield markdown([*table(units, heads, found, {}, {(name, head) for name in units for head in heads})])
     yield f"![{TITLES[exp]}: every method and pattern](every-method-{exp}.png)\n"
 
 
 def table(
-    names: list[str], heads: list[str], found: Mapping[tuple[str, str], float], spent: Mapping[tuple[str, str], float]
+    names: list[str], heads: list[str], found: Found, spent: Found, asked: set[tuple[str, str]]
 ) -> Iterator[list[str]]:
     """A head line, then each method with what was found of it; those without anything are left out."""
     yield ["method", *heads, *(["seconds", "GB"] if spent else [])]
     for name in names:
-        cells = [f"{found[name, head]:.1f}" if (name, head) in found else "–" for head in heads]
+        cells = [_cell(found.get((name, head)), (name, head) in asked) for head in heads]
         own = [f"{spent[name, cost]:.3g}" if (name, cost) in spent else "–" for cost in COSTS] if spent else []
-        if set(cells) != {"–"}:
+        if set(cells) - {"–", ""}:
             yield [name, *cells, *own]
+
+
+def _cell(value: float | None, asked: bool) -> str:
+    return f"{value:.1f}" if value is not None else "–" if asked else ""
 
 
 def figure(frame: pd.DataFrame, exp: str, file: Path) -> None:
