@@ -520,3 +520,14 @@ def test_the_sdist_holds_what_the_tests_read():
 def test_the_page_of_every_method_says_what_its_rows_say():
     written = program("every_method")
     assert written.PAGE.read_text(encoding="utf-8") == written.text(written.rows())
+
+
+def test_lines_of_a_method_are_those_that_no_other_comes_to():
+    sizes = program("method_sizes")
+    scores = "vlp_bench.pruning.scores"
+    assert (scores, "relative_importance") in sizes.reached({(scores, "ri")})  # which it calls
+    assert (scores, "ria") not in sizes.reached({(scores, "ri")})
+    found = sizes.sizes()
+    assert found["omp"][1:3] == (0, 0)  # a score, a threshold and a solver that others have
+    assert found["fisher"][2] == 1
+    assert found["chita"][3] > 100  # with CHITA++
