@@ -522,6 +522,39 @@ def test_the_page_of_every_method_says_what_its_rows_say():
     assert written.PAGE.read_text(encoding="utf-8") == written.text(written.rows())
 
 
+def test_a_cell_that_no_experiment_has_is_empty_and_one_that_was_not_run_is_not():
+    written = program("every_method")
+    asked = written.planned("xvlm_itr")
+    assert {("wanda", "2:4"), ("omp", "50 %"), ("ria, permuted", "4:8")} <= asked
+    assert not {("omp", "2:4"), ("ria, permuted", "50 %")} & asked
+    found = {("wanda", "50 %"): 63.66, ("omp", "50 %"): 0.0}
+    table = list(written.table(["wanda", "omp", "lamp"], ["50 %", "2:4"], found, {}, asked))
+    assert table == [["method", "50 %", "2:4"], ["wanda", "63.7", "–"], ["omp", "0.0", ""]]
+
+
+def test_methods_that_made_one_mask_are_named():
+    written = program("every_method")
+    common = {"exp": "xvlm_itr", "sparsity": 0.63, "pattern": "weights", "split": "test"}
+    masks = {"wanda": "a", "omp": "b", "atv": "a"}
+    rows = [common | {"pruner": p, "mask": m, "metric": k} for p, m in masks.items() for k in ("txt_r1", "img_r1")]
+    assert written.equals(pd.DataFrame(rows), "xvlm_itr") == "One mask at 63 %: atv = wanda.\n"
+    assert written.equals(pd.DataFrame(rows[:4]), "xvlm_itr") == ""
+
+
+def test_rows_of_every_method_stand_in_minilms_once(tmp_path):
+    written = program("every_method")
+    written.ENCODER = tmp_path / "results.csv"
+    old = pd.read_csv(ROOT / "experiments" / "minilm" / "results.csv")
+    old.loc[old["pruner"].ne("l2"), :].to_csv(written.ENCODER, index=False)
+    ours = pd.read_csv(written.ROWS)
+    for _ in range(2):
+        written.share(ours)
+    new = pd.read_csv(written.ENCODER)
+    assert len(new) == len(old)
+    assert set(new["run"]) == set(old["run"])
+    assert new["epochs"].isin(old["epochs"]).all()
+
+
 def test_lines_of_a_method_are_those_that_no_other_comes_to():
     sizes = program("method_sizes")
     scores = "vlp_bench.pruning.scores"
