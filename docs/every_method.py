@@ -37,9 +37,7 @@ Found = Mapping[tuple[str, str], float]
 LOOKS = {  # column -> colour and mark: shades of one hue for sparsities, of another for groups
     "50 %": ("#1b7fc4", "o"),
     "63 %": ("#0b4f8a", "s"),
-    "75 %": ("#143552", "D"),
     "2:4": ("#b07b00", "^"),
-    "4:8": ("#7a5600", "v"),
 }
 
 
