@@ -58,7 +58,8 @@ def collect(out: Path) -> None:
     old = pd.read_csv(ROWS) if ROWS.is_file() else pd.DataFrame(columns=COLUMNS)
     kept = old.loc[~old["run"].isin(frame["run"]), :]
     whole = pd.concat([part for part in (frame.loc[shown, COLUMNS], kept) if len(part)])
-    whole = whole.drop_duplicates([*SPOT, "split"]).sort_values([*SPOT, "split"])
+    newest = whole.sort_values("time", ascending=False, kind="stable").drop_duplicates([*SPOT, "split"])
+    whole = newest.sort_values([*SPOT, "split"])
     whole.to_csv(ROWS, index=False, lineterminator="\n", float_format="%.6g")
     share(whole)
 
