@@ -118,9 +118,15 @@ def collect_apart(out: Path, name: str) -> None:
         shown = frame["split"].eq("test") & frame["metric"].isin(m for ms in HEADLINES.values() for m in ms)
         shown |= frame["metric"].eq("seconds") | frame["status"].eq("ERR")
         columns = [*COLUMNS[:4], "epochs", *COLUMNS[4:], *ORIGIN]
-        old = recorded(file)
-        kept = old.loc[old["run"].isin(runs - set(frame["run"])), :]
-        _write(pd.concat([frame.loc[shown, columns], kept]).sort_values(columns[:6]), file)
+        _write(pd.concat([frame.loc[shown, columns], _not_again(recorded(file), frame)]).sort_values(columns[:6]), file)
+
+
+def _not_again(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The recorded rows of cells that the new rows are not about, whatever version of the package made them."""
+    if old.empty:
+        return old
+    cell = [*COLUMNS[:4], "epochs"]
+    return old.loc[~pd.MultiIndex.from_frame(old[cell]).isin(pd.MultiIndex.from_frame(new[cell])), :]
 
 
 def _choices_of(choices: Mapping[str, str]) -> str:

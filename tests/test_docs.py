@@ -347,6 +347,17 @@ def rows(exp, pruner, sparsity, values, split="test", **more):
     return [common | {"metric": m, "value": v, "run": f"{pruner}{sparsity}"} | more for m, v in values.items()]
 
 
+def test_recorded_cells_stay_until_they_are_run_again_whatever_their_version(results):
+    columns = [*results.COLUMNS[:4], "epochs", *results.COLUMNS[4:], *results.ORIGIN]
+    cells = (("omp", 0.9, "old"), ("lamp", 0.9, "other"), ("omp", 0.63, "third"))
+    old = pd.DataFrame(
+        [dict.fromkeys(columns, 0) | dict(zip(("pruner", "sparsity", "run"), c, strict=True)) for c in cells]
+    )
+    new = old.iloc[:1].assign(run="new")
+    assert results._not_again(old, new)["run"].tolist() == ["other", "third"]
+    assert results._not_again(pd.DataFrame(columns=[*results.COLUMNS, *results.ORIGIN]), new).empty
+
+
 def test_the_benchmarks_own_pruners_are_collected_each_once(results, monkeypatch, tmp_path):
     more = dict.fromkeys(results.ORIGIN, "") | {"setting": "a"}
     listed = [row for name in ("omp", "wanda") for row in rows("xvlm_itr", name, 0.9, {"txt_r1": 1.0}, **more)]

@@ -80,6 +80,21 @@ def test_the_optimiser_follows_the_schedule() -> None:
     assert optimiser.defaults["betas"] == (0.9, 0.98)
 
 
+def test_fused_steps_are_the_same_but_for_rounding() -> None:
+    weights = []
+    for fused in (False, True):
+        model = nn.Linear(3, 3)
+        nn.init.ones_(model.weight)
+        optimiser, _ = warmed_adamw(model, **RECIPE | {"lr": 0.1, "warmup": 0.0}, total=20, fused=fused)
+        assert bool(optimiser.defaults["fused"]) is fused
+        for step in range(3):
+            model.weight.grad = torch.arange(9.0).reshape(3, 3) - step
+            optimiser.step()
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1])
+    assert (weights[0] - 1).abs().min() > 0.05
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

@@ -115,6 +115,10 @@ def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequ
     for key in sorted(set(DECIDED) & set(config["trainer"])):
         given, value = DECIDED[key], told(config["trainer"][key])
         raise UserError(f"trainer.{key}={value}: this is decided by {given}; set that instead")
+    if config["task"].get("fused") and config["recipe"].get("clip") is not None:
+        raise UserError(
+            f"recipe.clip={told(config['recipe']['clip'])}: a fused step can't be clipped; set task.fused=false"
+        )
 
 
 def _word(key: str, overrides: Sequence[str]) -> str:

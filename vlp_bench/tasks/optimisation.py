@@ -81,9 +81,10 @@ def warmed_adamw(
     schedule: str,
     warmup: float,
     total: int,
+    fused: bool = False,
 ) -> tuple[AdamW, LambdaLR]:
     """The optimiser of the papers' fine-tuning and its learning rate; `warmup` is a share of the `total` steps."""
-    optimiser = AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas)
+    optimiser = AdamW(decay_groups(model, weight_decay), lr=lr, betas=betas, fused=fused or None)
     rate: Callable[[int], float] = partial(warmed, total=total, warmup=round(warmup * total), schedule=schedule)
     return optimiser, LambdaLR(optimiser, rate)
 

@@ -7,35 +7,20 @@ import pytest
 import torch
 
 import vlp_bench
+from tests.models.small import SMALL_BLIP
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.blip.model import BLIP, BLIPAdapter
 from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
 from vlp_bench.tasks.gallery import Gallery, Share
 
-SMALL = BLIPConfig(
-    image_size=24,
-    patch_size=8,
-    vision_width=16,
-    vision_layers=2,
-    vision_heads=2,
-    text_width=16,
-    text_layers=2,
-    text_heads=2,
-    vocab_size=22,
-    embed_dim=8,
-    max_positions=12,
-    queue_size=12,
-    dec_id=20,
-    enc_id=21,
-)
 SHARED = "encoder.layer.1.intermediate.dense"
 
 
 @pytest.fixture
 def blip():
     torch.manual_seed(0)
-    model = BLIP(SMALL).eval()
+    model = BLIP(SMALL_BLIP).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(5 if parameter.ndim == 2 else 1)
@@ -114,7 +99,7 @@ def test_sharing_survives_copies_and_training(blip, general):
 
 
 def test_sharing_survives_state_dicts(blip):
-    other = BLIP(SMALL)
+    other = BLIP(SMALL_BLIP)
     other.load_state_dict(blip.state_dict())
     assert tied(other)
     assert torch.equal(other.image_queue, blip.image_queue)
@@ -215,7 +200,7 @@ def test_losses_come_from_the_generator_given(blip, general):
 
 
 def test_eager_and_sdpa_agree(blip, general):
-    eager = BLIP(SMALL, attention="eager").eval()
+    eager = BLIP(SMALL_BLIP, attention="eager").eval()
     eager.load_state_dict(blip.state_dict())
     ours, theirs = (m.pretraining_losses(general, torch.Generator().manual_seed(0)) for m in (blip, eager))
     for name, value in ours.items():
@@ -269,7 +254,7 @@ def test_resizing_images_keeps_all_weights_but_the_positions(blip):
 
 def test_drop_path_is_random_in_training_only(general):
     torch.manual_seed(0)
-    model = BLIP(replace(SMALL, drop_path=0.5, dropout=0.0))
+    model = BLIP(replace(SMALL_BLIP, drop_path=0.5, dropout=0.0))
     trained = [model.encode_image(general.images) for _ in range(4)]
     model.eval()
     evaluated = [model.encode_image(general.images) for _ in range(2)]
@@ -295,7 +280,7 @@ def test_losses_in_mixed_precision_are_float32_and_near(blip, general):
 
 def test_a_few_steps_learn_a_batch_by_heart(general):
     torch.manual_seed(2)
-    model = BLIP(replace(SMALL, dropout=0.0, label_smoothing=0.0, queue_size=4)).train()
+    model = BLIP(replace(SMALL_BLIP, dropout=0.0, label_smoothing=0.0, queue_size=4)).train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     generator, history = torch.Generator().manual_seed(0), []
     for _ in range(120):
@@ -379,12 +364,12 @@ def test_a_missing_part_of_the_batch_is_named(blip, general, field):
 )
 def test_impossible_sizes_are_refused(change, named):
     with pytest.raises(ValueError, match=named):
-        replace(SMALL, **change)
+        replace(SMALL_BLIP, **change)
 
 
 def test_attention_is_one_of_two():
     with pytest.raises(ValueError, match="eager, sdpa"):
-        BLIP(SMALL, attention="flash")
+        BLIP(SMALL_BLIP, attention="flash")
 
 
 def test_a_batch_is_read_the_same_alone(blip, general):

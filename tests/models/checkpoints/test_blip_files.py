@@ -9,28 +9,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from tests.models.small import SMALL_BLIP
 from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.checkpoints.read_write import build, load_model, load_weights, read_config, save_model
 from vlp_bench.models.released_names import blip_key_map, blip_name
 from vlp_bench.models.xvlm.model import XVLM
 
-SMALL = BLIPConfig(
-    image_size=24,
-    patch_size=8,
-    vision_width=16,
-    vision_layers=2,
-    vision_heads=2,
-    text_width=16,
-    text_layers=2,
-    text_heads=2,
-    vocab_size=22,
-    embed_dim=8,
-    max_positions=12,
-    queue_size=12,
-    dec_id=20,
-    enc_id=21,
-)
 NAMES = (
     (".encoder.layers.", ".blocks."),
     (".self_attn.qkv.", ".attn.qkv."),
@@ -47,7 +32,7 @@ NAMES = (
 @pytest.fixture
 def blip():
     torch.manual_seed(4)
-    model = BLIP(SMALL).eval()
+    model = BLIP(SMALL_BLIP).eval()
     model.queue_ptr.fill_(8)
     return model
 
@@ -84,7 +69,7 @@ def test_what_is_saved_comes_back(blip, tmp_path):
     path = save_model(tmp_path / "blip.safetensors", blip, {"seed": 3})
     loaded = load_model(path)
     assert same(tensors(loaded), tensors(blip))
-    assert read_config(path) == SMALL
+    assert read_config(path) == SMALL_BLIP
     encoder, decoder = loaded.text_encoder, loaded.text_decoder
     assert decoder.cls.predictions.decoder.weight is encoder.embeddings.word_embeddings.weight
 
@@ -109,22 +94,22 @@ def test_half_precision_storage_keeps_whole_numbers(blip, tmp_path):
 
 
 def test_a_released_file_is_read_strictly(blip, file):
-    assert same(tensors(build(file, SMALL)), tensors(blip))
+    assert same(tensors(build(file, SMALL_BLIP)), tensors(blip))
 
 
 def test_a_retrieval_file_has_no_decoder(blip, file):
     state = {n: t for n, t in released(blip).items() if not n.startswith("text_decoder")}
     state["ptr_queue"] = state.pop("queue_ptr")
     torch.save({"model": state | {"idx_queue": torch.arange(12)[None]}}, file)
-    loaded = build(file, replace(SMALL, decoder=False))
+    loaded = build(file, replace(SMALL_BLIP, decoder=False))
     assert loaded.idx_queue.tolist() == [list(range(12))]
     assert loaded.queue_ptr.tolist() == [8]
     with pytest.raises(ValueError, match=r"missing text_decoder\.\S+"):
-        build(file, SMALL)
+        build(file, SMALL_BLIP)
 
 
 def test_positions_of_both_vision_models_are_resized(blip, file):
-    loaded = build(file, replace(SMALL, image_size=40))
+    loaded = build(file, replace(SMALL_BLIP, image_size=40))
     blip.resize_images(40)
     assert same(tensors(loaded), tensors(blip))
 
@@ -141,7 +126,7 @@ def test_a_decoder_that_shares_less_is_refused(blip, file, name, reason):
     state = released(blip)
     torch.save({"model": state | {name: state[name] + 1}}, file)
     with pytest.raises(ValueError, match=reason) as error:
-        build(file, SMALL)
+        build(file, SMALL_BLIP)
     assert str(file) in str(error.value)
 
 

@@ -101,6 +101,7 @@ def refused(monkeypatch, tmp_path, capsys):
         ([EXP, "precision=64-true"], ["precision=64-true", "32-true, bf16-mixed, 16-mixed"]),
         ([EXP, "+trainer.max_steps=5"], ["trainer.max_steps=5", "decided by recipe.epochs"]),
         ([EXP, "+trainer.max_epochs=5"], ["trainer.max_epochs=5", "decided by recipe.epochs"]),
+        ([EXP, "benchmark=world", "recipe.clip=1"], ["recipe.clip=1: a fused step", "set task.fused=false"]),
         ([EXP, "pruner.allocate.between=x"], ["pruner.allocate.between=x", "called pruner.allocate.group_by now"]),
         ([EXP, "task.becomes=null"], ["task.becomes=null", "called task.task_model now"]),
         ([EXP, "+task.becomes=null"], ["task.becomes=null", "called task.task_model now"]),
