@@ -122,7 +122,7 @@ class _Sizes:
         sizes, scores = _few(self.layer)
         first, total = int(np.searchsorted(scores.view(torch.int32).numpy(), np.int32(lowest))), len(sizes)
         first -= int(MARGIN * (first * (total - first) / total) ** 0.5 + 2 * MARGIN)
-        bound = float(sizes[first]) if first >= 0 else 0.0
+        bound = float(sizes[min(first, total - 1)]) if first >= 0 else 0.0
         parts = pieces(magnitude, self.layer, self.calibration) or ()
         found = [part.take(np.flatnonzero(part >= bound)) for part in (piece.numpy() for piece in parts)]
         return in_ascending_order(torch.from_numpy(np.concatenate(found)))
