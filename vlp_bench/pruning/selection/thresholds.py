@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.selection.across_layers import SMALL, Sample, Thunk, keys_of, pick
+from vlp_bench.pruning.selection.across_layers import SMALL, Sample, Thunk, keys_of
 from vlp_bench.pruning.selection.order_statistics import order_statistic, search
 
 Ties = Literal["first", "last", "none"]
@@ -18,7 +18,7 @@ ThresholdHints = dict[tuple[str, int], float]
 """By layer and number of weights kept: a score that is likely the last kept."""
 ReadyMasks = dict[tuple[str, int], Tensor]
 """By layer and number of weights kept: the mask of these, flat; of equals the first are kept, or none."""
-LARGE, WIDE = 1 << 17, 12.0  # scores of one layer that are sampled; deviations where neighbours are like each other
+LARGE, EVERY = 1 << 17, 13  # scores of one layer of which some are sampled, each for itself: neighbours are alike
 
 
 def kept_per_layer(
@@ -95,7 +95,7 @@ def keep_largest_of_each(
     ready: ReadyMasks = {}
     flat = scores.detach().float().contiguous()
     if flat.device.type == "cpu" and flat.numel() >= LARGE and ties != "last":
-        sample = Sample.of([pick(flat)], [flat.numel()], WIDE)
+        sample = Sample.of([flat.view(-1)[::EVERY]], [flat.numel()], 5.0)
         kept_per_layer({name: lambda: flat}, kept, ties=ties, masks=ready, sample=sample)
     found = [ready.pop((name, own), None) for own in kept]
     return [
