@@ -172,10 +172,19 @@ def _rows(scores: Tensor, kept: int) -> Tensor:
     """Mask of the `kept` largest scores of every row; among equals the lower index wins."""
     if not kept or not len(scores):
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(scores.shape[1] + 1 - kept, dim=1, keepdim=True).values
-    mask = scores >= threshold
-    if int(torch.count_nonzero(mask)) > kept * len(scores):  # some row has more ties than places
+    scores = scores.detach() if scores.dtype in (torch.float32, torch.float64) else scores.detach().float()
+    threshold = _thresholds_of_rows(scores, kept)
+    mask = compared(ge, scores, threshold)
+    if count(mask) > kept * len(scores):  # some row has more ties than places
         above, equal = scores > threshold, scores == threshold
         missing = kept - above.sum(1, keepdim=True)
         mask = above | (equal & (equal.cumsum(1) <= missing))
     return mask
+
+
+def _thresholds_of_rows(scores: Tensor, kept: int) -> Tensor:
+    """(d_out, 1) the `kept`-th largest of every row; on a processor by numpy, which takes a third of the time."""
+    place = scores.shape[1] - kept
+    if scores.device.type != "cpu":
+        return scores.kthvalue(place + 1, dim=1, keepdim=True).values
+    return torch.from_numpy(np.partition(scores.numpy(), place, axis=1)[:, place : place + 1])
