@@ -1,12 +1,14 @@
-"""Whole calls in under ten minutes, beside the rows that are stored of the same machine, model and threads.
+"""The processor's rows of whole calls, each with its goal, beside the rows stored of the same machine and model.
 
-    python benchmarks/bench.py [--keep] [NAME ...]
+    python benchmarks/bench.py [--full] [--keep] [NAME ...]
 
-A row is a line of JSON of `whole_calls.py`, measured at a size that keeps it short, on one thread: 46 M weights, or an
-XVLM of the papers' width and a quarter of their depth. `demo` is the README's run in an empty folder, on all cores, by
-the clock. `--keep` adds what was measured to the stored rows, `benchmarks/results/whole_calls.jsonl`. Ratios are
-compared, where a row has one, for they depend less on what else the machine does; else seconds. Within a tenth a row is
-"as stored". No baseline here needs a package that vlp_bench does not install.
+A row is a line of JSON of `whole_calls.py` or `block_calls.py`, measured on one thread: at 46 M weights or with an XVLM
+of the papers' width and a quarter of their depth, in some ten minutes; with `--full` at the size of the goals, 184 M
+weights and a whole XVLM, where the baselines take most of half an hour and up to 10 GiB. `demo` is the README's run in
+an empty folder, on all cores, by the clock. `--keep` adds what was measured to the stored rows,
+`benchmarks/results/whole_calls.jsonl`. Ratios are compared, where a row has one, for they depend less on what else the
+machine does; else seconds. Within a tenth a row is "as stored". Beside each row stands whether it meets its goal, and
+how long measuring it took. No baseline here needs a package that vlp_bench does not install.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ HERE = Path(__file__).resolve().parent
 STORED = HERE / "results" / "whole_calls.jsonl"
 CLOSE = 0.1
 ONCE = ("lamp3_first", "omp", "lamp3")  # whose baselines take long
-NAMES = ("demo", "omp3", "omp3_first", "omp", "lamp3", "lamp3_first", "snip", "multiflow2", "multiflow16", "thresholds")
+BLOCKS = ("block_wanda", "block_sparsegpt", "passes")
+CALLS = ("omp3", "omp3_first", "omp", "lamp3", "lamp3_first", "snip", "snip_first", "multiflow2", "multiflow16")
+NAMES = ("demo", *CALLS, *BLOCKS, "thresholds")
 DEMO = ("run", "+exp=xvlm_itr", "pruner=multiflow", "sparsity=0.9")
-COLUMNS = ("row", "seconds", "GiB", "ratio", "stored", "", "against")
+COLUMNS = ("row", "seconds", "GiB", "ratio", "goal", "stored", "", "against")
+MEMORY = 1.5  # times a block's baseline, at most
 TITLES = {"whole call": "Whole calls", "kernel": "Parts of a call"}
 
 
@@ -61,7 +66,19 @@ def verdict(row: Row, before: Row | None) -> str:
         change = row["ratio"] / before["ratio"]
     else:
         change = before["seconds"]["ours"] / row["seconds"]["ours"]
+    if row["ratio"] is not None and row.get("at_most"):
+        change = 1 / change
     return "faster" if change > 1 + CLOSE else "slower" if change < 1 / (1 + CLOSE) else "as stored"
+
+
+def goal(row: Row) -> str:
+    """What is asked, and whether it is there: at least a ratio, at most one, or at most so many seconds."""
+    reached = row["seconds"]["ours"] if row["ratio"] is None else row["ratio"]
+    at_most = row["ratio"] is None or row.get("at_most", False)
+    met = reached <= row["goal"] if at_most else reached >= row["goal"]
+    if (memory := row.get("memory_ratio")) is not None:
+        met = met and memory <= MEMORY
+    return f"{'<=' if at_most else '>='} {row['goal']:g}{' s' * (row['ratio'] is None)} {'met' if met else 'missed'}"
 
 
 def table(rows: Iterable[Row], stored: Iterable[Row]) -> str:
@@ -77,15 +94,17 @@ def table(rows: Iterable[Row], stored: Iterable[Row]) -> str:
 
 
 def _cells(row: Row, before: Row | None) -> tuple[str, ...]:
-    goal = f" (goal {row['goal']:g})" if row["ratio"] is not None else ""
     told = "" if before is None else _number(before["ratio"], before)
     peak = row["peak_gib"].get("ours")
-    against = f"{row['baseline']}{goal}: {row['seconds'].get(row['baseline'], 0):.2f} s" if row["baseline"] else ""
+    against = f"{row['baseline']}: {row['seconds'].get(row['baseline'], 0):.2f} s" if row["baseline"] else ""
+    if row.get("memory_ratio") is not None:
+        against += f", memory {row['memory_ratio']:.2f} times (at most {MEMORY:g})"
     return (
         f"{row['work']}, {row['model']}",
         f"{row['seconds']['ours']:.2f}",
         "" if peak is None else f"{peak:.2f}",
         _number(row["ratio"], row) if row["ratio"] is not None else "",
+        goal(row),
         told,
         verdict(row, before),
         against,
@@ -103,13 +122,17 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def measured(name: str, file: Path) -> Row:
+def measured(name: str, file: Path, full: bool = False) -> Row:
     """One row, by a process of its own."""
     rounds = "1" if name in ONCE else "3"
-    script = [sys.executable, str(HERE / "whole_calls.py"), name, "--weights", "46", "--size", "small"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if name in BLOCKS:
+        script = [sys.executable, "-m", "benchmarks.block_calls", name]
+    else:
+        size = ["--weights", "184", "--size", "paper"] if full else ["--weights", "46", "--size", "small"]
+        script = [sys.executable, str(HERE / "whole_calls.py"), name, *size]
     given = ["--rounds", rounds, "--json", str(file)]
-    subprocess.run([*script, *given], check=True, env=environment, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*script, *given], check=True, cwd=HERE.parent, env=environment, stdout=subprocess.DEVNULL)
     return json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
 
 
@@ -127,30 +150,29 @@ def demo(like: Row) -> Row:
     return dict(like) | own | none | {"table": "whole call", "seconds": {"ours": round(spent, 2)}}
 
 
-def measure(names: Sequence[str], file: Path) -> Iterator[Row]:
+def measure(names: Sequence[str], file: Path, full: bool = False) -> Iterator[Row]:
     """Every row as soon as it is there; the demo last, for it is described by the others."""
     last: Row | None = None
-    for name in names:
-        if name != "demo":
-            print(f"  measuring {name} ...", flush=True)
-            last = measured(name, file)
-            yield last
-    if "demo" in names:
-        print("  measuring demo ...", flush=True)
-        yield demo(last or measured("thresholds", file))
+    for name in sorted(names, key=lambda name: name == "demo"):
+        print(f"  measuring {name} ...", end="", flush=True)
+        began = time.perf_counter()
+        last = demo(last or measured("thresholds", file)) if name == "demo" else measured(name, file, full)
+        print(f" {time.perf_counter() - began:.0f} s", flush=True)
+        yield last
 
 
 def main() -> None:
     """Measure, compare, and keep where that is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(NAMES)}; none: all")
+    parser.add_argument("--full", action="store_true", help="at the size of the goals")
     parser.add_argument("--keep", action="store_true", help="add the rows to those that are stored")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"there is no row {min(unknown)!r}: use {', '.join(NAMES)}")
     stored = read(STORED)
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(measure(args.names or NAMES, Path(folder) / "rows.jsonl"))
+        rows = list(measure(args.names or NAMES, Path(folder) / "rows.jsonl", args.full))
     print(f"\n{table(rows, stored)}\n\n{rows[0]['machine']}, torch {rows[0]['torch']}, load {os.getloadavg()[0]:.1f}")
     if args.keep:
         STORED.parent.mkdir(exist_ok=True)

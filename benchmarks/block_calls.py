@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -231,7 +232,10 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     sides = ("ours", work.baseline)
     peaks = {side: alone("-m", "benchmarks.block_calls", *given, f"{name}/{side}")["peak"] for side in sides}
     own, other = (timed["seconds"][side] for side in sides)
+    layers, width, feed_forward = work.sizes
     return {
+        "row": name,
+        "table": "whole call",
         "work": work.name,
         "baseline": work.baseline,
         "ratio": round(ratio(own, other) if work.at_most else ratio(other, own), 2),
@@ -242,9 +246,12 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "memory_ratio": None if work.at_most else round(peaks["ours"] / max(peaks[work.baseline], 1), 2),
         "masks_differ": timed["differ"],
         "weights_millions": round(timed["weights"] / 1e6, 1),
+        "model": f"{layers} blocks of {width} and {feed_forward}",
         "threads": args.threads,
         "rounds": args.rounds,
         "machine": machine(),
+        "torch": torch.__version__,
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

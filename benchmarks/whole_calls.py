@@ -253,6 +253,9 @@ ROWS = {
         "OMP, 3 sparsities, first call", SPARSITIES, _first(_omp), {"one numpy.partition for all": partitioned}, 1.3
     ),
     "lamp3_first": Work("LAMP, 3 sparsities, first call", SPARSITIES, _first(_lamp), {RELEASED: lamp_by_torch}, 10),
+    "snip_first": Work(
+        "SNIP's mask, first call", [0.75], _first(_snip), {"concatenate, kthvalue": snip_by_torch}, 6, True
+    ),
     "multiflow2": Work(
         "MULTIFLOW, 3 sparsities, 2 batches", SPARSITIES, _multiflow, {KEPT: multiflow}, 6, batches=2, rounds=1
     ),

@@ -46,19 +46,45 @@ def test_a_row_beside_the_stored_one(row, before, word):
     assert bench.verdict(row, before) == word
 
 
+BLOCK = ROW | {"row": "block_wanda", "goal": 1.5, "memory_ratio": 1.4}
+PASSES = ROW | {"row": "passes", "goal": 2.2, "at_most": True, "memory_ratio": None}
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        (ROW | {"ratio": 1.3}, ">= 1.3 met"),
+        (ROW | {"ratio": 1.29}, ">= 1.3 missed"),
+        (DEMO | {"goal": 30}, "<= 30 s met"),
+        (DEMO | {"goal": 29}, "<= 29 s missed"),
+        (PASSES | {"ratio": 2.2}, "<= 2.2 met"),
+        (PASSES | {"ratio": 2.3}, "<= 2.2 missed"),
+        (BLOCK, ">= 1.5 met"),
+        (BLOCK | {"memory_ratio": 1.6}, ">= 1.5 missed"),
+    ],
+)
+def test_whether_a_goal_is_met(row, said):
+    assert bench.goal(row) == said
+
+
+def test_fewer_passes_are_faster():
+    assert bench.verdict(PASSES | {"ratio": 2.0}, PASSES | {"ratio": 2.4}) == "faster"
+
+
 def test_rows_are_compared_with_the_last_of_their_kind():
     older, newer = ROW | {"ratio": 9.0}, ROW | {"ratio": 2.0}
     others = [ROW | {"ratio": 9.0} | other for other in ({"machine": "another"}, {"threads": 2}, {"model": "184 M"})]
     title, heads, line = bench.table([ROW], [older, newer, *others]).splitlines()
     assert title == "Whole calls"
-    assert heads.split() == ["row", "seconds", "GiB", "ratio", "stored", "against"]
+    assert heads.split() == ["row", "seconds", "GiB", "ratio", "goal", "stored", "against"]
     assert line.split("  ")[1:2] == ["OMP, 3 sparsities, 46 M weights"]
     assert "0.50" in line
     assert "0.25" in line
     assert "3.00 x" in line
     assert "2.00 x" in line
     assert "faster" in line
-    assert line.endswith("one numpy.partition for all (goal 1.3): 1.50 s")
+    assert ">= 1.3 met" in line
+    assert line.endswith("one numpy.partition for all: 1.50 s")
 
 
 def test_parts_of_a_call_are_a_table_of_their_own():

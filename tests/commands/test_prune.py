@@ -1,6 +1,8 @@
 """`vlp-bench prune` and `vlp-bench model show`: the words, the approval, and every mistake in one line."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +228,21 @@ def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_pat
     assert f"seconds: {4 * 32 * block * 128 * 2048 / 1e14:.0f} for the passes, at 100 TFLOP/s" in call(
         monkeypatch, prune, *words, "tflops=100"
     )
+
+
+def test_the_page_about_models_that_are_larger_than_the_device(monkeypatch, tmp_path, llama):
+    page = (Path(__file__).parents[2] / "docs" / "prune-your-own-model.md").read_text(encoding="utf-8")
+    section = page.split("### A model that is larger than the device")[1]
+    planning, pruning = (line.split()[2:] for line in section.split("```")[1].splitlines()[1:])
+    given = {"FOLDER": llama, "PATH": texts(tmp_path), "PRUNED": tmp_path / "out"}
+
+    def words(line):
+        return [re.sub("=(FOLDER|PATH|PRUNED)$", lambda found: f"={given[found[1]]}", word) for word in line]
+
+    said = call(monkeypatch, prune, *words(planning))
+    shown = section.split("```text")[1].split("```")[0]
+    assert [line.split(":")[0] for line in said.splitlines() if ": " in line][-6:] == [
+        line.split(":")[0] for line in shown.strip().splitlines()
+    ]
+    call(monkeypatch, prune, *[word for word in words(pruning) if word != "device=cuda"], "yes=true")
+    assert Solution.load(tmp_path / "out" / "mask.safetensors").sparsity == pytest.approx(0.5, abs=1e-3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.construct import construct
 from vlp_bench.pruning.checks import check_choice
-from vlp_bench.pruning.choices import GROUPS, folder, generated, names, register
+from vlp_bench.pruning.choices import GROUPS, folder, generated, names, register_resolver
 from vlp_bench.pruning.options import constructor_call, shortcuts, unknown
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.spelling import did_you_mean
@@ -63,7 +63,7 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
     """The file with its default groups filled in, under the key `pruner`, as in the configuration of a run."""
     from omegaconf import OmegaConf
 
-    register()
+    register_resolver()
     content: Any = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))
     chosen = {
         group: file for entry in content.pop("defaults", []) if entry != "_self_" for group, file in entry.items()

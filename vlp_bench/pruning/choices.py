@@ -57,12 +57,18 @@ def generated(group: str) -> dict[str, dict[str, Any]]:
 def register() -> None:
     """Tells Hydra and OmegaConf what the files of conf/pruner alone don't."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("by_compat", _by_compat, replace=True)
+    register_resolver()
     for group in GROUPS:
         for name, node in generated(group).items():
             ConfigStore.instance().store(name=name, node=node, group=f"pruner/{group}", provider="vlp_bench")
+
+
+def register_resolver() -> None:
+    """Tells OmegaConf alone, which is all that a pruner's file needs."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("by_compat", _by_compat, replace=True)
 
 
 def declared(target: str) -> list[str] | None:

@@ -163,7 +163,10 @@ class Pruner:
         targets = list(paths)
         allocate = together(self.allocate, targets) if once else self.allocate
         solve: Solve = self.solve
-        if once and len(targets) > 1 and is_at_once(self.sweep) and self.tokens is None:
+        whole = once and is_at_once(self.sweep) and self.tokens is None
+        if whole and hasattr(solve, "expects_masks"):
+            solve.expects_masks(asked)
+        if whole and len(targets) > 1:
             allocate = _remembered(allocate)
             solve = self._solve_together(allocate, targets)
         drifting = self.compat == "official" and asked.batches is not None  # from one sparsity to the next, as released

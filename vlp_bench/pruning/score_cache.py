@@ -36,15 +36,35 @@ class StepScores:
         return scores
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hints:
-    """Statistic: what selections by one score leave for later ones of the same calibration; empty at first."""
+    """What selections by one score leave for later ones of the same calibration.
+
+    Attributes:
+        thresholds: scores near which its competitions ended.
+        masks: by layer and number of weights kept, flat: finished ones, to be taken out.
+        masks_for: whose they are to be; None: nobody waits for masks.
+    """
+
+    thresholds: ThresholdHints = field(default_factory=dict)
+    masks: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    masks_for: Compat | None = None
+
+    def expect_masks(self, of: Compat | None) -> None:
+        """From now on for these, or no more; those that nobody took are dropped."""
+        self.masks_for = of
+        self.masks.clear()
+
+
+@dataclass(frozen=True)
+class HintsOf:
+    """Statistic: hints about a score, empty at first and filled by whoever asks."""
 
     words: Any
 
-    def of(self, calibration: Calibration) -> dict[Any, Any]:
-        """Filled by whoever asks."""
-        return {}
+    def of(self, calibration: Calibration) -> Hints:
+        """None yet."""
+        return Hints()
 
 
 def evaluate(score: Score, layer: Layer, calibration: Calibration, compat: Compat) -> Tensor:
@@ -67,6 +87,6 @@ def words_of(score: Score) -> Any:
     return (score.func, *sorted(score.keywords.items())) if isinstance(score, partial) else (score,)
 
 
-def threshold_hint(score: Score, calibration: Calibration) -> ThresholdHints:
-    """Scores near which this one's competitions with this calibration ended."""
-    return calibration[Hints(words_of(score))]
+def hints_of(score: Score, calibration: Calibration) -> Hints:
+    """What is known of this score's competitions with this calibration."""
+    return calibration[HintsOf(words_of(score))]

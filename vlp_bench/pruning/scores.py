@@ -37,9 +37,12 @@ def share_of_rest(w: Tensor) -> Tensor:
     return torch.empty_like(sizes).scatter_(0, order, ascending_shares_of_rest(sizes)).view_as(w)
 
 
-def ascending_shares_of_rest(sizes: Tensor) -> Tensor:
-    """LAMP's scores (n,) of one layer's weights in ascending order of |w|, which is the order of the scores."""
-    scores, above = torch.empty_like(sizes), 0.0
+def ascending_shares_of_rest(sizes: Tensor, above: float | Tensor = 0.0) -> Tensor:
+    """LAMP's scores (n,) of one layer's weights in ascending order of |w|, which is the order of the scores.
+
+    `above` is the sum of squares of all larger weights, if these are not the largest.
+    """
+    scores = torch.empty_like(sizes)
     pieces = (tensor.split(1 << 15 if sizes.device.type == "cpu" else 1 << 25) for tensor in (sizes, scores))
     for part, piece in reversed(list(zip(*pieces, strict=True))):  # the largest first; what a cache holds at a time
         squares = part.double().square_()
@@ -55,8 +58,10 @@ def flow(w: Tensor, norm: Tensor) -> Tensor:
 
     w (d_out, d_in), norm (d_in,): the length of the inputs of each feature.
     """
-    edges = w.abs() * norm
-    return edges.mean(1, keepdim=True) * w.abs() * edges.mean(0, keepdim=True)
+    sizes = w.abs()
+    edges = sizes * norm
+    outputs, inputs = edges.mean(1, keepdim=True), edges.mean(0, keepdim=True)
+    return torch.mul(outputs, sizes, out=edges).mul_(inputs)
 
 
 def nodes(w: Tensor, norm: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import nn
 from vlp_bench.pruning.allocation import lamp as module
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.lamp import Lamp
+from vlp_bench.pruning.score_cache import hints_of
 from vlp_bench.pruning.scores import ascending_shares_of_rest, lamp, magnitude, share_of_rest
 from vlp_bench.pruning.selection import across_layers as many_layers
 from vlp_bench.pruning.solvers.keep_top import KeepTop
@@ -45,8 +46,13 @@ def test_by_hand():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compat", ["corrected", "official"])
 @pytest.mark.parametrize("misleading", [False, True])
-def test_budgets_and_masks_are_those_of_the_definition(kind, compat, misleading, monkeypatch):
+@pytest.mark.parametrize("large", [False, True])
+def test_budgets_and_masks_are_those_of_the_definition(kind, compat, misleading, large, monkeypatch):
     monkeypatch.setattr(module, "DEVIATIONS", 0.05 if misleading else module.DEVIATIONS)
+    monkeypatch.setattr(module, "MARGIN", -1.0 if misleading else module.MARGIN)
+    if large:
+        monkeypatch.setattr(module, "LARGE", 1)
+        monkeypatch.setattr(module, "STEP", 64)
     asked = calibration(kind)
     sparsities = [0.0, 1e-4, 0.1, 1 / 3, 0.5, 0.63, 0.9, 0.999]
     found = Lamp(compat=compat).for_all(asked, sparsities)
@@ -65,6 +71,18 @@ def _lamp_order(w, mask):
     """Whether the kept weights are the last in ascending order of |w|, ties by index."""
     order = w.flatten().abs().sort(stable=True).indices
     return bool(mask.flatten()[order].int().diff().ge(0).all())
+
+
+def test_of_a_large_layer_only_what_competes_is_put_in_order(monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 5000)
+    ordered, order = [], module.in_ascending_order
+    monkeypatch.setattr(module, "in_ascending_order", lambda sizes: ordered.append(len(sizes)) or order(sizes))
+    asked = calibration("normal")
+    budgets = Lamp()(asked, 0.9)
+    assert budgets["2.weight"] <= ordered[-2] < 9000  # of 10,000; the last layer is small
+    least = hints_of(magnitude, asked).thresholds["2.weight", budgets["2.weight"]]
+    sizes = asked.layers["2.weight"].matrix.abs().flatten().sort(descending=True).values
+    assert least == float(sizes[budgets["2.weight"] - 1])
 
 
 def test_scores_are_computed_once(monkeypatch):

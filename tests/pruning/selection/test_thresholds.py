@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from vlp_bench.pruning.selection.across_layers import Counter, Sample, locate
-from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_row, kept_per_layer
+from vlp_bench.pruning.selection.thresholds import (
+    keep_largest,
+    keep_largest_of_each,
+    keep_largest_per_row,
+    kept_per_layer,
+)
 
 
 def thunks(*scores):
@@ -123,6 +128,29 @@ def test_where_the_search_starts_changes_nothing(ties):
         expected = keep_largest(scores, kept, ties=ties)
         for near in (-9.0, -2.0, -0.0, 0.5, 2.0, 9.0):
             assert keep_largest(scores, kept, ties=ties, threshold_hint=near).equal(expected)
+
+
+@pytest.mark.parametrize("ties", ["first", "last", "none"])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_several_masks_of_one_search_are_those_of_each(ties, coarse, monkeypatch):
+    monkeypatch.setattr("vlp_bench.pruning.selection.thresholds.LARGE", 1)
+    monkeypatch.setattr("vlp_bench.pruning.selection.across_layers.CHUNK", {"cpu": 999})
+    scores = torch.randn(90, 110, generator=torch.Generator().manual_seed(1))
+    scores = (scores * 9).round() if coarse else scores
+    budgets = [0, 1, 17, 3000, 3000, 9899, 9900]
+    for kept, mask in zip(budgets, keep_largest_of_each(scores, budgets, ties=ties), strict=True):
+        assert mask.equal(keep_largest(scores, kept, ties=ties))
+
+
+def test_masks_that_come_with_budgets_are_those_of_the_scores():
+    scores = [torch.randn(size, generator=torch.Generator().manual_seed(2)) for size in (4000, 900)]
+    masks, sample = {}, Sample.of([part[::3] for part in scores], [4000, 900])
+    (found,) = kept_per_layer(
+        {str(i): partial(iter, part.split(700)) for i, part in enumerate(scores)}, [1234], masks=masks, sample=sample
+    )
+    assert list(found.values()) == by_sorting(scores, 1234)
+    for name, kept in found.items():
+        assert masks[name, kept].equal(keep_largest(scores[int(name)], kept))
 
 
 @pytest.mark.parametrize("at_once", [0, 600])

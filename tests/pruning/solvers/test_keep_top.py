@@ -6,6 +6,8 @@ from transformers.pytorch_utils import Conv1D
 import vlp_bench
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
+from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
+from vlp_bench.pruning.score_cache import hints_of
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -115,3 +117,29 @@ def test_within_by_modality():
         KeepTop(magnitude, {"vision": "matrix"})(calibration, budgets)
     with pytest.raises(ValueError, match="unknown within 'rows': use one of"):
         KeepTop(magnitude, {"vision": "rows"})
+
+
+@pytest.mark.parametrize("pruner", ["omp", "lmp", "lamp"])
+@pytest.mark.parametrize("compat", ["corrected", "official"])
+def test_masks_that_the_allocator_leaves_are_those_of_the_scores(pruner, compat, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(150, 200), nn.Linear(200, 30), nn.Linear(30, 60))
+    with torch.no_grad():
+        model[1].weight.mul_(30).round_().div_(30)  # ties
+    options = {"compat": compat}
+    quick = vlp_bench.prune(model, pruner, [0.5, 0.75, 0.9], options=options)
+    monkeypatch.setattr(KeepTop, "_known", lambda self, layer, calibration, kept: [None for _ in kept])
+    for sparsity, solution in vlp_bench.prune(model, pruner, [0.5, 0.75, 0.9], options=options).items():
+        assert all(mask.equal(quick[sparsity].masks[name]) for name, mask in solution.masks.items())
+
+
+def test_masks_that_nobody_takes_are_not_kept():
+    calibration = Calibration(nn.Linear(300, 100, bias=False))
+    solve, allocate, hints = KeepTop(magnitude), GlobalThreshold(magnitude), hints_of(magnitude, calibration)
+    solve.expects_masks(calibration)
+    allocate(calibration, 0.5)
+    assert int(hints.masks["weight", 15_000].sum()) == 15_000
+    solve(calibration, {"weight": 14_999})
+    assert not hints.masks
+    allocate(calibration, 0.5)
+    assert not hints.masks

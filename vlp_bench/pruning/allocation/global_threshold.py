@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Literal
-
-from torch import Tensor
+from functools import partial
+from typing import Literal
 
 from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kept_of
 from vlp_bench.pruning.allocation.towers import warn_of_towers
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, threshold_hint
-from vlp_bench.pruning.scores import Score, fisher, magnitude, obd, signed, snip
-from vlp_bench.pruning.selection.across_layers import Sample, pick
+from vlp_bench.pruning.pieces import is_entrywise, pieces, some
+from vlp_bench.pruning.score_cache import evaluate, hints_of
+from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.selection.across_layers import Sample, Scores, Thunk
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 GroupBy = Literal["model", "modality", "layer", "block"]
 HandOver = Literal["counts", "ratios"]
-ENTRYWISE: tuple[Score, ...] = (magnitude, signed, snip, obd, fisher)  # a weight's score is of its own numbers alone
 
 
 @dataclass(frozen=True)
@@ -72,45 +70,29 @@ class GlobalThreshold:
     def _compete(
         self, group: list[Layer], calibration: Calibration, sparsities: Sequence[float]
     ) -> list[dict[str, int]]:
-        total = sum(layer.size for layer in group)
+        scores = {layer.name: partial(self._scores, layer, calibration) for layer in group}
+        return self._kept(group, calibration, sparsities, scores)
+
+    def _kept(
+        self, group: list[Layer], calibration: Calibration, sparsities: Sequence[float], scores: Mapping[str, Thunk]
+    ) -> list[dict[str, int]]:
+        total, hints = sum(layer.size for layer in group), hints_of(self.score, calibration)
         return kept_per_layer(
-            {layer.name: lambda layer=layer: self._scores(layer, calibration) for layer in group},
+            scores,
             [kept_of(total, sparsity, self.compat) for sparsity in sparsities],
             ties="none" if self.compat == "official" else "first",
-            threshold_hint=threshold_hint(self.score, calibration),
+            threshold_hint=hints.thresholds,
+            masks=hints.masks if hints.masks_for == self.compat else None,
             sample=self._sample(group, calibration),
         )
 
-    def _scores(self, layer: Layer, calibration: Calibration) -> Tensor:
-        """All scores of a layer, in any order."""
-        return evaluate(self.score, layer, calibration, self.compat)
+    def _scores(self, layer: Layer, calibration: Calibration) -> Scores:
+        """All scores of a layer."""
+        found = pieces(self.score, layer, calibration)
+        return evaluate(self.score, layer, calibration, self.compat) if found is None else found
 
     def _sample(self, group: list[Layer], calibration: Calibration) -> Sample | None:
         """Scores near those of the group that cost less; None: some of the scores themselves."""
-        if getattr(self.score, "func", self.score) not in ENTRYWISE:
+        if not is_entrywise(self.score):
             return None
-        picked: Any = _Picked(calibration)
-        scores = [self.score(picked.layer(layer), picked) for layer in group]
-        return Sample.of([score.float() for score in scores], [layer.size for layer in group])
-
-
-@dataclass(frozen=True)
-class _Picked:
-    """A calibration of which a few weights and their statistics are looked at."""
-
-    calibration: Calibration
-
-    def layer(self, layer: Layer) -> Any:
-        """What an entrywise score asks of a layer."""
-        return SimpleNamespace(name=layer.name, matrix=pick(layer.matrix))
-
-    def __getitem__(self, statistic: Any) -> _PickedStatistic:
-        return _PickedStatistic(self.calibration[statistic])
-
-
-@dataclass(frozen=True)
-class _PickedStatistic:
-    numbers: Mapping[str, Tensor]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return pick(self.numbers[name])
+        return Sample.of([some(self.score, layer, calibration) for layer in group], [layer.size for layer in group])

@@ -8,15 +8,27 @@ never what was sampled. Exact, ties included; scores are asked for one layer at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Thunk = Callable[[], Tensor]
+Limits = tuple[int, int]  # keys
+
+
+class Countable(Protocol):
+    """Scores of a layer that know how to count themselves."""
+
+    def counted(self, limits: Sequence[Limits]) -> list[Counted]:
+        """What lies above and between each pair of limits."""
+        ...
+
+
+Scores = Tensor | Iterable[Tensor] | Countable  # of a layer: as a whole, or flat in float32 and piece by piece
+Thunk = Callable[[], Scores]
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1  # keys
 INFINITY = 0x7F800000  # its key; that of -infinity is its complement
 RUN, STRIDE = 16, 41  # the sample: a cache line's worth out of every 41
@@ -25,8 +37,10 @@ SMALL = 1 << 15  # so few scores are ranked at once
 CHUNK = {"cpu": 1 << 16}  # scores looked at in one go: what a processor's cache holds; elsewhere bounds the temporaries
 
 
-def chunks_of(numbers: Tensor) -> Iterator[Tensor]:
-    """Numbers of any shape in float32, flat, in pieces."""
+def chunks_of(numbers: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Numbers of any shape in float32, flat, in pieces; what comes in pieces stays as it is."""
+    if not isinstance(numbers, Tensor):
+        return iter(numbers)
     flat = numbers.detach().float().contiguous().view(-1)
     return iter(flat.split(CHUNK.get(flat.device.type, 1 << 25)))
 
@@ -86,7 +100,7 @@ class Sample:
         return int(self.keys[low]) if low >= 0 else LOWEST, int(self.keys[high]) if high < size else HIGHEST
 
 
-def sample_of(scores: Mapping[str, Thunk]) -> Sample:
+def sample_of(scores: Mapping[str, Callable[[], Tensor]]) -> Sample:
     """Every layer's scores are computed for it, one after the other."""
     picked, sizes = [], []
     for score in scores.values():
@@ -111,18 +125,41 @@ def in_ascending_order(numbers: Tensor) -> Tensor:
 
 
 @dataclass
+class Marked:
+    """The mask of a layer's scores above two limits, and where those between them are.
+
+    Attributes:
+        mask: (n,) bool.
+        places: of those between, ascending.
+        keys: theirs.
+    """
+
+    mask: np.ndarray
+    places: np.ndarray
+    keys: np.ndarray
+
+    def finished(self, key: int, equal: int) -> Tensor:
+        """The mask of all above a key between the limits, and of the first `equal` that have it."""
+        self.mask[self.places[self.keys > key]] = True
+        self.mask[self.places[self.keys == key][:equal]] = True
+        return torch.from_numpy(self.mask)
+
+
+@dataclass
 class Counted:
     """One layer: how many keys lie above two limits, and those between.
 
     Attributes:
         ends: how many of them were only counted, for they equal the lower, or the upper limit.
         keys: all others, ascending.
+        marked: where they are, if that was asked for and none was only counted.
     """
 
-    limits: tuple[int, int]
+    limits: Limits
     above: int
     ends: tuple[int, int]
     keys: np.ndarray
+    marked: Marked | None = None
 
     def exceed(self, key: int) -> int:
         """How many scores lie above a key within the limits."""
@@ -160,14 +197,50 @@ class Counter:
         return Counted((self.low, self.high), self.above, (self.lowest, self.highest), keys)
 
 
-def _count(name: str, scores: Tensor, limits: Sequence[tuple[int, int]]) -> list[Counted]:
-    """What lies above and between each pair of limits."""
-    counters = [Counter(low, high) for low, high in limits]
+class Marker(Counter):
+    """A counter on a processor that remembers where keys lie; not many ties, which are counted only."""
+
+    def __init__(self, low: int, high: int, size: int) -> None:
+        super().__init__(low, high)
+        self.mask, self.places, self.seen = np.empty(size, np.bool_), list[np.ndarray](), 0
+
+    def add(self, keys: Tensor) -> None:
+        """The next keys."""
+        numbers, above = keys.numpy(), self.mask[self.seen : self.seen + len(keys)]
+        np.greater(numbers, self.high, out=above)
+        between = numbers >= self.low
+        between ^= above
+        places = np.flatnonzero(between)
+        if len(places) > len(keys) >> 3:
+            return super().add(keys)
+        self.above += int(np.count_nonzero(above))
+        self.inside.append(torch.from_numpy(numbers.take(places)))
+        places += self.seen
+        self.places.append(places)
+        self.seen += len(keys)
+        return None
+
+    def counted(self) -> Counted:
+        """What was found."""
+        found = super().counted()
+        if self.seen == len(self.mask):
+            found.marked = Marked(self.mask, np.concatenate(self.places), torch.cat(self.inside).numpy())
+        return found
+
+
+def _count(name: str, scores: Scores, limits: Sequence[Limits], size: int) -> list[Counted]:
+    """What lies above and between each pair of limits; of a `size` above zero where it lies, too."""
+    if not isinstance(scores, Tensor | Iterable):
+        return scores.counted(limits)
+    counters: list[Counter] | None = None
     for part in chunks_of(scores):
         keys = keys_of(name, part.view(torch.int32))
+        if counters is None:
+            marks = size and keys.device.type == "cpu"
+            counters = [Marker(*pair, size) if marks else Counter(*pair) for pair in limits]
         for counter in counters:
             counter.add(keys)
-    return [counter.counted() for counter in counters]
+    return [counter.counted() for counter in counters or ()]
 
 
 def split(keys: Tensor, low: Any, high: Any) -> tuple[int, Tensor]:
@@ -178,16 +251,17 @@ def split(keys: Tensor, low: Any, high: Any) -> tuple[int, Tensor]:
     numbers = keys.numpy()  # three times as fast as the same in torch
     above, between = numbers > high, numbers >= low
     between ^= above
-    return int(np.count_nonzero(above)), torch.from_numpy(numbers[between])
+    return int(np.count_nonzero(above)), torch.from_numpy(numbers.take(np.flatnonzero(between)))
 
 
 @dataclass(frozen=True)
 class OrderStatistic:
-    """The score of a wanted rank: its key, and per layer how many scores exceed and equal it."""
+    """The score of a wanted rank: its key, and per layer how many scores exceed and equal it, and what was marked."""
 
     key: int
     above: list[int]
     equal: list[int]
+    marked: Sequence[Marked | None] = ()
 
     @property
     def score(self) -> float:
@@ -205,14 +279,25 @@ class OrderStatistic:
         assert left == 0, "the threshold holds fewer ties than are to be shared"
         return budgets
 
+    def masks(self, budgets: Sequence[int]) -> Iterator[Tensor | None]:
+        """(n,) per layer its largest, of equals the first; None where not all is marked. To be asked for once."""
+        for marked, above, kept in zip(self.marked, self.above, budgets, strict=False):
+            yield None if marked is None else marked.finished(self.key, kept - above)
 
-def locate(scores: Mapping[str, Thunk], ranks: Sequence[int], sample: Sample) -> dict[int, OrderStatistic]:
+
+def locate(
+    scores: Mapping[str, Thunk], ranks: Sequence[int], sample: Sample, *, marking: bool = False
+) -> dict[int, OrderStatistic]:
     """The `rank`-th largest score of all layers (1 = the largest) for every rank, from one pass."""
     deviations = sample.deviations
     wanted = {rank: sample.limits(rank, deviations) for rank in ranks}
     located: dict[int, OrderStatistic] = {}
+    sizes = sample.sizes if marking else [0] * len(sample.sizes)
     while wanted:
-        layers = [_count(name, score(), list(wanted.values())) for name, score in scores.items()]
+        limits = list(wanted.values())
+        layers = [
+            _count(name, score(), limits, size) for (name, score), size in zip(scores.items(), sizes, strict=True)
+        ]
         for rank, *counted in zip(list(wanted), *layers, strict=True):
             if (statistic := _ranked(counted, rank)) is not None:
                 located[rank] = statistic
@@ -233,4 +318,5 @@ def _ranked(layers: list[Counted], rank: int) -> OrderStatistic | None:
         return None
     left -= highest
     key = high if left <= 0 else int(keys[-left]) if left <= len(keys) else low
-    return OrderStatistic(key, [layer.exceed(key) for layer in layers], [layer.equal(key) for layer in layers])
+    above, equal = [layer.exceed(key) for layer in layers], [layer.equal(key) for layer in layers]
+    return OrderStatistic(key, above, equal, [layer.marked for layer in layers])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,17 +45,23 @@ def select(name: str, scores: Tensor, ranks: Sequence[int]) -> dict[int, OrderSt
 
 
 def search(
-    scores: Mapping[str, Thunk], sample: Sample | None = None
+    scores: Mapping[str, Thunk], sample: Sample | None = None, *, marking: bool = False
 ) -> tuple[list[int], Callable[[Sequence[int]], dict[int, OrderStatistic]]]:
-    """The number of scores of each layer, and what finds the `rank`-th largest of all for every rank."""
+    """The number of scores of each layer, and what finds the `rank`-th largest of all for every rank.
+
+    Without a sample the scores are tensors.
+    """
+    if sample is not None:
+        return sample.sizes, partial(locate, scores, sample=sample, marking=marking)
+    wholes: Any = scores
     if len(scores) == 1:
-        ((name, score),) = scores.items()
+        ((name, score),) = wholes.items()
         layer_scores = score()
         if layer_scores.device.type == "cpu" and layer_scores.numel() <= AT_ONCE:
             return [layer_scores.numel()], partial(select, name, layer_scores)
-        scores = {name: lambda: layer_scores}
-    sample = sample_of(scores) if sample is None else sample
-    return sample.sizes, partial(locate, scores, sample=sample)
+        wholes = {name: lambda: layer_scores}
+    sample = sample_of(wholes)
+    return sample.sizes, partial(locate, wholes, sample=sample, marking=marking)
 
 
 def order_statistic(scores: Mapping[str, Thunk], rank: int) -> OrderStatistic:

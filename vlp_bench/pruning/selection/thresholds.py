@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import eq, ge, gt
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from vlp_bench.pruning.selection.order_statistics import order_statistic, search
 Ties = Literal["first", "last", "none"]
 ThresholdHints = dict[tuple[str, int], float]
 """By layer and number of weights kept: a score that is likely the last kept."""
+ReadyMasks = dict[tuple[str, int], Tensor]
+"""By layer and number of weights kept: the mask of these, flat; of equals the first are kept, or none."""
+LARGE, EVERY = 1 << 17, 13  # scores of one layer of which some are sampled, each for itself: neighbours are alike
 
 
 def kept_per_layer(
@@ -24,23 +27,25 @@ def kept_per_layer(
     *,
     ties: Literal["first", "none"] = "first",
     threshold_hint: ThresholdHints | None = None,
+    masks: ReadyMasks | None = None,
     sample: Sample | None = None,
 ) -> list[dict[str, int]]:
     """How many weights each layer keeps when the layers compete for `kept` places, for several totals at once.
 
     Args:
-        scores: per layer a function that computes its float scores (any shape); larger survives. Called twice, rarely
-            more often; that of a single layer once.
+        scores: per layer a function that computes its float scores; larger survives. Called twice, rarely more often;
+            that of a single layer once. Without a sample these are tensors of any shape.
         kept: the totals; each between 0 and the number of scores.
         ties: "first": exactly `kept` survive, equal scores in order of layer, then of index. "none": the released
             MULTIFLOW code's rule, where only what exceeds the largest *removed* score survives: all ties go.
         threshold_hint: takes what spares `keep_largest` its search.
+        masks: takes what spares `keep_largest` altogether, where it comes with the search.
         sample: of these scores, or of such as lie near them: spares a call of every function.
 
     Raises:
         ValueError: a layer's scores hold NaN.
     """
-    sizes, statistics_of = search(scores, sample)
+    sizes, statistics_of = search(scores, sample, marking=masks is not None)
     assert all(0 <= total <= sum(sizes) for total in kept), (kept, sizes)
     extra = ties == "none"
     ranks = {total: total + extra for total in kept if total + extra > 0 and total < sum(sizes)}
@@ -54,6 +59,9 @@ def kept_per_layer(
             budgets = statistic.above if extra else statistic.budgets(total)
             if threshold_hint is not None:
                 threshold_hint |= dict.fromkeys(zip(scores, budgets, strict=True), statistic.score)
+            if masks is not None:
+                ready = zip(scores, budgets, statistic.masks(budgets), strict=False)
+                masks |= {(name, own): mask for name, own, mask in ready if mask is not None}
         per_total.append(dict(zip(scores, budgets, strict=True)))
     return per_total
 
@@ -78,6 +86,38 @@ def keep_largest(
     mask, surplus = _from(scores, kept, largest_value(scores, rank, name), ties)
     assert surplus <= 0 if ties == "none" else surplus == 0, (kept, surplus)
     return mask
+
+
+def keep_largest_of_each(
+    scores: Tensor, kept: Sequence[int], *, name: str = "scores", ties: Ties = "first"
+) -> list[Tensor]:
+    """The masks of `keep_largest` for several numbers of weights, of which the search is one."""
+    ready: ReadyMasks = {}
+    flat = scores.detach().float().contiguous()
+    if flat.device.type == "cpu" and flat.numel() >= LARGE and ties != "last":
+        sample = Sample.of([flat.view(-1)[::EVERY]], [flat.numel()], 5.0)
+        kept_per_layer({name: lambda: flat}, kept, ties=ties, masks=ready, sample=sample)
+    found = [ready.pop((name, own), None) for own in kept]
+    return [
+        keep_largest(flat, own, name=name, ties=ties) if mask is None else mask.view(flat.shape)
+        for own, mask in zip(kept, found, strict=True)
+    ]
+
+
+def keep_from(
+    pieces: Iterable[Tensor], shape: torch.Size, kept: Sequence[int], least: Sequence[float]
+) -> list[Tensor | None]:
+    """Masks of all scores from a least one on, a score for each number of weights; None where it's not so many."""
+    masks, seen = [np.empty(shape.numel(), np.bool_) for _ in kept], 0
+    for piece in pieces:
+        stop = seen + len(piece)
+        for mask, threshold in zip(masks, least, strict=True):
+            np.greater_equal(piece.numpy(), np.float32(threshold), out=mask[seen:stop])
+        seen = stop
+    counts = [int(np.count_nonzero(mask)) for mask in masks]
+    return [
+        torch.from_numpy(m).view(shape) if n == own else None for m, n, own in zip(masks, counts, kept, strict=True)
+    ]
 
 
 def _from(scores: Tensor, kept: int, threshold: float, ties: Ties) -> tuple[Tensor, int]:
@@ -132,10 +172,19 @@ def _rows(scores: Tensor, kept: int) -> Tensor:
     """Mask of the `kept` largest scores of every row; among equals the lower index wins."""
     if not kept or not len(scores):
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(scores.shape[1] + 1 - kept, dim=1, keepdim=True).values
-    mask = scores >= threshold
-    if int(torch.count_nonzero(mask)) > kept * len(scores):  # some row has more ties than places
+    scores = scores.detach() if scores.dtype in (torch.float32, torch.float64) else scores.detach().float()
+    threshold = _thresholds_of_rows(scores, kept)
+    mask = compared(ge, scores, threshold)
+    if count(mask) > kept * len(scores):  # some row has more ties than places
         above, equal = scores > threshold, scores == threshold
         missing = kept - above.sum(1, keepdim=True)
         mask = above | (equal & (equal.cumsum(1) <= missing))
     return mask
+
+
+def _thresholds_of_rows(scores: Tensor, kept: int) -> Tensor:
+    """(d_out, 1) the `kept`-th largest of every row; on a processor by numpy, which takes a third of the time."""
+    place = scores.shape[1] - kept
+    if scores.device.type != "cpu":
+        return scores.kthvalue(place + 1, dim=1, keepdim=True).values
+    return torch.from_numpy(np.partition(scores.numpy(), place, axis=1)[:, place : place + 1])

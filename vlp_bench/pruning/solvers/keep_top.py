@@ -10,10 +10,18 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_cache import evaluate, threshold_hint
+from vlp_bench.pruning.pieces import pieces
+from vlp_bench.pruning.score_cache import evaluate, hints_of
 from vlp_bench.pruning.scores import Score
 from vlp_bench.pruning.selection.patterns import check_within, pattern_of
-from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group, keep_largest_per_row
+from vlp_bench.pruning.selection.thresholds import (
+    Ties,
+    keep_from,
+    keep_largest,
+    keep_largest_of_each,
+    keep_largest_per_group,
+    keep_largest_per_row,
+)
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -57,10 +65,16 @@ class KeepTop:
         masks: list[dict[str, Tensor]] = [{} for _ in budgets]
         for name in budgets[0]:
             layer = calibration.layers[name]
-            scores = evaluate(self.score, layer, calibration, self.compat)
-            for own, kept in zip(masks, budgets, strict=True):
-                own[name] = layer.as_stored(self._mask(layer, scores, calibration, kept[name]))
+            found = self._masks(layer, calibration, [kept[name] for kept in budgets])
+            for own, mask in zip(masks, found, strict=True):
+                own[name] = layer.as_stored(mask)
+        hints_of(self.score, calibration).expect_masks(None)
         return [Solved(own, {}) for own in masks]
+
+    def expects_masks(self, calibration: Calibration) -> None:
+        """Tells whoever ranks the same scores for the budgets of a calibration that it may leave the masks, too."""
+        if self.within == "layer" and self.ties == "first":
+            hints_of(self.score, calibration).expect_masks(self.compat)
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """How many of a layer's weights. Official: every row rounds up, or what ties with the last removed goes too."""
@@ -80,15 +94,47 @@ class KeepTop:
             raise ValueError(f"within says nothing of {layer.name!r}, of modality {modality!r}: it has {told}")
         return self.within.get(modality, self.within.get(OTHERS, "layer"))
 
-    def _mask(self, layer: Layer, scores: Tensor, calibration: Calibration, kept: int) -> Tensor:
-        official, within = self.compat == "official", self.within_of(layer)
+    def _masks(self, layer: Layer, calibration: Calibration, kept: list[int]) -> list[Tensor]:
+        """(d_out, d_in) for each number of weights."""
+        within = self.within_of(layer)
+        if within == "output" or pattern_of(within, layer, kept[0]):
+            scores = evaluate(self.score, layer, calibration, self.compat)
+            return [self._in_groups(layer, scores, within, own) for own in kept]
+        if self.compat == "official" and within == "matrix":
+            kept = [max(0, own - 1) for own in kept]
+        found = self._known(layer, calibration, kept)
+        missing = [own for own, mask in zip(kept, found, strict=True) if mask is None]
+        if not missing:
+            return [mask for mask in found if mask is not None]
+        searched = iter(self._searched(layer, calibration, missing))
+        return [next(searched) if mask is None else mask for mask in found]
+
+    def _in_groups(self, layer: Layer, scores: Tensor, within: Within, kept: int) -> Tensor:
         if pattern := pattern_of(within, layer, kept):
             return keep_largest_per_group(scores, *pattern)
-        if within == "output":
-            rows = len(scores)
-            return keep_largest_per_row(scores, -(-kept // rows) * rows if official else kept)
-        if within == "matrix" and official:
-            kept = max(0, kept - 1)
-        hint = threshold_hint(self.score, calibration).get((layer.name, kept))
-        ties = "none" if official and self.ties == "first" else self.ties
-        return keep_largest(scores, kept, name=layer.name, ties=ties, threshold_hint=hint)
+        rows = len(scores)
+        return keep_largest_per_row(scores, -(-kept // rows) * rows if self.compat == "official" else kept)
+
+    def _known(self, layer: Layer, calibration: Calibration, kept: list[int]) -> list[Tensor | None]:
+        """Masks that were left by whoever found the budgets, or that follow from where the scores were divided."""
+        hints, shape = hints_of(self.score, calibration), layer.matrix.shape
+        ready = [hints.masks.pop((layer.name, own), None) for own in kept]
+        least = [hints.thresholds.get((layer.name, own)) for own in kept]
+        parts = None if self._ties == "none" else pieces(self.score, layer, calibration)
+        if parts is None or None in least or any(mask is not None for mask in ready):
+            return [None if mask is None else mask.view(shape) for mask in ready]
+        return keep_from(parts, shape, kept, [size for size in least if size is not None])
+
+    def _searched(self, layer: Layer, calibration: Calibration, kept: list[int]) -> list[Tensor]:
+        scores, hints = evaluate(self.score, layer, calibration, self.compat), hints_of(self.score, calibration)
+        least = [hints.thresholds.get((layer.name, own)) for own in kept]
+        if all(own is None for own in least):
+            return keep_largest_of_each(scores, kept, name=layer.name, ties=self._ties)
+        return [
+            keep_largest(scores, own, name=layer.name, ties=self._ties, threshold_hint=hint)
+            for own, hint in zip(kept, least, strict=True)
+        ]
+
+    @property
+    def _ties(self) -> Ties:
+        return "none" if self.compat == "official" and self.ties == "first" else self.ties

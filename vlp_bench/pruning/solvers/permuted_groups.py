@@ -44,7 +44,7 @@ class PermutedGroups(KeepTop):
         for name, budget in budgets.items():
             layer = calibration.layers[name]
             scores = evaluate(self.score, layer, calibration, self.compat)
-            mask, orders[name] = self._permuted(scores, self._mask(layer, scores, calibration, budget))
+            mask, orders[name] = self._permuted(scores, self._in_groups(layer, scores, str(self.within), budget))
             masks[name] = layer.as_stored(mask)
         return Solved(masks, {}, permutations=orders)
 

@@ -342,9 +342,7 @@ class Passes:
         eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
         own = products_in(self.precision)
         with processes.apart(), eager, own, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(self.seed)
-            if device.type == "cuda":
-                torch.cuda.manual_seed(self.seed)
+            seed_draws(self.seed, device)
             self.model.train(training)
             torch.backends.mha.set_fastpath_enabled(False)
             try:
@@ -381,7 +379,7 @@ class Passes:
                 for print_ in fingerprints(parts):
                     digest.update(print_)
             drawing = RandomState(device)
-            torch.manual_seed(self.seed + 1_000_003 * number)
+            seed_draws(self.seed + 1_000_003 * number, device)
             yield number, parts
             drawing.restore()  # what a batch's losses draw is its own affair, whoever computes the ones before it
             seen += 1
@@ -391,6 +389,13 @@ class Passes:
         if limit is None and count is not None and seen < count:
             warn_once(log, self.model, f"{count} calibration batches were asked for, the set has only {seen}")
         self._seen.data_hash = self._seen.data_hash or digest.hexdigest()
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seeds the processor and a device; `torch.manual_seed` keeps a traceback for each kind of device not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -99,9 +99,16 @@ class Resuming(Around):
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
         owner = {module: block for block in self._blocks for module in block.modules()}
         self._inside: dict[nn.Module, set[str]] = {block: set() for block in self._blocks}
+        self._readers: dict[
+            nn.Module | None, list[tuple[str, nn.Module]]
+        ] = {}  # who reads which layer, by the block around it
         for name, layer in layers.items():
             for reader in layer.readers:
-                self._inside.get(owner.get(reader.module, reader.module), set()).add(name)
+                block = owner.get(reader.module)
+                around = None if block is reader.module else block  # whose own hooks come before its forward
+                self._readers.setdefault(around, []).append((name, reader.module))
+                if block is not None:
+                    self._inside[block].add(name)
         self._wanted: list[str] = []
         self._solved: set[str] = set()
         self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
@@ -196,19 +203,22 @@ class _Run:
 
     def through(self, model: nn.Module, batch: Any) -> None:
         with ExitStack() as undo:
-            for name, layer in self.plan._layers.items():
-                for reader in layer.readers:
-                    if layer.stack is not None:  # what its slices read is seen while the module runs
-                        undo.callback(reader.module.register_forward_pre_hook(self._before(name)).remove)
-                        undo.callback(reader.module.register_forward_hook(self._reading(name)).remove)
-                    else:
-                        undo.callback(reader.module.register_forward_pre_hook(self._reading(name)).remove)
+            self._watch(None, undo)
             for block in self.plan._blocks:
                 undo.callback(block.__dict__.update, {k: v for k, v in vars(block).items() if k == "forward"})
                 undo.callback(block.__dict__.pop, "forward", None)
                 block.forward = self._forward(block, block.forward)
             with suppress(_Done):
                 self.plan.answers.encode(model, batch)
+
+    def _watch(self, block: nn.Module | None, undo: ExitStack) -> None:
+        """Sees the readings of a block's layers, or of those in none."""
+        for name, module in self.plan._readers.get(block, ()):
+            if self.plan._layers[name].stack is not None:  # what its slices read is seen while the module runs
+                undo.callback(module.register_forward_pre_hook(self._before(name)).remove)
+                undo.callback(module.register_forward_hook(self._reading(name)).remove)
+            else:
+                undo.callback(module.register_forward_pre_hook(self._reading(name)).remove)
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
@@ -247,17 +257,19 @@ class _Run:
             elif self.plan.stops_before(block):
                 raise _Done
             else:
-                output = self._run(number, forward, args, kwargs)
+                output = self._run(number, block, forward, args, kwargs)
             self.latest = _tensors(output)
             return output
 
         return resumed
 
-    def _run(self, number: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _run(self, number: int, block: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """In earnest; what it gives is kept if it is the last of its kind."""
         self.plan.calls += 1
         before = self.seen.copy()
-        output = forward(*args, **kwargs)
+        with ExitStack() as undo:
+            self._watch(block, undo)
+            output = forward(*args, **kwargs)
         if self.final:
             given = {id(tensor) for tensor in _tensors((args, kwargs))}
             if number and self.plan.lets_go_of(number - 1) and any(id(tensor) in given for tensor in self.latest):
