@@ -18,7 +18,8 @@ from typing import Any
 
 STRANGE: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 1e308, 1e999, math.nan, -math.inf, "", " ", "?!", "\ud800", "../../etc/passwd",
-    "/etc/passwd", "a\0b", "x" * 5000, [], {}, [[]], [None], [1, 2, 3, 4], {"a": 1}, [[0, 0, 1e9, 1e9]], 2**63, 1.5,
+    "/etc/passwd", "a\0b", "\x1b[2Jx", "x" * 5000, [], {}, [[]], [None], [1, 2, 3, 4], {"a": 1}, [[0, 0, 1e9, 1e9]],
+    2**63, 1.5,
 ]  # fmt: skip
 NUMBERS = (b"NaN", b"-1", b"1e999", b"99999999999999999999", b"null", b'"x"', b"[]", b"true", b"4611686018427387904")
 Damage = Callable[[bytes, random.Random], bytes]
