@@ -260,7 +260,7 @@ class Inputs:
         except ImportError as error:
             lacks = " ".join(str(error).split()).partition(" Check out")[0]
             raise ValueError(f"the {what} of {self.folder} needs a package: {lacks}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # of whatever kind its library raises for a file that is not as it should be
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"
             ) from error
