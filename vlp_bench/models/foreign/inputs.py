@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
+from vlp_bench.data.readers.checked import load
 from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.loading import processor_without_videos
 from vlp_bench.models.foreign.losses import IGNORED
@@ -255,6 +256,8 @@ class Inputs:
         )
 
     def _loaded(self, auto: Any, what: str) -> Any:
+        for file in sorted(Path(self.folder).glob("*processor_config.json")):
+            load(file, infinite=True)  # a key that stands twice is refused, which transformers does not
         try:
             return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except ImportError as error:
