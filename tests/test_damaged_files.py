@@ -11,7 +11,10 @@ from benchmarks.endurance import damaged_files as tool
 from benchmarks.endurance.damage import FORMS, another
 from benchmarks.endurance.damaged_files import Kind, tried, verdict
 
-MADE = {"data": tool.data_kinds, "results": tool.result_kinds, "tensors": tool.tensor_kinds}
+MADE = {
+    "data": tool.data_kinds, "results": tool.result_kinds, "tensors": tool.tensor_kinds,
+    "configs": tool.config_kinds, "folders": tool.folder_kinds,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("each", [16, pytest.param(250, marks=pytest.mark.slow)])
@@ -79,6 +82,19 @@ def test_a_file_with_a_fingerprint_counts_as_another_only_with_another_fingerpri
         marked = Kind(found.file, "json", found.read, identity, tmp_path)
         assert verdict(marked, content, whole, repr(careless(found.file)), "same")[0] == expected
         found.file.write_bytes(whole)
+
+
+SETTINGS = {
+    "another value": (b'{"a": 1, "b": "y"}', True), "a key that is gone": (b'{"a": 1}', True),
+    "a key twice": (b'{"a": 1, "a": 2}', False), "a list": (b"[1]", False), "cut off": (b'{"a"', False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+@pytest.mark.parametrize("form", ["settings", "yaml"])
+def test_which_settings_are_another_whole_file(form, what):
+    content, expected = SETTINGS[what]
+    assert another(form, b'{"a": 1, "b": "x"}', content) == expected or (form, what) == ("yaml", "a list")
 
 
 def test_a_form_with_a_checksum_is_never_another_file():

@@ -16,9 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
 STRANGE: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 1e308, 1e999, math.nan, -math.inf, "", " ", "?!", "\ud800", "../../etc/passwd",
-    "/etc/passwd", "a\0b", "x" * 5000, [], {}, [[]], [None], [1, 2, 3, 4], {"a": 1}, [[0, 0, 1e9, 1e9]], 2**63, 1.5,
+    "/etc/passwd", "a\0b", "\x1b[2Jx", "x" * 5000, [], {}, [[]], [None], [1, 2, 3, 4], {"a": 1}, [[0, 0, 1e9, 1e9]],
+    2**63, 1.5,
 ]  # fmt: skip
 NUMBERS = (b"NaN", b"-1", b"1e999", b"99999999999999999999", b"null", b'"x"', b"[]", b"true", b"4611686018427387904")
 Damage = Callable[[bytes, random.Random], bytes]
@@ -99,6 +103,12 @@ def line_twice(data: bytes, rng: random.Random) -> bytes:
     lines = data.splitlines(keepends=True)
     at = rng.randrange(len(lines))
     return b"".join([*lines[: at + 1], b"" if lines[at].endswith(b"\n") else b"\n", *lines[at:]])
+
+
+def line_gone(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    del lines[rng.randrange(len(lines))]
+    return b"".join(lines)
 
 
 def quote_put_in(data: bytes, rng: random.Random) -> bytes:
@@ -268,9 +278,11 @@ def part_changed(data: bytes, rng: random.Random) -> bytes:
 FORMS: dict[str, tuple[Damage, ...]] = {
     "member": (*BYTES, *TEXTS, in_json, key_twice),
     "json": (*BYTES, *TEXTS, in_json, in_json, in_json, in_json, in_json, in_json, key_twice, key_twice),
+    "settings": (*BYTES, *TEXTS, in_json, in_json, in_json, in_json, in_json, in_json, key_twice, key_twice),
     "lines": (*BYTES, *TEXTS, *TEXTS, in_json, in_json, in_json, key_twice, key_twice),
     "text": (*BYTES, *TEXTS, *TEXTS, *TEXTS),
     "free": (*BYTES, *TEXTS),
+    "yaml": (*BYTES, *TEXTS, *TEXTS, *TEXTS, line_twice, line_gone),
     "safetensors": (*BYTES, in_header, in_header, in_header, tensors_swapped, tensors_swapped),
     "tar": (*BYTES, member_twice, member_twice, no_end, no_end),
     "tar.gz": (*BYTES, member_twice, member_twice),
@@ -290,7 +302,7 @@ def another(form: str, whole: bytes, damaged: bytes) -> bool:
     """
     try:
         return _ANOTHER.get(form, _never)(whole, damaged)
-    except (ValueError, KeyError, tarfile.TarError, EOFError, OSError):
+    except (ValueError, KeyError, tarfile.TarError, EOFError, OSError, YAMLError):
         return False
 
 
@@ -378,6 +390,23 @@ def _columns(line: str, table: bool) -> int:
     return line.count(",") if table else len(line.split())
 
 
+def _settings(whole: bytes, damaged: bytes) -> bool:
+    """Any object that says no key twice: what it lacks has a default in its library, and what is unknown is kept."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("twice")
+        return dict(pairs)
+
+    return isinstance(json.loads(damaged.decode("utf-8-sig"), object_pairs_hook=once), dict)
+
+
+def _yaml(whole: bytes, damaged: bytes) -> bool:
+    """Any YAML that says no key twice: keys and values of a configuration have defaults, and comments say nothing."""
+    OmegaConf.create(damaged.decode())
+    return True
+
+
 def _free(whole: bytes, damaged: bytes) -> bool:
     """Any text, no line of which stands oftener than before."""
     before, after = (list(map(str.strip, data.decode("utf-8-sig").split("\n"))) for data in (whole, damaged))
@@ -423,5 +452,5 @@ def _member(whole: bytes, damaged: bytes) -> bool:
 
 _ANOTHER: dict[str, Callable[[bytes, bytes], bool]] = {
     "json": _json, "lines": _lines, "text": _text, "free": _free, "tar": _tar, "safetensors": _safetensors,
-    "jpeg": _picture, "pixels": _pixels, "member": _member,
+    "yaml": _yaml, "settings": _settings, "jpeg": _picture, "pixels": _pixels, "member": _member,
 }  # fmt: skip

@@ -5,7 +5,8 @@
     python -m benchmarks.endurance.damaged_files rows.jsonl c4        # kinds whose name holds one of these words
 
 Every kind of file that the package reads: annotations in each format, lists and texts to calibrate on, vocabularies,
-shards, archives, folders, images; results, examples, curves; masks, weights, checkpoints, statistics. A damaged file
+shards, archives, folders, images; results, examples, curves; masks, weights, checkpoints, statistics; configurations of
+one's own, models of transformers. A damaged file
 (`damage.py`) is read in this process. Counted:
 
 * refused: one line that names the file.          * same: the values are those of the whole file.
@@ -42,7 +43,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.endurance.damage import FORMS, Damage, another
-from benchmarks.endurance.typing_errors import TooLong, limited
+from benchmarks.endurance.typing_errors import TooLong, limited, specification_of
 from vlp_bench.data import minicopy
 from vlp_bench.data.bert_vocabulary import bert_vocabulary
 from vlp_bench.data.datasets.files import FilesCalibration
@@ -56,6 +57,8 @@ from vlp_bench.data.readers.texts import read_texts
 from vlp_bench.data.text import make_tokenizer
 from vlp_bench.data.transforms.decoding import Folder
 from vlp_bench.models.checkpoints.read_write import load_model, read_released, save_model, weights_hash
+from vlp_bench.models.foreign import loading
+from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.xvlm.model import XVLM, XVLMAdapter
 from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.pruning import released_masks
@@ -68,6 +71,8 @@ from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store
 from vlp_bench.runs.checkpointing import WholeFiles, read_checkpoint
 from vlp_bench.runs.terminal.errors import explain
+from vlp_bench.runs.trial_construction import construct_all
+from vlp_bench.sweeps import plans
 
 SECONDS = 20
 FAULTS = ("silent wrong", "traceback", "hang", "more than a line", "does not name the file")
@@ -76,13 +81,17 @@ Values = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: which, its form (see `damage.FORMS`), all that is made of it, and what identifies its content."""
+    """A kind of file: which, its form (see `damage.FORMS`), all that is made of it, and what identifies its content.
+
+    root: a line that says what is wrong has this in it. keyed: or it names a key, which may come from several files.
+    """
 
     file: Path
     form: str
     read: Values
     identity: Values | None = None
     root: Path = field(default=Path())
+    keyed: bool = False
 
     @property
     def name(self) -> str:
@@ -305,6 +314,107 @@ def _model(model: torch.nn.Module) -> Any:
     return model.state_dict(), model.config
 
 
+# Configurations of one's own
+
+
+METHOD = """\
+# a method of one's own
+defaults:
+  - allocate: uniform
+  - solve: wanda
+  - sweep: block_by_block
+  - _self_
+_target_: vlp_bench.pruning.pruner.Pruner
+name: mine
+compat: corrected
+num_batches: 7
+seed: 3
+"""
+EXPERIMENT = """\
+# @package _global_
+defaults:
+  - /model: xvlm_mini
+  - /task: retrieval_mini
+  - /data: itr_mini
+  - /benchmark: mini
+experiment: mine
+sparsity: 0.8
+recipe:
+  epochs: 3
+task:
+  k_test: 5
+  lr: 0.001
+"""
+SWEEP = """\
+# a table of one's own
+parts:
+  - exp: [xvlm_itr, blip_itr]
+    pruner: [chita, chita_pp]
+    sparsity: [0.63, 0.9]
+    seed: [0, 1]
+    dense: false
+    overrides: [recipe.epochs=1]
+    grid:
+      pruner.ridge: [0.01, 0.1, 1]
+"""
+
+
+def config_kinds(root: Path) -> Iterator[Kind]:
+    """A sweep, a method and an experiment of one's own, composed and constructed as a run does."""
+    words = ("+exp=xvlm_itr", "pruner=mine"), ("+exp=mine", "pruner=omp")
+    files = {"sweep.yaml": SWEEP, "pruner/mine.yaml": METHOD, "exp/mine.yaml": EXPERIMENT}
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    sweep = root / "sweep.yaml"
+    yield Kind(sweep, "yaml", lambda: plans.read(sweep), root=root)
+    for name, own in zip(list(files)[1:], words, strict=True):
+        search = f"hydra.searchpath=[file://{root}]"
+        yield Kind(root / name, "yaml", functools.partial(_composed, (*own, search)), root=root, keyed=True)
+
+
+def _composed(words: Sequence[str]) -> Any:
+    specification = specification_of(words)
+    construct_all(specification)
+    return specification.config
+
+
+def folder_kinds(root: Path) -> Iterator[Kind]:
+    """A model of transformers in two shards, its words and what makes its images."""
+    model, words, images = _of_transformers(root / "model")
+    index = sorted(file.name for file in model.glob("model*"))
+    read = functools.partial(_foreign, model)
+    for name in ("config.json", *index):
+        form = "settings" if name.endswith("json") else "safetensors"
+        identity = (lambda: repr(plain(read()))) if form == "safetensors" else None
+        yield Kind(model / name, form, read, identity, root=root)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        yield Kind(model / name, "settings", words, root=root)
+    yield Kind(model / "preprocessor_config.json", "settings", images, root=root)
+
+
+def _foreign(folder: Path) -> Any:
+    model = loading.load(loading.found_folder(str(folder)))
+    return model.state_dict(), model.config.to_dict()
+
+
+def _of_transformers(folder: Path) -> tuple[Path, Values, Values]:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, ViTConfig, ViTImageProcessorPil, ViTModel
+
+    torch.manual_seed(0)
+    size = {"height": 8, "width": 8}
+    ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=8,
+                       patch_size=4)).save_pretrained(folder, max_shard_size=2000)  # fmt: skip
+    table = {name: n for n, name in enumerate(("[PAD]", "[UNK]", "a", "dog", "cat", "red", "on", "sofa"))}
+    raw = Tokenizer(models.WordLevel(table, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    ViTImageProcessorPil(size=size).save_pretrained(folder)
+    made: Any = functools.partial(Inputs, cast("Any", None), folder)
+    return folder, lambda: made().tokenizer.get_vocab(), lambda: made().image_processor.to_dict()
+
+
 # Trying them
 
 
@@ -361,7 +471,7 @@ def _of_error(kind: Kind, error: Exception) -> tuple[str, str]:
         return "traceback", f"{type(error).__name__}: {error}"
     if "\n" in line.strip() or not line.strip():
         return "more than a line", line
-    return ("refused" if str(kind.root) in line else "does not name the file"), line
+    return ("refused" if kind.keyed or str(kind.root) in line else "does not name the file"), line
 
 
 def damages(form: str) -> Sequence[Damage]:
@@ -394,8 +504,10 @@ def tried(kind: Kind, each: int, seed: int, say: Callable[[str], object]) -> tup
 def every_kind(root: Path) -> list[Kind]:
     """All kinds, their files below `root`."""
     (root / "results").mkdir(parents=True)
-    (root / "tensors").mkdir()
-    made = [*data_kinds(root / "data"), *result_kinds(root / "results"), *tensor_kinds(root / "tensors")]
+    for name in ("tensors", "configs", "folders"):
+        (root / name).mkdir()
+    made = [*data_kinds(root / "data"), *result_kinds(root / "results"), *tensor_kinds(root / "tensors"),
+            *config_kinds(root / "configs"), *folder_kinds(root / "folders")]  # fmt: skip
     for kind in made:
         assert kind.file.is_file(), kind.file
     return made

@@ -39,7 +39,7 @@ WORDS = (
     "experiment=x", "+trainer.max_steps=5", "+trainer.max_epochs=5", "+nonsense=1", "trainer.accelerator=tpu",
     "precision=64-true", "+pruner.nonsense=7", "pruner.name._target_=os.system", "task._target_=os.system",
 )  # fmt: skip
-DEFAULTED = ("pruning_seed", "checkpoint_minutes")  # may be taken away
+DEFAULTED = ("pruning_seed", "pruning_precision", "checkpoint_minutes")  # may be taken away
 FRACTIONS = ("checkpoint_minutes",)  # whole as they stand, and may be others
 SECONDS = 60  # a run of more is called a hang; a busy machine needs some for what takes one
 

@@ -1,14 +1,17 @@
 """Whole commands with wrong words and damaged files: each ends in one line, never in a traceback, a hang or a lie.
 
-    python benchmarks/endurance/whole_commands.py                 # every verb, every kind of file: some 900 commands
+    python benchmarks/endurance/whole_commands.py                 # every verb, every kind of file: some 1,000 commands
     python benchmarks/endurance/whole_commands.py words --most 100 --seed 3
     python benchmarks/endurance/whole_commands.py files
 
 `words`: every option of every verb but `run` (that is `typing_errors.py`'s) with values of other kinds, misspelt keys,
-missing and doubled words. `files`: what a run leaves behind (rows, masks, weights, checkpoints, examples, curves), cut
-off, emptied, with bytes, numbers or pieces exchanged, read by each verb that reads it. A command is a fork of this
-process, in a folder of its own. Counted: tracebacks, hangs (more than two minutes), errors of more than a line, escape
-sequences that reach the terminal, failures without a word, and wrong words that end with 0.
+missing and doubled words. `files`: what a run leaves behind (rows, masks, weights, checkpoints, examples, curves),
+damaged as in `damage.py`, read by each verb that reads it. A command is a fork of this process, in a folder of its
+own. Counted: tracebacks, hangs (more than two minutes), errors of more than a line, escape sequences that reach the
+terminal, failures without a word, wrong words that end with 0, and other values than the whole file's without a word.
+
+* refused: an exit code that is not 0, and a line.   * same: the command said and wrote what it does of the whole file.
+* told: other values, and the damaged file is named.  * another file: other values of one that is whole in itself.
 """
 
 import argparse
@@ -22,16 +25,17 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.endurance.damage import bit, cut, emptied
+from benchmarks.endurance import damaged_files
+from benchmarks.endurance.damage import another
 from vlp_bench.runs.terminal import console as terminal
 
 SECONDS = 120
@@ -43,7 +47,7 @@ KEYED = {  # verb -> its keys
     "rescore": ("out", "exp", "benchmark", "corenlp_dir", "force"),
     "status": ("paths.out", "sparsity", "seed"),
 }
-FREE = {"title", "project", "to", "files"}  # any text is right
+Values = dict[str, list[str]]  # what was written -> its lines; "" is what was said
 WRONG: dict[str, tuple[str, ...]] = {  # verb -> words that can only be wrong, one command each
     "compare": (
         "+exp=nope", "exp=xvlm_itr", "+exp=xvlm_itr workers=0", "+exp=xvlm_itr workers=abc",
@@ -127,16 +131,18 @@ WRONG: dict[str, tuple[str, ...]] = {  # verb -> words that can only be wrong, o
     "nope": ("",),
     "repot": ("out=OUT",),
 }  # fmt: skip
-READERS = {  # what is damaged -> the commands that read it
-    "rows": ("report out=OUT", "status paths.out=OUT", "export write RUN OUT/x --as packed", "sync out=OUT",
-             "rescore out=OUT"),
-    "mask": ("masks show MASK", "masks diff MASK MASK", "export report MASK --rounds 1 --tokens 1", "report out=OUT",
-             "export write MASK OUT/y --as packed", "export write RUN OUT/x --as packed"),
-    "weights": ("weights check WEIGHTS", "export write MASK OUT/x --as dense --weights WEIGHTS", "data check WEIGHTS",
-                "gate WEIGHTS --words-only --cases 2"),
-    "best": ("export write RUN OUT/x --as packed",),
-    "examples": ("report out=OUT",),
-    "curves": ("report out=OUT", "sync out=OUT"),
+READERS = {  # what is damaged -> its form (see damage.FORMS), and the commands that read it
+    "rows": ("lines", ("report out=OUT", "status paths.out=OUT", "export write RUN OUT/x --as packed", "sync out=OUT",
+                       "rescore out=OUT")),
+    "mask": ("safetensors!", (
+        "masks show MASK", "masks diff MASK MASK", "export report MASK --rounds 1 --tokens 1", "report out=OUT",
+        "export write MASK OUT/y --as packed", "export write RUN OUT/x --as packed")),
+    "weights": ("safetensors", (
+        "weights check WEIGHTS", "export write MASK OUT/x --as dense --weights WEIGHTS", "data check WEIGHTS",
+        "gate WEIGHTS --words-only --cases 2")),
+    "best": ("zip", ("export write RUN OUT/x --as packed",)),
+    "examples": ("zip", ("report out=OUT",)),
+    "curves": ("text", ("report out=OUT", "sync out=OUT")),
 }  # fmt: skip
 
 
@@ -274,49 +280,81 @@ def wordings() -> Iterator[tuple[str, bool]]:
 # Damaged files
 
 
-def _early(data: bytes, rng: random.Random) -> bytes:
-    """One of the first bytes, where lengths and headers are."""
-    place = rng.randrange(min(len(data), 200))
-    return data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
-
-
-def _swapped(data: bytes, rng: random.Random) -> bytes:
-    """Two pieces change places."""
-    size = max(1, len(data) // 8)
-    first, second = rng.randrange(len(data) - size), rng.randrange(len(data) - size)
-    part = bytearray(data)
-    part[first : first + size], part[second : second + size] = data[second : second + size], data[first : first + size]
-    return bytes(part)
-
-
-def _text(data: bytes, rng: random.Random) -> bytes:
-    """A word of JSON or CSV becomes another one."""
-    words = list(re.finditer(rb'"[^"\n]{1,40}"|-?\d+\.?\d*|true|false|null', data[:200_000]))
-    if not words:
-        return b"[" * 5000
-    found = rng.choice(words)
-    others = [b"null", b"1e999", b"-1", b'"x"', b"[]", b"{}", b"1" + b"0" * 400, b"NaN", b'"\\u001b[2J"', b"true"]
-    other = rng.choice(others)
-    return data[: found.start()] + other + data[found.end() :]
-
-
-DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (bit, cut, emptied, _early, _swapped, _text)
-
-
-def damages(rng: random.Random, rounds: int) -> Iterator[tuple[str, str, "partial[bytes]"]]:
+def damages(rng: random.Random) -> Iterator[tuple[str, str, "partial[bytes]"]]:
     """(kind of file, command, what happens to its bytes)."""
-    for kind, commands in READERS.items():
+    for kind, (form, commands) in READERS.items():
         for command in commands:
-            for damage in DAMAGES * rounds:
+            for damage in dict.fromkeys(damaged_files.damages(form)):
                 yield kind, command, partial(damage, rng=random.Random(rng.random()))  # pyright: ignore[reportCallIssue]
 
 
-def damaged(out: Path, kind: str, change: Callable[[bytes], bytes]) -> None:
-    """Exchange a file of `out` for its damaged copy."""
-    file = places(out)[kind]
-    data = file.read_bytes()
-    file.unlink()
-    file.write_bytes(change(data))
+@dataclass
+class Whole:
+    """A folder of results as it was made, and what commands say and write of it."""
+
+    out: Path
+    found: dict[str, list[Values]] = field(default_factory=dict)
+
+    def values(self, command: str) -> list[Values]:
+        """Twice, as times and seconds differ; raises AssertionError if nothing is said."""
+        if command not in self.found:
+            self.found[command] = [self._once(command) for _ in range(2)]
+        return self.found[command]
+
+    def _once(self, command: str) -> Values:
+        with TemporaryDirectory(dir=self.out.parent) as scratch:
+            outcome, values = observed(command, copied(self.out, Path(scratch)), Path(scratch))
+        assert outcome.text.strip(), command
+        return values
+
+
+def observed(command: str, copy: Path, folder: Path) -> tuple[Outcome, Values]:
+    """Perform a command on a copy; how it ended, and all it said and wrote."""
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    outcome = performed(filled(command, copy), folder)
+    written = [file for file in sorted(folder.rglob("*")) if file.is_file() and _is_new(file, before)]
+    return outcome, {
+        "": _lines(outcome.text.encode(), folder),
+        **{str(file.relative_to(folder)): _lines(file.read_bytes(), folder) for file in written},
+    }
+
+
+def _is_new(file: Path, before: Mapping[Path, int]) -> bool:
+    apart = ("wandb", "said.txt")  # what is sent to W&B is of its own format, full of times
+    return before.get(file) != file.stat().st_mtime_ns and not any(part in apart for part in file.parts)
+
+
+def _lines(data: bytes, folder: Path) -> list[str]:
+    return data.decode("latin-1").replace(str(folder), "").split("\n")
+
+
+def same(found: Values, whole: Sequence[Values]) -> bool:
+    """Whether what was found is what both looks at the whole file found, but for lines in which these differ."""
+    one, other = whole
+    if found.keys() != one.keys():
+        return False
+    return all(len(lines) == len(one[name]) and all(
+        line in pair or pair[0] != pair[1] for line, *pair in zip(lines, one[name], other[name], strict=False)
+    ) for name, lines in found.items())  # fmt: skip
+
+
+def verdict_of_values(
+    outcome: Outcome, found: Values, whole: Sequence[Values], file: Path, contents: tuple[bytes, bytes], form: str
+) -> str:
+    """As `verdict`, of a command that read `file` with the second of two contents in place of the first."""
+    plainly = verdict(outcome, wrong=False)
+    if plainly != "accepted":
+        return plainly
+    if same(found, whole):
+        return "same"
+    if _named(found, file) > max(_named(values, file) for values in whole):
+        return "told"
+    return "another file" if another(form, *contents) else "silently wrong"
+
+
+def _named(values: Values, file: Path) -> int:
+    """How often a file is named, in lines that may be broken anywhere; a report says in its page what it left out."""
+    return sum("".join("".join(lines).split()).count(file.name) for lines in values.values())
 
 
 # All of them
@@ -327,27 +365,46 @@ def tried(
 ) -> tuple[Counter[str], list[str]]:
     """Perform the commands of a kind ("words" or "files"), a sample of `most` where it is given."""
     rng, counts, faults = random.Random(f"{what} {seed}"), Counter[str](), list[str]()
-    cases: list = list(wordings()) if what == "words" else list(damages(rng, 4))
+    cases: list = list(wordings()) if what == "words" else list(damages(rng))
     chosen = cases if most is None else rng.sample(cases, most)
-    began = time.monotonic()
+    began, whole = time.monotonic(), Whole(out)
     for case in chosen:
         with TemporaryDirectory(dir=out.parent) as scratch:
             copy = copied(out, Path(scratch))
-            if what == "words":
-                command, wrong = case
-            else:
-                kind, command, change = case
-                damaged(copy, kind, change)
-                wrong = False
-            outcome = performed(filled(command, copy), Path(scratch))
-        found = verdict(outcome, wrong=wrong)
+            done = _worded(case, copy) if what == "words" else _damaged(case, copy, whole)
+        if done is None:
+            continue
+        found, told, outcome = done
         counts[found] += 1
         if found in FAULTS:
-            told = command if what == "words" else f"{command} with {kind} after {change.func.__name__}"
             faults.append(f"{found}: {told!r} -> {outcome.code} {outcome.text[-600:]!r}")
             say(faults[-1])
     say(f"{what}: {len(chosen)} commands in {time.monotonic() - began:.0f} s")
     return counts, faults
+
+
+Done = tuple[str, str, Outcome]  # the verdict, what was done, how it ended
+
+
+def _worded(case: tuple[str, bool], copy: Path) -> Done:
+    command, wrong = case
+    outcome = performed(filled(command, copy), copy.parent)
+    return verdict(outcome, wrong=wrong), command, outcome
+
+
+def _damaged(case: tuple[str, str, "partial[bytes]"], copy: Path, whole: Whole) -> Done | None:
+    """None where the damage changes nothing."""
+    kind, command, change = case
+    expected, file = whole.values(command), places(copy)[kind]
+    before = file.read_bytes()
+    after = change(before)
+    if after == before:
+        return None
+    file.unlink()  # a link to the one that stays whole
+    file.write_bytes(after)
+    outcome, found = observed(command, copy, copy.parent)
+    told = f"{command} with {kind} after {change.func.__name__}"
+    return verdict_of_values(outcome, found, expected, file, (before, after), READERS[kind][0]), told, outcome
 
 
 def warm() -> None:

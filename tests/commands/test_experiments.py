@@ -179,7 +179,7 @@ def test_a_grid_is_crossed():
         ("runs: []", "one key, parts"),
         ("parts: [{exp: [e], pruners: [omp]}]", "did you mean pruner"),
         ("parts: [{exp: [e], pruner: [], sparsity: [0.5], seed: [0]}]", "at least one pruner"),
-        ("parts: [{exp: [e], pruner: [omp], sparsity: [0.5], seed: [0], ridge: 1}]", "'default' or 'chosen'"),
+        ("parts: [{exp: [e], pruner: [omp], sparsity: [0.5], seed: [0], ridge: 1}]", "ridge=1: expected text"),
         ("parts: [{exp: [e]}]", "pruner"),
     ],
 )

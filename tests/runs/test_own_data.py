@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hydra.errors import InstantiationException
@@ -12,8 +13,10 @@ from rich.console import Console
 
 import vlp_bench
 from tests.support import own_folder
+from vlp_bench.annotations import parameters
 from vlp_bench.construct import construct
 from vlp_bench.data import checking
+from vlp_bench.data.datasets import own as own_datasets
 from vlp_bench.results.store import Store
 from vlp_bench.results.tables import test_values as values
 from vlp_bench.runs.run import Helpers, run
@@ -115,6 +118,46 @@ def test_what_is_missing_is_said_in_one_line(typed, words, says) -> None:
         typed("data=own", *words)
     assert re.search(says, str(error.value))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        (
+            "+data.nope=1",
+            "data.nope=1: there is no value data.nope; allowed in data: answer_list, batch_size, ",
+        ),
+        ("+data.language=x", "data.language=x: there is no value data.language; allowed in data: "),
+        ("data.max_unknown=abc", "data.max_unknown=abc: expected a finite number"),
+        ("data.train=5", "data.train=5: expected text or null; in quotes if it is one: \"'5'\""),
+        ("data.sentences=null", "data.sentences=null: expected a part with keys of its own (set them one by one)"),
+        ("data.format=nope", "data.format=nope: there is no such format here; allowed: salesforce, karpathy, "),
+        ("data.orientation=up", "data.orientation=up: it is one of upright, compat"),
+        ("data.general_format=nope", "data.general_format=nope: there is no such format here; allowed: "),
+        ("+data.max_broken=-1", "data.max_broken must be 0 or more, got -1"),
+        ("data.num_workers=-1", "data.num_workers must be 0 or more, got -1"),
+    ],
+)
+def test_a_wrong_key_is_one_line_and_nothing_before_it(own, folder, capsys, word, says) -> None:
+
+    def typed_in() -> None:
+        specification = own("xvlm_itr", folder, "karpathy", word)
+        construct_all(specification)
+        performed(specification)
+
+    with pytest.raises(ValueError) as error:
+        typed_in()
+    assert (explain(error.value) or "").startswith(says)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_setting_of_ones_own_data_is_annotated_as_what_takes_it() -> None:
+    given, makers = get_type_hints(own_datasets.Given), {kind: make for kind, (make, *_) in own_datasets.KINDS.items()}
+    assert get_type_hints(own_datasets.Files).items() <= given.items()
+    for kind, options in own_datasets.OPTIONS.items():
+        known = parameters(makers[kind]).kinds
+        for name in (*own_datasets.COMMON, *options):
+            assert given[name] == known[name], name
 
 
 def test_classes_that_the_small_model_has_no_word_for_are_refused(typed, tmp_path) -> None:

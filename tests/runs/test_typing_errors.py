@@ -2,7 +2,16 @@
 
 import pytest
 
-from benchmarks.endurance.typing_errors import FAULTS, Input, composed, inputs, is_wrong, tried, verdict
+from benchmarks.endurance.typing_errors import (
+    FAULTS,
+    Input,
+    composed,
+    inputs,
+    is_wrong,
+    specification_of,
+    tried,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,3 +39,9 @@ def test_what_is_right_is_not_called_wrong():
     assert verdict("xvlm_itr", Input("task.lr=0.5", "task.lr", None)) == ("accepted", "")
     assert verdict("xvlm_itr", Input("task.lr=0.5", "task.lr", True))[0] == "silently wrong"
     assert "silently wrong" in FAULTS
+
+
+@pytest.mark.parametrize("key", ["pruning_seed", "pruning_precision", "checkpoint_minutes"])
+def test_what_has_a_default_may_be_taken_away_and_the_run_is_the_same(key):
+    words = ["+exp=dino_cls", f"~{key}"]
+    assert specification_of(words).run == specification_of(words[:1]).run

@@ -142,7 +142,7 @@ def _statistics(
 def precision_of(one: Specification, device: torch.device) -> Precision:
     """Of the passes over calibration data of a specification's pruner on a device."""
     config = one.config
-    return resolved(config["pruning_precision"], str(config["pruner"].get("name")), device)
+    return resolved(config.get("pruning_precision", "auto"), str(config["pruner"].get("name")), device)
 
 
 def _known(one: Specification, data: TaskData, device: torch.device) -> bool:

@@ -53,11 +53,11 @@ def run(specification: Specification, helpers: Helpers | None = None) -> None:
         OSError: the disk refuses.
     """
     helpers = helpers or Helpers()
-    screen.header(helpers.console, specification)
     store = Store(specification.out / "runs")
     with exclusive(specification.folder) if processes.is_main() else nullcontext():
         done = store.done(specification.run, specification.name) and not specification.config["force"]
         if processes.agreed(done):
+            screen.header(helpers.console, specification)
             screen.already_done(helpers.console, specification, store)
         else:
             _perform(specification, helpers, store)
@@ -91,6 +91,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         model, data = helpers.objects.model(config, allow), helpers.objects.data(plan.fit(config), allow)
         inspect(model, data, config)
         provenance["data"] = data.fingerprint()
+    screen.header(helpers.console, specification)
     screen.plan(helpers.console, specification, plan)
     again = config["force"] and not helpers.masks_are_new
     with Pruning(helpers.console, specification.folder) as watch:

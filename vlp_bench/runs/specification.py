@@ -329,7 +329,7 @@ def _essence(config: DictConfig, weights: str | None) -> dict[str, Any]:
         node = plain if not part else plain[part]
         for name in names:
             node.pop(name, None)
-    if plain["pruning_precision"] == "auto":  # the same masks but for less than what another draw of data changes
+    if plain.get("pruning_precision") == "auto":  # the same masks but for less than what another draw of data changes
         del plain["pruning_precision"]
     plain["model"] = plain["model"] | {"weights": weights}
     plain["benchmark"] = plain["benchmark"]["name"]

@@ -1,13 +1,17 @@
 """The folders under experiments/: which runs make a published table. Plain data, checked; nothing is composed here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from vlp_bench.annotations import columns, fits, told
+from vlp_bench.annotations import words as in_words
 from vlp_bench.runs.terminal.conf import EXPERIMENTS, choices, closest, moved
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.sweeps.grid import Grid
@@ -99,28 +103,48 @@ def load(name: str) -> list[Part]:
     """
     if name not in (known := names()):
         raise UserError(f"{name}: there is no such experiment; there are {', '.join(known)}{closest(name, known)}")
-    return parse((FOLDER / name / "sweep.yaml").read_text(encoding="utf-8"), FOLDER / name / "sweep.yaml")
+    return read(FOLDER / name / "sweep.yaml")
+
+
+def read(file: Path) -> list[Part]:
+    """The parts of a sweep.yaml; UserError as of `parse`, or if it is no text."""
+    try:
+        return parse(file.read_text(encoding="utf-8"), file)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text in UTF-8 ({error.reason})") from None
 
 
 def parse(text: str, where: Path | str = "sweep.yaml") -> list[Part]:
-    """The parts a sweep.yaml describes; UserError names the key that does not belong there."""
-    content = yaml.safe_load(text)
-    if not isinstance(content, dict) or list(content) != ["parts"] or not content["parts"]:
+    """The parts a sweep.yaml describes; UserError names the key that does not belong there, or its value."""
+    content = _content(text, where)
+    listed = content.get("parts") if isinstance(content, dict) and len(content) == 1 else None
+    if not listed or not isinstance(listed, list) or not all(isinstance(given, dict) for given in listed):
         raise UserError(f"{where}: expected one key, parts, with a list of parts")
-    allowed = {field.name for field in fields(Part)}
-    parts = []
-    for given in content["parts"]:
-        if unknown := sorted(set(given) - allowed):
-            hint = moved(unknown[0]) or closest(unknown[0], sorted(allowed))
-            raise UserError(f"{where}: unknown key {unknown[0]}{hint}")
-        frozen: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-        }
-        try:
-            parts.append(Part(**frozen))
-        except TypeError as error:
-            raise UserError(f"{where}: {error}") from None
-    return parts
+    return [_part(given, where) for given in listed]
+
+
+def _content(text: str, where: Path | str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))  # which refuses a key that stands twice
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _part(given: Mapping[str, Any], where: Path | str) -> Part:
+    known = columns(Part)
+    if unknown := sorted(map(str, set(given) - set(known.kinds))):
+        hint = moved(unknown[0]) or closest(unknown[0], sorted(known.kinds))
+        raise UserError(f"{where}: unknown key {unknown[0]}{hint}")
+    if missing := sorted(known.required - set(given)):
+        raise UserError(f"{where}: a part lacks {', '.join(missing)}")
+    for key, value in given.items():
+        if not fits(known.kinds[key], value, lambda name: None):
+            raise UserError(f"{where}: {key}={told(value)}: expected {in_words(known.kinds[key])}")
+    frozen: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    try:
+        return Part(**frozen)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def there(part: Part) -> list[str]:

@@ -55,6 +55,8 @@ class FilesCalibration:
         given = {"general": general, "regions": regions, "text": text}
         self.files = {name: Path(file) for name, file in given.items() if file is not None}
         self._images = {"general": general_images, "regions": regions_images}
+        formats.check(general_format, (*formats.CAPTIONS, *formats.HOLDING_IMAGES), "data.source.general_format")
+        formats.check(regions_format, formats.REGIONS, "data.source.regions_format")
         self._formats = {"general": general_format, "regions": regions_format}
         self._vocab = vocab
 

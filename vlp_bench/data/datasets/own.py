@@ -5,10 +5,11 @@ A model is calibrated on the training split unless other captions are named: pre
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from vlp_bench.data import checking
 from vlp_bench.data.calibration import CalibrationSettings
@@ -22,6 +23,7 @@ from vlp_bench.data.datasets.questions import QuestionData
 from vlp_bench.data.datasets.retrieval import RetrievalData
 from vlp_bench.data.datasets.seeded import SeededData
 from vlp_bench.data.datasets.sources import Split
+from vlp_bench.data.items import Transform
 from vlp_bench.data.readers import formats
 from vlp_bench.data.records import CaptionedImage, said_in
 from vlp_bench.data.text import Tokenizer, unknown_words
@@ -223,17 +225,60 @@ class Files:
         )
 
 
-def own_data(*, task: str, calibration: CalibrationSettings, **given: Any) -> SeededData:
+class Given(TypedDict, total=False):
+    """The fields of `Files`, and what the data of any task take beside; each takes its own.
+
+    says, classes: for the header of a run, and for a task that counts them. template, sentences: of zero-shot
+    classification, a sentence with {} in the place of the class, and what reads it.
+    """
+
+    root: Required[str]
+    format: Required[str]
+    train: str | None
+    val: str | None
+    test: str | None
+    images: str | None
+    vocab: str | None
+    orientation: str
+    general: str | None
+    general_images: str
+    general_format: str
+    answer_list: str | None
+    least: int
+    says: str
+    classes: int | None
+    template: str | None
+    sentences: Callable[[], Tokenizer]
+    train_transform: Transform
+    eval_transform: Transform
+    batch_size: int
+    eval_batch_size: int
+    num_workers: int
+    seed: int
+    max_words: int
+    max_tokens: int
+    sep: bool
+    max_unknown: float
+    max_broken: int
+    each: str
+    prompt: str
+    flip: float
+    train_on_val: bool
+    test_words: int
+    swap: float
+
+
+def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given]) -> SeededData:
     """The data of a task from one folder.
 
     Args:
         task: the class of the task, by its whole name.
         calibration: how much is shown to the pruner; cut to what the training split has.
-        given: the fields of `Files`, and what the data of any task take beside; each takes its own.
 
     Raises:
         ValueError: another task or format, or files that are not there.
     """
+    given: dict[str, Any] = {**own}
     kind, allowed = _kind(task), allowed_formats(task)
     make, source, _ = KINDS[kind]
     names = {field.name for field in fields(Files)}
@@ -248,9 +293,19 @@ def own_data(*, task: str, calibration: CalibrationSettings, **given: Any) -> Se
         cut = _cut(calibration, len(labelled.labelled("calibration").records))
         shown = LabelledCalibration(cut.transform, cut.num_batches, cut.batch_size, cut.seed)
         return make(labelled, calibration=shown, **settings)
-    read = files.source(source)
+    with _own_keys():
+        read = files.source(source)
     _check_images(read)
     return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
+
+
+@contextmanager
+def _own_keys() -> Iterator[None]:
+    """Errors of a source name its keys where they stand here: no `source` is between."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.source.", "data.")) from error
 
 
 _SENTENCES = ("template", "sentences", "vocab", "max_unknown")

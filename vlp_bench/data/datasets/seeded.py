@@ -37,10 +37,9 @@ class SeededData(LightningDataModule):
     ) -> None:
         super().__init__()
         check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers must be 0 or more, got {num_workers}")
-        if seed < 0:
-            raise ValueError(f"data.seed must be 0 or more, got {seed}")
+        for name, value in {"num_workers": num_workers, "seed": seed, "max_broken": max_broken}.items():
+            if value < 0:
+                raise ValueError(f"data.{name} must be 0 or more, got {value}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed, self.max_broken = num_workers, seed, max_broken
         self._training: ResumableLoader | None = None

@@ -32,13 +32,13 @@ class RepeatedKey(ValueError):
     """A JSON object with a key that stands in it twice."""
 
 
-def load(path: Path) -> Any:
-    """The content of a JSON file.
+def load(path: Path, *, infinite: bool = False) -> Any:
+    """The content of a JSON file; `infinite`: NaN and Infinity, as Python writes them, are numbers there.
 
     Raises:
         ValueError: no such file, too large, not JSON, or JSON that holds NaN or Infinity.
     """
-    return _decoded(path, text_of(path))
+    return _decoded(path, text_of(path), infinite)
 
 
 def load_lines(path: Path) -> list[Any]:
@@ -68,18 +68,18 @@ def text_of(path: Path) -> str:
         raise ValueError(f"{path} is not JSON or text ({error.reason}); is the download complete?") from None
 
 
-def _decoded(path: Path, text: str) -> Any:
+def _decoded(path: Path, text: str, infinite: bool = False) -> Any:
     try:
-        return decoded(text)
+        return decoded(text, infinite)
     except RepeatedKey as error:
         raise ValueError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); is the download complete?") from None
 
 
-def decoded(text: str) -> Any:
+def decoded(text: str, infinite: bool = False) -> Any:
     """The content of a JSON text; ValueError for NaN and Infinity, and for a key that stands twice in an object."""
-    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+    return json.loads(text, parse_constant=None if infinite else _refuse, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import BertModel, Blip2ForConditionalGeneration, CLIPModel
 from transformers.utils import logging
 
+from vlp_bench.data.readers.checked import load
 from vlp_bench.models.checkpoints.locations import located, warn
 
 KINDS = {
@@ -24,22 +24,39 @@ KINDS = {
 
 def model_type(folder: Path) -> str | None:
     """What the config.json of a folder says it holds; None without one."""
-    config = folder / "config.json"
-    return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    return config_of(folder).get("model_type") if (folder / "config.json").is_file() else None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The content of a folder's config.json; ValueError where it is not what transformers writes."""
+    file = folder / "config.json"
+    content = load(file, infinite=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected an object with keys of a model; is the download complete?")
+    names, kind = content.get("architectures") or [], content.get("model_type", "")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in (*names, kind)):
+        raise ValueError(f"{file}: architectures is a list of names, and model_type a name; is the download complete?")
+    return content
+
+
+def told(error: Exception) -> str:
+    """What an error of a library says, in a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def read_reported(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, list[str]]]:
     """A model of a folder, and the names of weights that are `missing`, `unexpected` or `mismatched`, where any are.
 
-    ValueError if the folder cannot be read as a `kind`. Nothing in it is executed.
+    ValueError if the folder cannot be read as a `kind`, whatever the library says of it. Nothing in it is executed.
     """
     safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
     try:
         with quietly():
             model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({reason})") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({told(error)})") from error
     named = {name: sorted(_names(report[f"{name}_keys"])) for name in ("missing", "unexpected", "mismatched")}
     return model, {name: keys for name, keys in named.items() if keys}
 

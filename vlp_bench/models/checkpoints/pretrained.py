@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from vlp_bench.data.readers.checked import load
 from vlp_bench.models.checkpoints.families import FAMILIES, family_of
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config, save_model
 from vlp_bench.models.smaller_config import smaller_config
@@ -55,23 +56,24 @@ def from_pretrained(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(folder, f"holds no {CONFIG}", "give a folder that save_pretrained wrote")
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    content = load(folder / CONFIG, infinite=True)
     if not str(content.get("model_type", "")).startswith(PREFIX):
-        return _of_transformers(folder, content)
+        return _of_transformers(folder)
     if content != _content(read_config(folder / WEIGHTS)):
         raise CheckpointError(folder, f"{CONFIG} says something else than {WEIGHTS}", "save it again")
     return load_model(folder / WEIGHTS)
 
 
-def _of_transformers(folder: Path, content: dict[str, Any]) -> nn.Module:
+def _of_transformers(folder: Path) -> nn.Module:
     import transformers
 
-    from vlp_bench.models.checkpoints.hub import quietly
+    from vlp_bench.models.checkpoints.hub import config_of, read_reported
 
-    name = next(iter(content.get("architectures") or []), "AutoModel")
+    name = next(iter(config_of(folder).get("architectures") or []), "AutoModel")
     kind = getattr(transformers, name, None)
     if name != "AutoModel" and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise CheckpointError(folder, f"transformers has no model {name}", "load it with the code that it needs")
-    loadable: Any = kind
-    with quietly():
-        return loadable.from_pretrained(folder, local_files_only=True).eval()
+    model, wrong = read_reported(kind, folder)
+    if lacking := [*wrong.get("missing", ()), *wrong.get("mismatched", ())]:
+        raise CheckpointError(folder, f"its weights are not those of a {name} ({lacking[0]})", "save it again")
+    return model.eval()

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
+from vlp_bench.data.readers.checked import load
 from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.loading import processor_without_videos
 from vlp_bench.models.foreign.losses import IGNORED
@@ -255,12 +256,14 @@ class Inputs:
         )
 
     def _loaded(self, auto: Any, what: str) -> Any:
+        for file in sorted(Path(self.folder).glob("*processor_config.json")):
+            load(file, infinite=True)  # a key that stands twice is refused, which transformers does not
         try:
             return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except ImportError as error:
             lacks = " ".join(str(error).split()).partition(" Check out")[0]
             raise ValueError(f"the {what} of {self.folder} needs a package: {lacks}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # of whatever kind its library raises for a file that is not as it should be
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"
             ) from error

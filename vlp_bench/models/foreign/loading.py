@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, ProcessorMixin
 
-from vlp_bench.models.checkpoints.hub import read_reported
+from vlp_bench.data.readers.checked import load as load_json
+from vlp_bench.models.checkpoints.hub import config_of, read_reported, told
 from vlp_bench.models.checkpoints.locations import HUB, located
 from vlp_bench.models.offloading import parameters_on_meta
 
@@ -67,8 +67,8 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
     model, wrong = read_reported(kind, folder, **settings)
     surplus = wrong.pop("unexpected", [])
     if wrong:
-        told = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in wrong.items())
-        raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {told}")
+        lacks = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in wrong.items())
+        raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {lacks}")
     if surplus:
         named = ", ".join(surplus[:3]) + (", ..." if len(surplus) > 3 else "")
         log.warning("%s holds %d weights that a %s has no place for: %s", folder, len(surplus), kind.__name__, named)
@@ -77,7 +77,7 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
 
 def _class_of(folder: Path) -> Any:
     """What config.json calls the model, or the plain model of its type."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     names = config.get("architectures") or []
     kind: Any = getattr(transformers, names[0], None) if names else transformers.AutoModel
     if kind is transformers.AutoModel or (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -89,6 +89,13 @@ def _class_of(folder: Path) -> Any:
     )
 
 
+def _config(folder: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{folder}: its config.json cannot be read ({told(error)})") from error
+
+
 def skeleton(folder: Path) -> PreTrainedModel:
     """The model of a folder without its weights: modules and shapes, on the meta device.
 
@@ -96,7 +103,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
         ValueError: a class that transformers doesn't have.
     """
     kind = _class_of(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = _config(folder)
     with torch.device("meta"):
         return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
 
@@ -104,7 +111,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
 def skeleton_with_buffers(folder: Path) -> PreTrainedModel:
     """As `skeleton`, in evaluation mode, its parameters tied and its buffers as the model's code makes them."""
     kind = _class_of(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = _config(folder)
     with parameters_on_meta():
         model = kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
     model.tie_weights()
@@ -117,8 +124,8 @@ def processor_without_videos(folder: Path) -> Any:
     The part for images stands in its place: it is asked for its name and sizes, and never for a video.
     """
     files = (folder / name for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"))
-    told = (json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file())
-    name = next((own["processor_class"] for own in told if own.get("processor_class")), "")
+    said = (load_json(file, infinite=True) for file in files if file.is_file())
+    name = next((own["processor_class"] for own in said if own.get("processor_class")), "")
     kind: Any = getattr(transformers, name, None)
     if kind is None or "video_processor" not in kind.get_attributes():
         return None

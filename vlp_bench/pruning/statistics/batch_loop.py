@@ -100,9 +100,7 @@ class Passes:
         reached: dict[str, None] = {}
         watch = InputWatch(self.layers.values(), (), lambda event: reached.setdefault(event.layer))
         with watch.watching(), self._undisturbed(), torch.no_grad():
-            _, parts = next(self._parts())
-            for part in parts:
-                self._encode(part)
+            named(self.model, self._encode_all)(*next(self._parts()))
         return [*reached, *(name for name in self.layers if name not in reached)]
 
     def count(self) -> tuple[int, int]:
@@ -362,6 +360,10 @@ class Passes:
     def _encode(self, part: Any) -> None:
         with cast(self.precision, self._device):
             self.adapter.encode(self.model, self._on_device(part))
+
+    def _encode_all(self, number: int, parts: list[Any]) -> None:
+        for part in parts:
+            self._encode(part)
 
     def _parts(self, limit: int | None = None) -> Iterator[tuple[int, list[Any]]]:
         """The number and the parts of every batch (of the first `limit`), where they lie."""

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from vlp_bench.lifetime import Interrupted, interruptible
 from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, conf_folder, groups, moved
@@ -81,11 +82,19 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
         return "the device is out of memory; make the batch smaller (data.batch_size=...) or use trainer=cpu"
     if type(error).__module__.startswith("yaml"):
         return f"a configuration file is not valid YAML: {_flat(str(error))}"
+    if isinstance(error, UnicodeDecodeError | RecursionError) and (file := _read_by_hydra(error)):
+        return f"{file}: this is no configuration file: {_flat(str(error))}"
     if isinstance(error, OSError):
         return _explain_os(error)
     if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
         return _flat(str(error))
     return None
+
+
+def _read_by_hydra(error: BaseException) -> str | None:
+    """The configuration file that Hydra was reading: its error says where in it, and not in which."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return next((frame.f_locals["full_path"] for frame in frames if "full_path" in frame.f_locals), None)
 
 
 def _explain_os(error: OSError) -> str | None:
