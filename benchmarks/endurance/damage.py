@@ -228,11 +228,13 @@ def in_header(data: bytes, rng: random.Random) -> bytes:
 
 
 def tensors_swapped(data: bytes, rng: random.Random) -> bytes:
-    """Two tensors of a safetensors file change names, or types and shapes."""
+    """Two tensors of a safetensors file change names, or types and shapes; of one alone the header is damaged."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     names = [name for name in header if name != "__metadata__"]
-    one, other = rng.choice(names), rng.choice(names)
+    if len(names) < 2:
+        return in_header(data, rng)
+    one, other = rng.sample(names, 2)
     header[one], header[other] = header[other], header[one]
     if rng.random() < 0.3 and len(header[one]["shape"]) > 1:
         header[one]["shape"] = header[one]["shape"][::-1]
