@@ -115,10 +115,18 @@ def _imported(name: str) -> Any:
 # Checking
 
 
-def check_names(description: Any, where: str = "", allow: Collection[str] = ()) -> None:
-    """Raise ValueError for a `_target_` inside a description that is not on the list."""
+def check_names(
+    description: Any, where: str = "", allow: Collection[str] = (), within: tuple[str, ...] = ("",)
+) -> None:
+    """Raise ValueError for a `_target_` inside a description that is not on the list, or in none of these packages.
+
+    What a file describes is of one kind: a mask's settings are a pruner, and never a logger or a reader of files.
+    """
     for place, node in _nodes(description, where):
         locate_only(node[TARGET], allow, place)
+        if not node[TARGET].startswith(within):
+            allowed = " or ".join(package.rstrip(".") for package in within)
+            raise ValueError(f"{_key(place, TARGET)}={told(node[TARGET])}: only what is of {allowed} belongs here")
 
 
 def locate_only(name: Any, allow: Collection[str], where: str) -> None:

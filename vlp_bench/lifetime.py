@@ -27,10 +27,10 @@ SIGNALS = (  # USR1: SLURM before the time is over; USR2: submitit
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was told to end; `number` is that of the signal."""
+    """The process was told to end; `number` is that of the signal, `to` names the process that got it, if another."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+    def __init__(self, number: int, to: str = "") -> None:
+        super().__init__(signal.Signals(number).name + (f" to {to}" if to else ""))
         self.number = number
 
 
@@ -100,6 +100,7 @@ class Interruptions:
     def __init__(self) -> None:
         self.patient = False
         self.received: int | None = None
+        self.to = ""
         self._process = os.getpid()
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -112,6 +113,11 @@ class Interruptions:
         self.received = number
         if again or not self.patient:
             raise Interrupted(number)
+
+    def hear(self, number: int, to: str) -> None:
+        """Another process of the run, `to`, was told to end: so is this one."""
+        if self.received is None:
+            self.received, self.to = number, to
 
     def install(self) -> None:
         """Take the signals from whoever has them; what is ignored stays so (by nohup, or by a comparison's worker)."""

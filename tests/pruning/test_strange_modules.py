@@ -116,6 +116,24 @@ def test_wrapped_models_have_the_masks_of_the_models_inside(name, wrap):
     )
 
 
+@pytest.mark.parametrize("name", ["omp", "wanda", "snip"])
+def test_masks_of_ddp_are_those_of_the_model_inside(name, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        outside, inner = nn.parallel.DistributedDataParallel(made(plain)), made(plain)
+        found = vlp_bench.prune(outside, name, 0.5, batches())
+        expected = vlp_bench.prune(inner, name, 0.5, batches())
+        assert {key.removeprefix("module."): mask.tolist() for key, mask in found.masks.items()} == {
+            key: mask.tolist() for key, mask in expected.masks.items()
+        }
+        found.install(inner, other_weights="refuse")
+        expected.install(outside, other_weights="refuse")
+        assert all(one.equal(other) for one, other in zip(inner.parameters(), outside.parameters(), strict=True))
+        assert outside.require_backward_grad_sync
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_hooks_are_not_compiled():
     calls = []
 

@@ -109,6 +109,28 @@ def test_no_stored_configuration_calls_what_is_not_listed(tmp_path, target):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("target", ["lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.Trainer",
+                                    "vlp_bench.runs.tracking.CarefulWandb"])  # fmt: skip
+def test_a_row_or_a_mask_makes_no_logger(tmp_path, monkeypatch, target):
+    from vlp_bench.commands.report import _model
+    from vlp_bench.pruning.another_sparsity import rebuilt
+    from vlp_bench.results.named_files import confined
+
+    monkeypatch.chdir(tmp_path)
+    bait = {"_target_": target, "save_dir": "x"}
+    store = Store(tmp_path / "runs")
+    store.append("one", [row(provenance=ORIGIN | {"config": {"model": bait}})])
+    [study] = material.studies(store)
+    rooms = r"only what is of vlp_bench\.data or vlp_bench\.models belongs here"
+    with pytest.raises(ValueError, match=rf"^model\._target_={target}: {rooms}$"):
+        _model(study, [tmp_path])
+    with pytest.raises(ValueError, match=rf"^data\.source\._target_={target}: {rooms}$"):
+        confined({"source": bait}, [tmp_path], "data", "cure")
+    with pytest.raises(ValueError, match=rf"^settings\.solve\._target_={target}: only what is of vlp_bench\.pruning"):
+        rebuilt({"_target_": "vlp_bench.pruning.pruner.Pruner", "solve": bait})
+    assert [file.name for file in tmp_path.iterdir()] == ["runs"]
+
+
 def test_weights_in_a_package_import_nothing(tmp_path, monkeypatch):
     from vlp_bench.models.checkpoints.locations import located
 

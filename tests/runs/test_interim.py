@@ -100,6 +100,17 @@ def test_a_second_ctrl_c_does_not_wait():
     assert interruptions() is None
 
 
+def test_a_signal_to_another_process_of_the_run_is_named(monkeypatch):
+    from vlp_bench.runs import checkpointing
+
+    monkeypatch.setattr(checkpointing.processes, "size", lambda: 2)
+    with interruptible():
+        stop = checkpointing._interrupted(signal.SIGTERM, 1)
+        assert (str(stop), stop.number) == ("SIGTERM to process 1 of 2", signal.SIGTERM)
+        assert (interruptions().received, interruptions().to) == (signal.SIGTERM, "process 1 of 2")
+        assert str(checkpointing._interrupted(signal.SIGTERM, 0)) == "SIGTERM"
+
+
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

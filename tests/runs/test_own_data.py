@@ -319,3 +319,22 @@ def test_the_script_of_odd_folders_runs_as_its_text_says(form, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["own_folder", str(tmp_path / "mine"), form])
     runpy.run_path(own_folder.__file__, run_name="__main__")
     assert len(list((tmp_path / "mine").rglob("*.png"))) > 250
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "word", "told"),
+    [("captions", "karpathy", "data.template=x",
+      "data.template=x: the data of Retrieval don't read it, only those of ZeroShot"),
+     ("captions", "karpathy", "data.least=2", "data.least=2: the data of Retrieval don't read it, only those of VQA"),
+     ("classes", "imagefolder", "data.train=x.json",
+      "data.train=x.json: the data of ZeroShot don't read it, only those of Retrieval, Captioning, VQA, Pairs")],
+)  # fmt: skip
+def test_a_setting_of_another_task_is_refused(own, folder, kind, form, word, told):
+    with pytest.raises(UserError) as raised:
+        own(ANY[kind], folder, form, word)
+    assert str(raised.value) == f"{told}; leave it out"
+
+
+def test_every_setting_of_ones_own_data_is_read_by_a_task():
+    told = {"says", "classes"}  # by the run's header, and by the task
+    assert all(own_datasets.readers(key) for key in {*get_type_hints(own_datasets.Given)} - told)

@@ -145,12 +145,12 @@ def _pruner(report: Mapping[str, Any]) -> Pruner:
 
 
 def rebuilt(description: Any) -> Any:
-    """The inverse of `pruner.describe`, for what `vlp_bench.construct` lists.
+    """The inverse of `pruner.describe`, for what `vlp_bench.construct` lists and this package prunes with.
 
     Raises:
         ValueError: it names something else, which is not imported, or has options that are not its own.
     """
-    check_names(description, "settings")
+    check_names(description, "settings", within=(HOME,))
     return _rebuilt(description)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.annotations import told
+from vlp_bench.construct import check_names
 from vlp_bench.models.checkpoints.locations import HUB, PACKAGED, cached, located
 
+ROOMS = ("vlp_bench.data.", "vlp_bench.models.")
+"""What a stored model and its data are made of."""
 OWN_PACKAGE = f"{PACKAGED}vlp_bench/"
 
 
@@ -23,11 +26,14 @@ def confined(description: Any, folders: Iterable[Path], where: str, cure: str) -
     """The description, if every file that it names may be read; a cached repository of the hub as its folder.
 
     Args:
+        where: its key.
         cure: how the reader allows it, the end of the message.
 
     Raises:
-        ValueError: the first key that names a file elsewhere, or a repository that is not in the local cache.
+        ValueError: the first key that names a file elsewhere, a repository that is not in the local cache, or a class
+            that is no part of a model or of data (loggers make folders and connections).
     """
+    check_names(description, where, within=ROOMS)
     allowed = [folder.resolve() for folder in folders]
     return _confined(description, allowed, where, cure)
 

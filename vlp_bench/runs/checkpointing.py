@@ -63,14 +63,14 @@ class Interim(Callback):
         if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
             return
         now, signals = time.monotonic(), interruptions()
-        told = signals.received if signals is not None else None
+        told = (signals.received if signals is not None else None) or 0
         due = self.seconds is not None and now - self.saved >= self.seconds
-        due, stop = processes.largest(due), processes.largest(told or 0)
+        due, stop = processes.largest(due), processes.largest(told and told * processes.size() + processes.rank())
         if (due or stop) and done != trainer.num_training_batches:
             trainer.save_checkpoint(self.file)
             self.saved = now
         if stop:
-            raise Interrupted(stop)
+            raise _interrupted(*divmod(stop, processes.size()))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _take_signals(patient=False)
@@ -86,6 +86,14 @@ class Interim(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _take_signals(patient=False)
+
+
+def _interrupted(number: int, rank: int) -> Interrupted:
+    """By signal `number`, which process `rank` has got; so this one ends as if it were told."""
+    to = f"process {rank} of {processes.size()}" if rank != processes.rank() else ""
+    if (signals := interruptions()) is not None:
+        signals.hear(number, to)
+    return Interrupted(number, to)
 
 
 def _take_signals(*, patient: bool) -> None:

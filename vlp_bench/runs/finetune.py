@@ -69,7 +69,9 @@ def finetune(
         except SystemExit:  # what Lightning makes of a KeyboardInterrupt
             signals = interruptions()
             raise (
-                KeyboardInterrupt if signals is None or not signals.received else Interrupted(signals.received)
+                KeyboardInterrupt
+                if signals is None or not signals.received
+                else Interrupted(signals.received, signals.to)
             ) from None
         finally:
             for logger in trainer.loggers:

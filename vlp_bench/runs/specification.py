@@ -159,6 +159,7 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
         _pruner_of(own, str(choices.get("pruner")), overrides)
     plain = _plain(own)
     schema.check(plain, choices, overrides)
+    _check_own_keys(plain, choices, overrides)
     _check_files(own)
     schema.check_targets(plain)
     if schema.reaches_into_parts(overrides):
@@ -175,6 +176,21 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
         setting=digest({key: value for key, value in essence.items() if key not in ("pruner", "sparsity")}),
         weights=weights,
     )
+
+
+def _check_own_keys(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """UserError for a typed setting of one's own data that the data of this task don't read."""
+    if choices.get("data") != OWN:
+        return
+    from vlp_bench.data.datasets.own import readers, unread
+
+    task = str(config["task"]["_target_"])
+    typed = {found[1] for word in overrides if (found := re.match(r"\+{0,2}data\.(\w+)", word))}
+    for key in unread(task, typed):
+        raise UserError(
+            f"data.{key}={told(config['data'][key])}: the data of {task.rpartition('.')[2]} don't read it, only those "
+            f"of {', '.join(readers(key))}; leave it out"
+        )
 
 
 def _pruner_of(config: DictConfig, choice: str, overrides: Sequence[str]) -> None:

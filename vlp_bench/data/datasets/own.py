@@ -4,7 +4,7 @@ A model is calibrated on the training split unless other captions are named: pre
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -266,6 +266,25 @@ class Given(TypedDict, total=False):
     train_on_val: bool
     test_words: int
     swap: float
+
+
+def unread(task: str, keys: Iterable[str]) -> list[str]:
+    """Which of some keys (`template`) the data of another task read, and those of this one don't."""
+    kind = _kind(task)
+    return sorted(key for key in keys if key not in _read_by(kind) and any(key in _read_by(other) for other in KINDS))
+
+
+def _read_by(kind: str) -> set[str]:
+    own = {*COMMON, *OPTIONS[kind], "root", "format", "images", "orientation"}
+    if KINDS[kind][1] is FilesLabelled:
+        return own | ({*_SENTENCES} if kind == "ZeroShot" else set())
+    ranked = () if kind == "VQA" else ("answer_list", "least")
+    return own | {field.name for field in fields(Files)} - {*ranked}
+
+
+def readers(key: str) -> list[str]:
+    """The tasks whose data read a key."""
+    return [kind for kind in KINDS if key in _read_by(kind)]
 
 
 def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given]) -> SeededData:

@@ -20,6 +20,9 @@ KINDS = {
     "bert": ("MiniLM", BertModel),
 }
 """What our models are made of: the `model_type` of their folders, the model, the class of transformers."""
+ADAPTER = "adapter_config.json"
+SCARCE = (MemoryError, torch.OutOfMemoryError)
+"""What says nothing of a folder."""
 
 
 def model_type(folder: Path) -> str | None:
@@ -36,7 +39,33 @@ def config_of(folder: Path) -> dict[str, Any]:
     names, kind = content.get("architectures") or [], content.get("model_type", "")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in (*names, kind)):
         raise ValueError(f"{file}: architectures is a list of names, and model_type a name; is the download complete?")
+    if code := next(_code_elsewhere(content), ""):
+        raise ValueError(f"{file}: {code} is code of another repository, which is never run: take the key out")
     return content
+
+
+def _code_elsewhere(content: Any) -> Iterator[str]:
+    """What a configuration would have transformers fetch and run, by key and value, in its parts too.
+
+    `attn_implementation: owner/name` is a kernel of the hub.
+    """
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if "_implementation" in key and "/" in str(value):
+            yield f"{key}={value}"
+        yield from _code_elsewhere(value)
+
+
+def _check_files(folder: Path) -> None:
+    """ValueError for what would be read from elsewhere, or not at all."""
+    if (folder / ADAPTER).is_file():
+        raise ValueError(f"{folder}: {ADAPTER} belongs to an adapter, which is not read: merge it into its model first")
+    for file in folder.glob("*.index.json"):
+        content = load(file)
+        names = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{file}: expected a weight_map of names of files; is the download complete?")
+        if odd := [name for name in names.values() if name in ("", "..") or set(name) & set("/\\")]:
+            raise ValueError(f"{file}: {odd[0]!r} is no file beside it")
 
 
 def told(error: Exception) -> str:
@@ -49,14 +78,15 @@ def read_reported(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[s
 
     ValueError if the folder cannot be read as a `kind`, whatever the library says of it. Nothing in it is executed.
     """
+    _check_files(folder)
     safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
-    try:
-        with quietly():
+    with quietly():
+        try:
             model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({told(error)})") from error
+        except SCARCE:
+            raise
+        except Exception as error:
+            raise ValueError(f"{folder}: cannot be read as a {kind.__name__} ({told(error)})") from error
     named = {name: sorted(_names(report[f"{name}_keys"])) for name in ("missing", "unexpected", "mismatched")}
     return model, {name: keys for name, keys in named.items() if keys}
 

@@ -71,7 +71,8 @@ def _of_transformers(folder: Path) -> nn.Module:
 
     name = next(iter(config_of(folder).get("architectures") or []), "AutoModel")
     kind = getattr(transformers, name, None)
-    if name != "AutoModel" and not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    base = transformers.PreTrainedModel
+    if name != "AutoModel" and (not isinstance(kind, type) or not issubclass(kind, base) or kind is base):
         raise CheckpointError(folder, f"transformers has no model {name}", "load it with the code that it needs")
     model, wrong = read_reported(kind, folder)
     if lacking := [*wrong.get("missing", ()), *wrong.get("mismatched", ())]:

@@ -15,9 +15,9 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
-from vlp_bench.data.readers.checked import load
+from vlp_bench.models.checkpoints.hub import SCARCE
 from vlp_bench.models.foreign.labels import label_numbers
-from vlp_bench.models.foreign.loading import processor_without_videos
+from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
 Batch = dict[str, Tensor]
@@ -241,12 +241,14 @@ class Inputs:
     @cached_property
     def processor(self) -> Any:
         what = "processor (processor_config.json)"
+        check_beside(Path(self.folder))
         try:
             found = self._loaded(AutoProcessor, what)
         except ValueError:
-            found = None if is_torchvision_available() else processor_without_videos(self.folder)
-            if found is None:
+            kind = None if is_torchvision_available() else kind_with_videos(self.folder)
+            if kind is None:
                 raise
+            found = without_videos(kind, self.folder, self.image_processor, self.tokenizer)
         if hasattr(found, "tokenizer") and hasattr(found, "image_processor"):
             found.tokenizer.pad_token = self.tokenizer.pad_token
             return found
@@ -256,10 +258,11 @@ class Inputs:
         )
 
     def _loaded(self, auto: Any, what: str) -> Any:
-        for file in sorted(Path(self.folder).glob("*processor_config.json")):
-            load(file, infinite=True)  # a key that stands twice is refused, which transformers does not
+        check_beside(Path(self.folder))
         try:
             return auto.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except SCARCE:
+            raise
         except ImportError as error:
             lacks = " ".join(str(error).split()).partition(" Check out")[0]
             raise ValueError(f"the {what} of {self.folder} needs a package: {lacks}") from error

@@ -9,15 +9,22 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
 from vlp_bench.data.readers.checked import load as load_json
-from vlp_bench.models.checkpoints.hub import config_of, read_reported, told
+from vlp_bench.models.checkpoints.hub import SCARCE, config_of, read_reported, told
 from vlp_bench.models.checkpoints.locations import HUB, located
 from vlp_bench.models.offloading import parameters_on_meta
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
+BESIDE = {
+    "processor_class": ProcessorMixin,
+    "tokenizer_class": PreTrainedTokenizerBase,
+    "image_processor_type": ImageProcessingMixin,
+}
+"""Keys of the files beside a model that name a class, and what it has to be."""
 
 
 def found_folder(place: str) -> Path:
@@ -80,7 +87,7 @@ def _class_of(folder: Path) -> Any:
     config = config_of(folder)
     names = config.get("architectures") or []
     kind: Any = getattr(transformers, names[0], None) if names else transformers.AutoModel
-    if kind is transformers.AutoModel or (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+    if kind is transformers.AutoModel or (_is_a(kind, PreTrainedModel) and kind is not PreTrainedModel):
         return kind
     own = f" (model_type {config['model_type']!r})" if "model_type" in config else ""
     raise ValueError(
@@ -92,6 +99,8 @@ def _class_of(folder: Path) -> Any:
 def _config(folder: Path) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except SCARCE:
+        raise
     except Exception as error:
         raise ValueError(f"{folder}: its config.json cannot be read ({told(error)})") from error
 
@@ -118,24 +127,48 @@ def skeleton_with_buffers(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def processor_without_videos(folder: Path) -> Any:
-    """The processor of a folder whose part for videos can't be loaded (it needs torchvision); None for none with one.
+def check_beside(folder: Path) -> None:
+    """ValueError for a file beside a model that has a key twice, which transformers takes, or names another class.
 
-    The part for images stands in its place: it is asked for its name and sizes, and never for a video.
+    transformers would construct it, whatever it is.
     """
+    for file in sorted(folder.glob("*_config.json")):
+        content = load_json(file, infinite=True)
+        for key, wanted in BESIDE.items() if isinstance(content, dict) else ():
+            name = content.get(key) or ""
+            if not isinstance(name, str) or not _may_be(name, wanted):
+                raise ValueError(f"{file}: {key}={name!r:.80} is no {wanted.__name__} of transformers")
+
+
+def _may_be(name: str, wanted: type) -> bool:
+    """Whether a name is that of a subclass, of one that lacks a package, or of nothing that transformers has."""
+    kind: Any = getattr(transformers, name, None)
+    return kind is None or type(kind).__name__ == "DummyObject" or _is_a(kind, wanted)
+
+
+def _is_a(kind: Any, wanted: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, wanted)
+
+
+def kind_with_videos(folder: Path) -> Any:
+    """The class of a folder's processor if it has a part for videos, else None."""
     files = (folder / name for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"))
     said = (load_json(file, infinite=True) for file in files if file.is_file())
     name = next((own["processor_class"] for own in said if own.get("processor_class")), "")
     kind: Any = getattr(transformers, name, None)
-    if kind is None or "video_processor" not in kind.get_attributes():
-        return None
-    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return kind if _is_a(kind, ProcessorMixin) and "video_processor" in kind.get_attributes() else None
+
+
+def without_videos(kind: Any, folder: Path, images: Any, words: Any) -> Any:
+    """A processor of a `kind` whose part for videos can't be loaded (it needs torchvision).
+
+    The part for images stands in its place: it is asked for its name and sizes, and never for a video.
+    """
     parts = {"image_processor": images, "video_processor": images, "tokenizer": words}
     _spell_no_numbers(kind)
     as_all_do = {"apply_chat_template": ProcessorMixin.apply_chat_template}  # SmolVLM's looks at the part for videos
     unchecked_parts = {"check_argument_for_proper_class": lambda self, part, given: type(given)}
-    unchecked = type(name, (kind,), unchecked_parts | as_all_do)
+    unchecked = type(kind.__name__, (kind,), unchecked_parts | as_all_do)
     settings, _ = kind.get_processor_dict(folder, local_files_only=True)
     return unchecked.from_args_and_dict([parts[part] for part in kind.get_attributes()], settings)
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, get_args
@@ -333,13 +333,19 @@ class Passes:
         """Evaluation (or training) mode and an own random stream; both are as before afterwards.
 
         Attention takes no fast path meanwhile, on which `nn.TransformerEncoder` packs what isn't padding, and what is
-        compiled runs as it is written: no hook is compiled with it.
+        compiled runs as it is written: no hook is compiled with it. DDP waits for no gradient of its own.
         """
         modes = [(module, module.training) for module in self.model.modules()]
         device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
         own = products_in(self.precision)
-        with processes.apart(), eager, own, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with (
+            processes.apart(),
+            eager,
+            own,
+            unsynchronised(self.model),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
             seed_draws(self.seed, device)
             self.model.train(training)
             torch.backends.mha.set_fastpath_enabled(False)
@@ -398,6 +404,16 @@ def seed_draws(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def unsynchronised(model: nn.Module) -> Iterator[None]:
+    """Without DDP's sum over processes, which fails where not every parameter gets a gradient."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        yield
 
 
 def is_compiled(model: nn.Module) -> bool:
