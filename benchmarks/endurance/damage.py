@@ -223,7 +223,7 @@ def in_header(data: bytes, rng: random.Random) -> bytes:
     kinds = [(found[0], rng.choice(NUMBERS)), (b"F32", b"I32"), (b'"F16"', b'"BF16"'), (b"weight", b"weihgt")]
     old, new = rng.choice(kinds)
     at = found.start() if old == found[0] else text.find(old)
-    text = text[:at] + new + text[at + len(old) :] if at >= 0 else text[:-1]
+    text = text[:at] + new + text[at + len(old) :] if at >= 0 else text.rstrip()[:-1]
     return len(text).to_bytes(8, "little") + text + rest
 
 
