@@ -1,3 +1,4 @@
+import ast
 import shutil
 from inspect import signature
 
@@ -5,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from vlp_bench import construct
-from vlp_bench.pruning import catalogue
+from vlp_bench.pruning import catalogue, choices
 from vlp_bench.pruning.allocation.ecoflap.allocators import BlockSensitivity
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Uniform
@@ -148,6 +149,17 @@ def test_a_score_is_configured_by_its_signature():
         "_partial_": True,
         "steps": "${..steps}",
     }
+
+
+def test_an_argument_with_a_default_is_an_option_wherever_it_stands(monkeypatch):
+    text = "def mine(layer, calibration, power=0.5, *, shift=1): ...\ndef other(layer, calibration, power): ..."
+    functions = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    monkeypatch.setattr(choices, "_definitions", lambda module: functions)
+    node = generated("solve")
+    assert {name: part["score"] for name, part in node.items()} == {
+        "mine": {"_target_": "vlp_bench.pruning.scores.mine", "_partial_": True, "power": 0.5, "shift": 1}
+    }
+    assert declared("vlp_bench.pruning.scores.mine") == ["power", "shift"]
 
 
 @pytest.mark.parametrize("part", [Pruner, BlockSensitivity, GlobalThreshold, KeepTop])

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder
@@ -49,7 +50,7 @@ def _print(columns: tuple[str, ...], rows: Rows) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column(columns[-1], min_width=TEXT)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     print_table(table)
 
 

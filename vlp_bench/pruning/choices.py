@@ -79,7 +79,7 @@ def declared(target: str) -> list[str] | None:
     module, _, name = target.rpartition(".")
     node = _definitions(module).get(name) if module.startswith("vlp_bench.") else None
     if isinstance(node, ast.FunctionDef):
-        return None if node.args.kwarg else [argument.arg for argument in node.args.kwonlyargs]
+        return None if node.args.kwarg else list(_settings(node.args))
     if node is None or any(ast.unparse(base) not in _definitions(module) for base in node.bases):
         return None
     inherited = [declared(f"{module}.{ast.unparse(base)}") or [] for base in node.bases]
@@ -96,11 +96,19 @@ def _functions(module: str, up: str) -> dict[str, dict[str, Any]]:
     for name, function in _definitions(f"{HOME}.{module}").items():
         if not isinstance(function, ast.FunctionDef) or name.startswith("_"):
             continue
-        if tuple(argument.arg for argument in function.args.args) == FIRST[module]:
-            options = dict(zip((a.arg for a in function.args.kwonlyargs), function.args.kw_defaults, strict=True))
-            if all(default is not None or option in SHARED for option, default in options.items()):
-                nodes[name] = {"_target_": f"{HOME}.{module}.{name}", "_partial_": True, **_options(options, up)}
+        options = _settings(function.args)
+        first = tuple(argument.arg for argument in function.args.args if argument.arg not in options)
+        known = all(default is not None or option in SHARED for option, default in options.items())
+        if first == FIRST[module] and known:
+            nodes[name] = {"_target_": f"{HOME}.{module}.{name}", "_partial_": True, **_options(options, up)}
     return nodes
+
+
+def _settings(arguments: ast.arguments) -> dict[str, ast.expr | None]:
+    """Option -> default, None where there is none: what has a default or can be given by name alone."""
+    usual = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    defaults = [*arguments.defaults, *arguments.kw_defaults]
+    return dict(zip((a.arg for a in (*usual, *arguments.kwonlyargs)), defaults, strict=True))
 
 
 def _options(options: Mapping[str, ast.expr | None], up: str) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def found(root: Path, form: str, split: str) -> Path:
 def check_root(root: Path) -> None:
     """ValueError if there is no such folder."""
     if root.is_file():
-        raise ValueError(f"data.root={root}: this is a file; give its folder, and the file as data.train=FILE")
+        raise ValueError(
+            f"data.root={root}: this is a file; give its folder, and the file as data.train= or data.test=FILE"
+        )
     if not root.is_dir():
         raise ValueError(f"data.root={root}: there is no such folder")
 

@@ -28,6 +28,7 @@ examples:
 common values:
   sparsity=0.9        share of the prunable weights that is removed, 0 <= sparsity < 1
   seed=0              owner of every random choice
+  rehearse=true       few steps of everything, in seconds; the numbers mean nothing
   force=true          compute again although the result is stored (--force is the same)
   paths.out=outputs   where runs, masks and results go
   trainer=cpu|gpu     where to run; default: a GPU where there is one
