@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.models.conftest import SMALL, SMALL_BLIP
+from tests.models.small import SMALL_BLIP, SMALL_XVLM
 from tests.pruning.test_xvlm import CONFIG, batch
 from tests.support.forked import together
 from vlp_bench import processes
@@ -96,7 +96,7 @@ def two_steps(model):
 @pytest.mark.parametrize("kind", ("xvlm", "blip"))
 def test_losses_gradients_and_queues_are_those_of_one_process(kind, tmp_path):
     torch.manual_seed(0)
-    model = XVLM(SMALL).eval() if kind == "xvlm" else BLIP(SMALL_BLIP).eval()
+    model = XVLM(SMALL_XVLM).eval() if kind == "xvlm" else BLIP(SMALL_BLIP).eval()
     alone = two_steps(copy.deepcopy(model))
     first, second = together(2, lambda: two_steps(model), tmp_path)
     for name, value in alone["losses"].items():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vlp_bench
-from tests.models.conftest import SMALL
+from tests.models.small import SMALL_XVLM
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands import export
 from vlp_bench.models.checkpoints.locations import content_hash
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = XVLM(SMALL).eval()
+        model = XVLM(SMALL_XVLM).eval()
     weights = save_model(folder / "model.safetensors", model)
     solution = vlp_bench.prune(model, "omp", 0.9)
     solution.save(folder / "masks" / "mask.safetensors")
@@ -211,7 +211,7 @@ def by_units(folder):
 def test_smaller_models_say_the_same(folder, by_units, tmp_path, name):
     out = written(folder, tmp_path / name, "smaller", "masks/units.safetensors")
     found = from_pretrained(out) if out.is_dir() else load_model(out)
-    images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
+    images = torch.randn(2, 3, SMALL_XVLM.image_size, SMALL_XVLM.image_size)
     with torch.no_grad():
         torch.testing.assert_close(found.encode_image(images), by_units.encode_image(images), rtol=1e-5, atol=1e-5)
     assert sum(p.numel() for p in found.parameters()) < sum(p.numel() for p in by_units.parameters())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vlp_bench
-from tests.models.conftest import SMALL
+from tests.models.small import SMALL_XVLM
 from vlp_bench.commands import masks
 from vlp_bench.models.checkpoints.read_write import save_model
 from vlp_bench.models.xvlm.model import XVLM
@@ -24,7 +24,7 @@ HEAVY = {"torch", "numpy", "lightning", "transformers", "pandas", "matplotlib", 
 def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return XVLM(SMALL).eval()
+        return XVLM(SMALL_XVLM).eval()
 
 
 @pytest.fixture(scope="module")

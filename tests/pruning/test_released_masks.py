@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.conftest import SMALL, SMALL_BLIP
+from tests.models.small import SMALL_BLIP, SMALL_XVLM
 from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.dino import DINO, DINOConfig
 from vlp_bench.models.xvlm.model import XVLM
@@ -87,7 +87,7 @@ def released(names, dtype=torch.bool, seed=0):
 
 
 MODELS = {
-    "xvlm": (xvlm_names, lambda: XVLM(SMALL)),
+    "xvlm": (xvlm_names, lambda: XVLM(SMALL_XVLM)),
     "blip": (blip_names, lambda: BLIP(SMALL_BLIP)),
     "dino": (dino_names, small_dino),
 }

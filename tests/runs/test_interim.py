@@ -104,6 +104,7 @@ def test_a_signal_to_another_process_of_the_run_is_named(monkeypatch):
     from vlp_bench.runs import checkpointing
 
     monkeypatch.setattr(checkpointing.processes, "size", lambda: 2)
+    monkeypatch.setattr(checkpointing.processes, "rank", lambda: 0)
     with interruptible():
         stop = checkpointing._interrupted(signal.SIGTERM, 1)
         assert (str(stop), stop.number) == ("SIGTERM to process 1 of 2", signal.SIGTERM)

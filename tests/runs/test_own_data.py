@@ -130,7 +130,10 @@ def test_what_is_missing_is_said_in_one_line(typed, words, says) -> None:
         ("+data.language=x", "data.language=x: there is no value data.language; allowed in data: "),
         ("data.max_unknown=abc", "data.max_unknown=abc: expected a finite number"),
         ("data.train=5", "data.train=5: expected text or null; in quotes if it is one: \"'5'\""),
-        ("data.sentences=null", "data.sentences=null: expected a part with keys of its own (set them one by one)"),
+        (
+            "data.sentences=null",
+            "data.sentences=null: the data of Retrieval don't read it, only those of ZeroShot; leave it out",
+        ),
         ("data.format=nope", "data.format=nope: there is no such format here; allowed: salesforce, karpathy, "),
         ("data.orientation=up", "data.orientation=up: it is one of upright, compat"),
         ("data.general_format=nope", "data.general_format=nope: there is no such format here; allowed: "),
