@@ -84,7 +84,8 @@ def test_a_run_of_which_one_process_is_ended_says_which_and_goes_on_to_the_same_
                 assert f"process {rank} of 2 was killed by SIGKILL first" in said
                 assert ("error: another process of this run has ended; the same command" in said) == (rank == 1)
             else:
-                assert "interrupted by SIGTERM" in said and "the same command goes on" in said
+                assert "interrupted by SIGTERM" in said
+                assert "the same command goes on" in said
                 assert rank == 0 or "process 1 of 2" in said  # which ended first, or which was told
             assert list((tmp_path / "out/runs").glob("*/last.ckpt"))
     for out in (tmp_path / "out", tmp_path / "calm"):

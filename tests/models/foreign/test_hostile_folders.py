@@ -93,6 +93,12 @@ def test_files_beside_a_model_construct_nothing_else(made, folder, key, name):
             getattr(inputs, part)
 
 
+@pytest.mark.parametrize("content", ["[]", "5", '"llama"', "null"])
+def test_a_configuration_that_is_no_object_is_told(folder, content):
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    every_reader_refuses(folder, r"config\.json.* (expected an object|is no object)")
+
+
 def test_weights_that_are_missing_are_told(folder):
     index = folder / "model.safetensors.index.json"
     shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

@@ -7,8 +7,8 @@ from tests.pruning.toys import TwoModalities, sequential
 from vlp_bench.pruning.allocation.budgets import by_ratio, kept_of
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Dense, Uniform
-from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.scoring.cache import evaluate
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 

@@ -5,8 +5,8 @@ from torch import nn
 from vlp_bench.pruning.allocation import lamp as module
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.lamp import Lamp
-from vlp_bench.pruning.score_cache import hints_of
 from vlp_bench.pruning.scores import ascending_shares_of_rest, lamp, magnitude, share_of_rest
+from vlp_bench.pruning.scoring.cache import hints_of
 from vlp_bench.pruning.selection import across_layers as many_layers
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration

@@ -7,8 +7,8 @@ import vlp_bench
 from vlp_bench.batch import Place
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
-from vlp_bench.pruning.score_cache import hints_of
 from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.scoring.cache import hints_of
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 

@@ -57,6 +57,8 @@ def from_pretrained(folder: str | Path) -> nn.Module:
     if not (folder / CONFIG).is_file():
         raise CheckpointError(folder, f"holds no {CONFIG}", "give a folder that save_pretrained wrote")
     content = load(folder / CONFIG, infinite=True)
+    if not isinstance(content, dict):
+        raise CheckpointError(folder, f"its {CONFIG} is no object with keys of a model", "copy it again")
     if not str(content.get("model_type", "")).startswith(PREFIX):
         return _of_transformers(folder)
     if content != _content(read_config(folder / WEIGHTS)):

@@ -11,9 +11,9 @@ from vlp_bench.pruning.allocation.budgets import by_ratio, exactly, grouped, kep
 from vlp_bench.pruning.allocation.towers import warn_of_towers
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.pieces import is_entrywise, pieces, some
-from vlp_bench.pruning.score_cache import evaluate, hints_of
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.scoring.cache import evaluate, hints_of
+from vlp_bench.pruning.scoring.pieces import is_entrywise, pieces, some
 from vlp_bench.pruning.selection.across_layers import Sample, Scores, Thunk
 from vlp_bench.pruning.selection.thresholds import kept_per_layer
 from vlp_bench.pruning.statistics.calibration import Calibration

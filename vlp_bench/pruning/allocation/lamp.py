@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.pieces import pieces
-from vlp_bench.pruning.score_cache import hints_of
 from vlp_bench.pruning.scores import Score, ascending_shares_of_rest, lamp, magnitude
+from vlp_bench.pruning.scoring.cache import hints_of
+from vlp_bench.pruning.scoring.pieces import pieces
 from vlp_bench.pruning.selection.across_layers import (
     Counted,
     Limits,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_choice, check_compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.pieces import pieces
-from vlp_bench.pruning.score_cache import evaluate, hints_of
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.scoring.cache import evaluate, hints_of
+from vlp_bench.pruning.scoring.pieces import pieces
 from vlp_bench.pruning.selection.patterns import check_within, pattern_of
 from vlp_bench.pruning.selection.thresholds import (
     Ties,

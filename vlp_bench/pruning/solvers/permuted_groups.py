@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.score_cache import evaluate
+from vlp_bench.pruning.scoring.cache import evaluate
 from vlp_bench.pruning.selection.channels import assigned, dealt, kept_score
 from vlp_bench.pruning.selection.thresholds import keep_largest_per_group
 from vlp_bench.pruning.solution import Solved

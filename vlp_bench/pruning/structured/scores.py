@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vlp_bench.models.units import HEADS
 from vlp_bench.pruning.checks import Compat
-from vlp_bench.pruning.score_checks import score_of
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.scoring.checks import score_of
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.input_moments import Fluctuations, InputMoments
 from vlp_bench.pruning.statistics.inputs import InputNorms

@@ -13,8 +13,8 @@ from torch import nn
 from vlp_bench.pruning.allocation.lamp import Lamp
 from vlp_bench.pruning.another_sparsity import read, rebuilt
 from vlp_bench.pruning.pruner import Pruner
-from vlp_bench.pruning.score_cache import evaluate
 from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.scoring.cache import evaluate
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration

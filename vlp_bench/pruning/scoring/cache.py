@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
 from vlp_bench.pruning.layers import Layer
-from vlp_bench.pruning.score_checks import score_of
 from vlp_bench.pruning.scores import Score
+from vlp_bench.pruning.scoring.checks import score_of
 from vlp_bench.pruning.selection.thresholds import ThresholdHints, compared, count
 from vlp_bench.pruning.statistics.calibration import Calibration
 
