@@ -16,13 +16,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import Score, ascending_shares_of_rest, lamp, magnitude
 from vlp_bench.pruning.scoring.cache import hints_of
 from vlp_bench.pruning.scoring.pieces import pieces
-from vlp_bench.pruning.selection.across_layers import (
-    Counted,
-    Limits,
-    Sample,
-    in_ascending_order,
-    pick,
-)
+from vlp_bench.pruning.selection.across_layers import Counted, Limits, Sample, in_ascending_order, pick
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 DEVIATIONS = 24.0  # the sample's sums of squares are estimates too
@@ -136,9 +130,8 @@ class _Ranked:
         self._starts = [*range(0, len(sizes), STEP), len(sizes)]
         squares = [_square(sizes[start:stop]) for start, stop in pairwise(self._starts)]
         self._rest = [*accumulate(reversed(squares))][::-1]  # of all from each start on
-        firsts = sizes[self._starts[:-1]].double().square_() / torch.tensor(self._rest, dtype=torch.double).clamp_min(
-            TINY
-        )
+        rest = torch.tensor(self._rest, dtype=torch.double).clamp_min(TINY)
+        firsts = sizes[self._starts[:-1]].double().square_() / rest
         self._keys = firsts.float().view(torch.int32).numpy()
 
     def begins_below(self, key: int) -> bool:

@@ -99,9 +99,8 @@ class Resuming(Around):
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
         owner = {module: block for block in self._blocks for module in block.modules()}
         self._inside: dict[nn.Module, set[str]] = {block: set() for block in self._blocks}
-        self._readers: dict[
-            nn.Module | None, list[tuple[str, nn.Module]]
-        ] = {}  # who reads which layer, by the block around it
+        # Which layer is read, and by which module, by the block around that.
+        self._readers: dict[nn.Module | None, list[tuple[str, nn.Module]]] = {}
         for name, layer in layers.items():
             for reader in layer.readers:
                 block = owner.get(reader.module)
