@@ -99,6 +99,8 @@ def _cells(row: Row, before: Row | None) -> tuple[str, ...]:
     against = f"{row['baseline']}: {row['seconds'].get(row['baseline'], 0):.2f} s" if row["baseline"] else ""
     if row.get("memory_ratio") is not None:
         against += f", memory {row['memory_ratio']:.2f} times (at most {MEMORY:g})"
+    if row.get("floor") is not None:
+        against += f", forward passes alone {row['floor']:.2f} x"
     return (
         f"{row['work']}, {row['model']}",
         f"{row['seconds']['ours']:.2f}",

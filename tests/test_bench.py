@@ -132,3 +132,9 @@ def test_a_measured_row_can_be_compared(tmp_path, monkeypatch):
     assert row["model"] == "0.01 M weights"
     assert bench.verdict(row, row) == "as stored"
     assert "OMP, 3 sparsities" in bench.table([row], [])
+
+
+def test_what_no_call_can_do_without_is_told():
+    shown = bench.table([ROW | {"floor": 3.25}, ROW | {"row": "omp", "floor": None}], [])
+    assert "1.50 s, forward passes alone 3.25 x" in shown
+    assert shown.count("forward passes") == 1

@@ -12,7 +12,7 @@ from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.selection.patterns import Pattern, check_within, keep_best
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite, layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 EVERY = 3  # iterations between looks at how much the support moves
@@ -56,8 +56,7 @@ class ALPS:
         self, w: Tensor, products: Tensor, kept: int, *, pattern: Pattern | None = None, alive: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mask and new weights (d_out, d_in) float64 of one layer, see `LayerSolver`."""
-        if not torch.isfinite(products).all():
-            raise ValueError("the inputs' products hold NaN or infinity")
+        check_finite(products)
         if kept >= w.numel():
             return torch.ones_like(w, dtype=torch.bool), w.double()
         hessian, scale = _normalised(products.double(), self.damping)

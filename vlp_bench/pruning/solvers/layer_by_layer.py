@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat
@@ -57,3 +58,9 @@ def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[
         masks[name] = layer.as_stored(mask)
         weights[name] = layer.as_stored(values.to(layer.weight.dtype))
     return Solved(masks, weights)
+
+
+def check_finite(products: Tensor) -> None:
+    """ValueError for NaN or infinity; NaN counts as both the smallest and the largest, and nothing is copied."""
+    if not all(map(torch.isfinite, products.aminmax())):
+        raise ValueError("the inputs' products hold NaN or infinity")

@@ -13,7 +13,7 @@ from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.layer_by_layer import layer_by_layer
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite, layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 TURNED, INVERTED = 256, 256  # rows that are turned, and inverted, in one go
@@ -103,8 +103,7 @@ class SparseGPT:
         Raises:
             ValueError: they aren't finite.
         """
-        if not torch.isfinite(products).all():
-            raise ValueError("the inputs' products hold NaN or infinity")
+        check_finite(products)
         dead, times = products.diagonal() == 0, int(self.compat == "corrected")
         while True:
             hessian = products.to(torch.float64, copy=True)
@@ -141,7 +140,8 @@ def invert_upper_(hessian: Tensor) -> bool:
     """
     _turn_(hessian)
     failed = torch.empty((), dtype=torch.int32, device=hessian.device)
-    torch.linalg.cholesky_ex(hessian, out=(hessian, failed))
+    by_column = hessian.mT  # as LAPACK stores it: H is symmetric, and Mᵀ there is M here, without a copy
+    torch.linalg.cholesky_ex(by_column, upper=True, out=(by_column, failed))
     if failed:
         return False
     hessian.tril_()
