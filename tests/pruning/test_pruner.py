@@ -339,3 +339,14 @@ def test_description_is_the_constructor_call():
     assert found["allocate"] == {"_target_": "vlp_bench.pruning.allocation.uniform.Uniform", "compat": "corrected"}
     assert found["solve"]["score"] == "vlp_bench.pruning.scores.snip"
     assert found["schedule"] == {"_target_": "vlp_bench.pruning.schedule.linear", "steps": 3}
+
+
+@pytest.mark.parametrize("batches, steps, own", [(3, 4, 1), (4, 3, 2), (1, 2, 5)])
+def test_steps_that_would_see_no_batch_are_refused_before_the_first(batches, steps, own):
+    asked = labelled(batches)
+    allowed = -(-batches // own)
+    said = rf"itersnip: {steps} steps with {own} batches .* need {steps * own}, and there are {batches}: at most {allowed} "
+    with pytest.raises(ValueError, match=said):
+        vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": steps, "batches_per_step": own})
+    vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": allowed, "batches_per_step": own})
+    vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": steps, "batches_per_step": None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import signature
@@ -128,6 +128,7 @@ class Pruner:
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
+        self._check_batches(asked, max(map(len, paths.values())))
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
 
@@ -138,6 +139,16 @@ class Pruner:
                 f"{self.name} looks at all weights at once, and those of an offloaded model come block by block: use "
                 "wanda, sparsegpt or ecoflap, or load the model whole"
             )
+
+    def _check_batches(self, asked: Calibration, steps: int) -> None:
+        """Raises ValueError where steps see batches of their own and the last ones would see none."""
+        own, there = self.batches_per_step, asked.batches
+        if own is None or not isinstance(there, Sized) or (steps - 1) * own < len(there):
+            return
+        raise ValueError(
+            f"{self.name}: {steps} steps with {own} batches of their own need {steps * own}, and there are {len(there)}: "
+            f"at most {-(-len(there) // own)} steps, or batches_per_step=null, so that each step sees all"
+        )
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
         """The solutions; layers of which the method can't learn what it asks stay dense, unless nothing is left."""
