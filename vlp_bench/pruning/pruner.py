@@ -146,8 +146,8 @@ class Pruner:
         if own is None or not isinstance(there, Sized) or (steps - 1) * own < len(there):
             return
         raise ValueError(
-            f"{self.name}: {steps} steps with {own} batches of their own need {steps * own}, and there are {len(there)}: "
-            f"at most {-(-len(there) // own)} steps, or batches_per_step=null, so that each step sees all"
+            f"{self.name}: {steps} steps with {own} batches of their own need {steps * own}, and there are "
+            f"{len(there)}: at most {-(-len(there) // own)} steps, or batches_per_step=null, so that each step sees all"
         )
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:
