@@ -9,7 +9,7 @@ tflops=NUMBER` may be given. Without a GPU it says so in one line.
 
 Goals: MULTIFLOW's statistics at most 1.10 forward passes in fp32, 1.25 in tf32 and bf16; three masks from statistics
 that are known 0.15 s for OMP, 0.3 s for LAMP and MULTIFLOW; Wanda block by block at most 2.2 forward passes; SNIP's
-gradients at most 1.05 plain ones.
+gradients at most 1.05 plain ones, TAMT's steps 1.15.
 """
 
 from __future__ import annotations
@@ -164,6 +164,10 @@ def wanda(subject: Subject) -> None:
     vlp_bench.prune(subject.model, "wanda", 0.5, subject.calibration)
 
 
+def tamt(subject: Subject) -> None:
+    vlp_bench.prune(subject.model, "tamt", 0.75, subject.calibration)
+
+
 def rate(subject: Subject) -> dict[str, Any]:
     """TFLOP/s of a product of two square matrices, the ceiling of what passes may reach."""
     size = 8192 if subject.device.type == "cuda" else 256
@@ -182,6 +186,7 @@ ROWS: dict[str, tuple[Any, bool]] = {  # and whether it is measured in every pre
     "multiflow": (over(statistics_of, forward, 1.10, 1.25), True),
     "snip": (over(gradients_of, backward, 1.05), True),
     "wanda": (over(wanda, forward, 2.2), False),
+    "tamt": (over(tamt, backward, 1.15), False),
     "three_omp": (three_masks("omp", 0.15), False),
     "three_lamp": (three_masks("lamp", 0.3), False),
     "three_multiflow": (three_masks("multiflow", 0.3), False),
