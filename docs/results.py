@@ -64,6 +64,7 @@ TABLES = (
 )
 METRICS = {"table09_meteor_spice": ("meteor", "cider")}
 GRID = "grid_allocate_solve"
+MOST = 6  # pruners, more than which an experiment in a readable range is shown among the results
 APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
@@ -196,9 +197,30 @@ def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
 
 
 def page(frame: pd.DataFrame) -> str:
-    """The text of docs/results.md between BEGIN and END: all experiments side by side, then each with all metrics."""
+    """The text of docs/results.md between BEGIN and END: the readable range, then the small models, each experiment."""
     parts = [part for exp in present(frame) for part in experiment(frame, exp)]
-    return "\n".join(["## All side by side\n", section(frame), *parts])
+    return "\n".join([*readable(), "## The small models, all side by side\n", section(frame), *parts])
+
+
+def readable() -> Iterator[str]:
+    """The experiments in a readable range that most pruners have run in."""
+    frame = ranged()
+    runs = frame.drop_duplicates("run")
+    yield (
+        "## A readable range\n\n"
+        "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
+        f"alone ([how](../experiments/readable_range/README.md)). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
+        "hours of one thread on a shared machine; – where nothing was run.\n"
+    )
+    yield from _every_metric(frame)
+    yield f"![{', '.join(sorted(set(frame['exp'])))} in a readable range](results-readable.png)\n"
+
+
+def ranged() -> pd.DataFrame:
+    """The test rows of benchmark=world of experiments with most of the pruners."""
+    frame = matching(pd.read_csv(ROOT / "experiments" / "readable_range" / "results.csv"), split="test")
+    pruners = frame.groupby("exp")["pruner"].transform("nunique")
+    return frame.loc[pruners > MOST, :]
 
 
 def came_out(frame: pd.DataFrame, name: str) -> str:
@@ -454,6 +476,7 @@ def plots(frame: pd.DataFrame) -> None:
         plot_sparsity(spread(rows, metrics), _pruners(rows), metrics, title, [ROOT / "docs" / f"results-{exp}.png"])
         panels[f"{_model(exp)}: {LABELS[metrics[0]]}"] = spread(compared(rows), metrics[:1])
     encoder(ROOT / "docs" / "minilm.png")
+    in_range(ROOT / "docs" / "results-readable.png")
     grid_map(ROOT / "docs" / "grid.png")
     panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
@@ -467,6 +490,13 @@ def encoder(picture: Path) -> None:
     pruners = [name for name in ENCODER if name in set(rows["pruner"])]
     title = "MiniLM, real weights and real text, no vision: test, not fine-tuned"
     plot_sparsity(spread(rows, HEADLINES["retrieval"]), pruners, HEADLINES["retrieval"], title, [picture])
+
+
+def in_range(picture: Path) -> None:
+    """The picture of the readable range: retrieval of the wider XVLM."""
+    rows = matching(ranged(), exp="xvlm_itr")
+    title = "XVLM in a readable range, the embedded world: test"
+    plot_sparsity(spread(rows, HEADLINES["itr"]), _pruners(rows), HEADLINES["itr"], title, [picture])
 
 
 def grid_map(picture: Path) -> None:
