@@ -1,6 +1,7 @@
 """The processor's rows of whole calls, each with its goal, beside the rows stored of the same machine and model.
 
     python benchmarks/bench.py [--full] [--keep] [NAME ...]
+    python benchmarks/bench.py --write      # the stored rows into docs/costs.md, nothing measured
 
 A row is a line of JSON of `whole_calls.py` or `block_calls.py`, measured on one thread: at 46 M weights or with an XVLM
 of the papers' width and a quarter of their depth, in some ten minutes; with `--full` at the size of the goals, 184 M
@@ -24,9 +25,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlp_bench.results.tables import markdown
+
 Row = Mapping[str, Any]
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "results" / "whole_calls.jsonl"
+PAGE = HERE.parent / "docs" / "costs.md"
+BEGIN, END = "<!-- whole calls: written by `python benchmarks/bench.py --write` -->\n", "<!-- end of whole calls -->\n"
+QUICK = ("46 M weights", "XVLM small")  # models of rows that are quick to measure
 CLOSE = 0.1
 ONCE = ("lamp3_first", "omp", "lamp3")  # whose baselines take long
 BLOCKS = ("block_wanda", "block_sparsegpt", "passes")
@@ -124,6 +130,24 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def page(stored: Iterable[Row], text: str) -> str:
+    """The page with the last stored whole call of each kind, at the size of the goals, between its marks."""
+    last = {key(row): row for row in stored if row["table"] == "whole call" and row["model"] not in QUICK}
+    rows = sorted(last.values(), key=lambda row: NAMES.index(row["row"]))
+    heads = ["whole call", "against", "seconds", "against it", "ratio", "asked", "GiB", "and it"]
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + markdown([heads, *map(_written, rows)]) + END + rest.partition(END)[2]
+
+
+def _written(row: Row) -> list[str]:
+    other = row["baseline"]
+    floor = f" (forward passes alone: {row['floor']:.2f})" if row.get("floor") is not None else ""
+    seconds = [f"{row['seconds'][side]:.2f}" if side else "" for side in ("ours", other)]
+    peaks = [f"{row['peak_gib'][side]:.2f}" if side in row["peak_gib"] else "" for side in ("ours", other)]
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}{floor}"
+    return [f"{row['work']}, {row['model']}", other, *seconds, ratio, goal(row), *peaks]
+
+
 def measured(name: str, file: Path, full: bool = False) -> Row:
     """One row, by a process of its own."""
     rounds = "1" if name in ONCE else "3"
@@ -169,7 +193,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(NAMES)}; none: all")
     parser.add_argument("--full", action="store_true", help="at the size of the goals")
     parser.add_argument("--keep", action="store_true", help="add the rows to those that are stored")
+    parser.add_argument("--write", action="store_true", help="write the stored rows into docs/costs.md, and no more")
     args = parser.parse_args()
+    if args.write:
+        PAGE.write_text(page(read(STORED), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"there is no row {min(unknown)!r}: use {', '.join(NAMES)}")
     stored = read(STORED)

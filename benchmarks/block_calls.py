@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaModel
 
 import vlp_bench
 from benchmarks.support.measure import alone, peak, ratio, seconds
-from benchmarks.support.processor import machine
+from benchmarks.support.processor import commit, machine
 from benchmarks.support.rows import command_line, perform
 
 GIB = 2.0**30
@@ -252,6 +252,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "rounds": args.rounds,
         "machine": machine(),
         "torch": torch.__version__,
+        "commit": commit(),
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,7 +36,7 @@ import torch
 import torch.nn.utils.prune as torch_prune
 from support.measure import alone, peak, ratio, seconds
 from support.models import SIZES, pairs, xvlm
-from support.processor import machine
+from support.processor import commit, machine
 from support.released import multiflow
 from support.rows import command_line, perform
 from torch import Tensor, nn
@@ -387,12 +385,6 @@ def _by_clock(run: Callable[[], object]) -> float:
 def _differences(one: Masks, other: Masks) -> int:
     pairs = ((a, b) for own, theirs in zip(one, other, strict=True) for a, b in zip(own, theirs, strict=True))
     return sum(int(np.count_nonzero(np.asarray(a) != np.asarray(b))) for a, b in pairs)
-
-
-def commit() -> str:
-    """Of the checkout, with a plus if something in it has changed; empty outside of one."""
-    described = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(described, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def say(row: dict[str, Any]) -> str:

@@ -138,3 +138,17 @@ def test_what_no_call_can_do_without_is_told():
     shown = bench.table([ROW | {"floor": 3.25}, ROW | {"row": "omp", "floor": None}], [])
     assert "1.50 s, forward passes alone 3.25 x" in shown
     assert shown.count("forward passes") == 1
+
+
+def test_the_page_has_the_stored_rows_and_the_last_of_each_kind():
+    text = bench.PAGE.read_text(encoding="utf-8")
+    assert bench.page(bench.read(bench.STORED), text) == text
+    quick, full = ROW, ROW | {"model": "184 M weights"}
+    rows = [quick, full, full | {"ratio": 2.5}, DEMO]
+    told = bench.page(rows, f"before\n{bench.BEGIN}old\n{bench.END}after\n").splitlines()
+    assert told[0] == "before"
+    assert told[-1] == "after"
+    assert [line for line in told if "OMP" in line] == [
+        "| OMP, 3 sparsities, 184 M weights | one numpy.partition for all | 0.50 | 1.50 "
+        "| 2.50 | >= 1.3 met | 0.25 | 0.60 |"
+    ]
