@@ -21,6 +21,7 @@ from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Que
 from vlp_bench.data.text import Tokenizer, unknown_words
 from vlp_bench.data.transforms.decoding import KINDS as IMAGE_KINDS
 from vlp_bench.data.transforms.decoding import BrokenImage, Folder
+from vlp_bench.spelling import count_of
 
 SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")
@@ -172,8 +173,8 @@ def look(report: Report, split: Split[Any], images: Sequence[str], advance: Adva
     report.counts["opened"] = len(images)
     report.counts["broken"] = len(broken)
     report.problems += listed("images are missing or broken", broken)
-    report.notes += [f"{n} images are {kind}" for kind, n in sorted(kinds.items())]
-    report.notes += listed("images have another size than their record says; boxes are scaled", strange)
+    report.notes += [f"{count_of(n, 'image')} {'is' if n == 1 else 'are'} {kind}" for kind, n in sorted(kinds.items())]
+    report.notes += listed("images have another size than the record says; boxes are scaled", strange)
 
 
 def _hashed(image: Image.Image) -> str:
@@ -190,7 +191,7 @@ def leaks(reports: Mapping[str, Report]) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for first, second in _beside(reports):
         if set(map(first.place, first.images)) == set(map(second.place, second.images)):
-            notes.append(f"{first.name} and {second.name} show the same {len(first.images)} images")
+            notes.append(f"{first.name} and {second.name} show the same {count_of(len(first.images), 'image')}")
             continue
         found = sorted(_shared(first, second))
         problems += listed(f"images of {first.name} are in {second.name} too", found)

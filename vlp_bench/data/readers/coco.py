@@ -70,7 +70,7 @@ def read_coco(path: str | Path) -> list[CaptionedImage]:
         told[identity].append(caption)
     silent = [identity for identity, captions in told.items() if not captions]
     if silent:
-        raise ValueError(f"{path}: {len(silent)} images have no caption, the first is id {silent[0]}")
+        raise ValueError(f"{path}: {len(silent)} of {len(told)} images without a caption, the first is id {silent[0]}")
     return [replace(images[i], captions=tuple(captions)) for i, captions in told.items()]
 
 
