@@ -152,7 +152,7 @@ def test_a_comparison_of_rehearsals_says_so_and_names_patterns(grid, monkeypatch
     assert "| dense |" in table
     said = " ".join(capsys.readouterr().out.split())
     assert said.index("the numbers mean nothing") < said.index("test, seed 0, by sparsity (a rehearsal)")
-    with pytest.raises(ValueError, match="sparsity=0.6: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5"):
+    with pytest.raises(ValueError, match=r"sparsity=0.6: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5"):
         compute(specifications(Grid(("lmp",), (0.5, 0.6), (0,), 1, words)), 1)
 
 

@@ -314,6 +314,35 @@ def test_ten_bad_records_are_named_and_the_rest_counted(tmp_path, monkeypatch, c
     assert "; and 4 more" in told
 
 
+def test_records_that_do_not_go_together_are_all_named(tmp_path, monkeypatch, capsys) -> None:
+    """Beside those that are wrong by themselves; and twelve questions are no captions, whatever ids they share."""
+    saved(tmp_path / "a.png", noise(0))
+    questions = [{"image": "a.png", "question": "what?", "question_id": n // 2, "answer": ["a"]} for n in range(30)]
+    (tmp_path / "q.json").write_text(json.dumps([*questions, {"image": "a.png", "question": 3, "question_id": 99}]))
+    code, told = said(monkeypatch, capsys, tmp_path / "q.json")
+    assert code == 2
+    assert "question_id 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 5 more stands twice" in told
+    assert "1 record is wrong: " in told
+    assert "record 30: needs 'question'" in told
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(3)]
+    captions = [{"id": n, "image_id": n, "caption": "a dog"} for n in range(1, 5)]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    code, told = said(monkeypatch, capsys, tmp_path / "c.json")
+    assert code == 2
+    assert "captions are of image_id 3, 4, not among 'images'" in told
+
+
+def test_what_a_file_of_three_splits_has_wrong_is_said_once(tmp_path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a.png", noise(0))
+    rows = [{"filename": "a.png", "imgid": 0, "split": "train", "sentences": [{"raw": "a"}]}, {"filename": "b.png"}]
+    (tmp_path / "k.json").write_text(json.dumps({"images": rows}))
+    code, told = said(monkeypatch, capsys, tmp_path / "k.json", "format=karpathy")
+    assert code == 2
+    assert told.count("record 1: needs 'sentences'") == 1
+    assert told.count("as above") == 2
+    assert "1 to mend" in told
+
+
 @pytest.mark.parametrize(
     ("what", "found", "line"),
     [

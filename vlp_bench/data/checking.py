@@ -84,7 +84,8 @@ def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any]
         try:
             split = read()
         except ValueError as error:
-            report.problems += [*listed("records are wrong", faults), *([] if faults else [str(error)])]
+            apart = not faults or isinstance(error, checked.Together)
+            report.problems += [*listed("records are wrong", faults), *([str(error)] if apart else [])]
             return report, None
     report.problems += listed("records are wrong", faults)
     report.notes = list(dict.fromkeys(report.notes))  # a file whose kind is found out is read more than once

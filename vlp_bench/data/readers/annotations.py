@@ -123,12 +123,10 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def distinct(path: Path, questions: Iterable[Question]) -> list[Question]:
-    """The questions as a list; ValueError if two of them share an id."""
-    found: dict[int | str, Question] = {}
-    for question in questions:
-        if found.setdefault(question.question_id, question) is not question:
-            raise ValueError(f"{path}: question_id {question.question_id!r} is used twice; every question has its own")
-    return list(found.values())
+    """The questions as a list; ValueError if some of them share an id."""
+    return list(
+        checked.unique(path, ((question.question_id, question) for question in questions), "question_id").values()
+    )
 
 
 def read_pairs(path: str | Path) -> list[ImagePair]:

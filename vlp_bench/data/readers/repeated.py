@@ -5,10 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vlp_bench.data.readers.checked import MOST_NAMED
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
-
-MOST_NAMED = 10
-"""Cases of one kind that are listed by name."""
 
 
 def repeated(records: Sequence[Any]) -> Iterator[str]:
