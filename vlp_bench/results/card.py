@@ -31,14 +31,10 @@ def model_card(
         library: whose `from_pretrained` reads the model.
         smaller: what was removed has been cut out, whole heads and neurons.
     """
-    return "\n".join(
-        [
-            *_front(name, solution, metrics, library),
-            "",
-            *_body(name, solution, metrics or {}, provenance or {}, smaller),
-            "",
-        ]
-    )
+    rehearsed = bool(((provenance or {}).get("config") or {}).get("rehearse"))
+    front = _front(name, solution, None if rehearsed else metrics, library)
+    body = _body(name, solution, metrics or {}, provenance or {}, smaller=smaller, rehearsed=rehearsed)
+    return "\n".join([*front, "", *body, ""])
 
 
 def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, library: str) -> Iterator[str]:
@@ -56,7 +52,13 @@ def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, l
 
 
 def _body(
-    name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any], smaller: bool
+    name: str,
+    solution: Solution,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    *,
+    smaller: bool,
+    rehearsed: bool,
 ) -> Iterator[str]:
     report = solution.report
     method = escaped(named(str(report.get("method", "unknown")), report.get("settings")))
@@ -75,7 +77,7 @@ def _body(
     for row in rows:
         yield f"| {escaped(row.modality or 'all')} | {row.total:,} | {row.kept:,} | {100 * row.sparsity:.2f} % |"
     yield from ("", "## Metrics", "")
-    if metrics and (provenance.get("config") or {}).get("rehearse"):
+    if rehearsed:
         yield from (f"This is {REHEARSAL}.", "")
     if metrics:
         yield from ("| metric | value |", "|---|---:|")
