@@ -240,6 +240,11 @@ def test_seeds_of_equal_weights_are_seeds(folders, tmp_path, monkeypatch):
     assert len({row.value for row in rows}) == 1
     assert len({row.run for row in rows}) == 3
     assert f"{rows[0].value:.2f} ± –" in said
+    [chapter] = report.chapters(report.Request(out=str(tmp_path)))
+    cells = {line.pruner: line.cells[0].text for line in chapter.tables[0].lines}
+    assert cells["omp"] == f"{rows[0].value:.2f} ± –"
+    assert float(cells["dense"])  # one number: it has no seeds that could be fewer than others'
+    assert not [note for note in chapter.notes if "dense" in note]
     with pytest.raises(ValueError, match="pruner=dense: give at least one beside dense, and each once"):
         list(several.cells([*words, "pruner=dense", "out=x"]))
     with pytest.raises(ValueError, match="seed=1,1: give at least one, and each once"):

@@ -82,6 +82,11 @@ class Study:
         return str(config["model"].get("name", "")) if _as_it_is(config) else ""
 
     @property
+    def unseeded(self) -> tuple[str, ...]:
+        """Pruners whose number is one, whatever the seed: dense, of a model that was measured as it is."""
+        return ("dense",) if self.model else ()
+
+    @property
     def sparsities(self) -> list[float]:
         return sorted(set(self.frame.loc[self.frame["sparsity"] > 0, "sparsity"]))
 

@@ -95,7 +95,8 @@ def chapter(
     table = summary(study.frame, study.metrics)
     beside, published = study.papers, _comparable(published, study)
     metric_tables = [
-        tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside) for m in study.metrics
+        tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside, once=study.unseeded)
+        for m in study.metrics
     ]
     drawings = list(_drawings(study, table, scores))
     tested = trials.all_trials(study, table, study.called(baseline) or "dense")
@@ -121,7 +122,8 @@ def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
     if len({origin["data"] for origin in study.origin.values()} - {None}) > 1:
         yield "The data were not the same in all runs (their fingerprints differ): the files were changed meanwhile."
     for seeds, what in (("One seed", "deviation, interval or p"), ("Two seeds", "interval or p")):
-        if few := sorted(set(table.loc[table["seeds"] == seeds.startswith("Two") + 1, "pruner"])):
+        here = set(table.loc[table["seeds"] == seeds.startswith("Two") + 1, "pruner"])
+        if few := sorted(here - {*study.unseeded}):
             yield f"{seeds} only, hence no {what} in at least one place: {', '.join(few)}."
     if same := sorted(set(table.loc[table["seeds"].gt(1) & table["std"].le(NO_SPREAD), "pruner"])):
         yield f"The same value under every seed, hence no interval or p in at least one place: {', '.join(same)}."
