@@ -108,7 +108,7 @@ def absent(split: Split[Any]) -> str:
 
 def _shared_captions(records: Sequence[Any]) -> list[str]:
     """A note on captions that several images have: in retrieval only one's own image counts as right."""
-    told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in set(r.captions))
+    told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in dict.fromkeys(r.captions))
     several = [text for text, images in told.items() if images > 1]
     if not several:
         return []

@@ -11,6 +11,7 @@ from rich.markup import escape
 from vlp_bench.results import recorded
 from vlp_bench.results.plot import plot_sparsity
 from vlp_bench.results.pruner_names import named
+from vlp_bench.results.row import REHEARSAL
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import (
     LABELS,
@@ -101,6 +102,8 @@ def result(console: Console, specification: Specification, store: Store) -> None
         return
     row, frame, shipped = specification.identity(), store.query(), _recorded(specification)
     legend = task_class(specification.config).LEGEND
+    if specification.config["rehearse"]:
+        console.print(f"[yellow]{REHEARSAL}[/]", soft_wrap=True)
     console.print(f"[bold]test, {escape(legend)}[/] (change: points, same seed)", soft_wrap=True)
     console.print(metrics_table(frame, row, shipped, named(row["pruner"], specification.config["pruner"])))
     for name, note in _notes(store, specification).items():
