@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlp_bench.results.palette import FAMILIES
+from vlp_bench.results.pruner_names import UNITS, pattern_of
 from vlp_bench.results.report.material import studies
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import markdown
@@ -26,7 +27,7 @@ ROWS, ENCODER = FOLDER / "every_method" / "results.csv", FOLDER / "minilm" / "re
 BEGIN, END = "<!-- results: written by `python docs/every_method.py` -->\n", "<!-- end of results -->\n"
 SPOT = ["exp", "pruner", "pattern", "sparsity", "seed", "metric"]
 COLUMNS = [*SPOT, "value", "split", "status", "run", "setting", "seconds", "commit", "weights", "data", "mask", "time"]
-WEIGHTS, UNITS = "weights", "units"
+WEIGHTS = "weights"
 METRICS = {"xvlm_itr": ("txt_r1", "img_r1"), "minilm_retrieval": ("doc_r1", "name_r1")}
 COSTS = ("seconds", "peak_gb")
 TITLES = {
@@ -94,12 +95,8 @@ def _at(config: Any, key: str) -> Any:
 
 def method_and_pattern(pruner: Mapping[str, Any]) -> tuple[str, str]:
     """What a run's pruner is called, and "weights", "units", or n:m."""
-    name, solve = str(pruner["name"]), pruner.get("solve") or {}
-    while "solve" in solve:
-        solve = solve["solve"]
-    target, within = str(solve.get("_target_")).rpartition(".")[2], str(solve.get("within", ""))
-    name += ", permuted" * (target == "PermutedGroups")
-    return name, UNITS if target in ("KeepUnits", "UPop") else within if ":" in within else WEIGHTS
+    target = str((pruner.get("solve") or {}).get("_target_")).rpartition(".")[2]
+    return f"{pruner['name']}{', permuted' * (target == 'PermutedGroups')}", pattern_of(pruner) or WEIGHTS
 
 
 def rows() -> pd.DataFrame:

@@ -155,6 +155,18 @@ def test_tables_keep_the_columns_that_must_not_break(monkeypatch, capsys):
     assert "xvlm_itr-mini-omp-0.5-seed4-0c6bc0235f" in capsys.readouterr().out
 
 
+def test_a_list_is_no_wider_than_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_width", 60)
+    monkeypatch.setenv("COLUMNS", "60")
+    call(monkeypatch, "list", "pruners")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    names = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert names == conf.choices("pruner")
+    [wanda] = [line for line in lines if line.startswith("  wanda ")]
+    assert wanda.split(maxsplit=1)[1].startswith("activations; few passes; Wanda")
+
+
 def test_a_table_in_a_pipe_has_a_line_for_each_row(monkeypatch, capsys):
     table = Table(box=None, pad_edge=False)
     table.add_column("pruner", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What a misspelt name may have meant."""
+"""What a misspelt name may have meant, and one of a thing or several."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def did_you_mean(given: object, allowed: Iterable[object]) -> str:
         n for like in difflib.get_close_matches(letters, by_letters, n=3, cutoff=0.6) for n in by_letters[like]
     ]
     return f"; did you mean {' or '.join(near[:3])}?" if near else ""
+
+
+def count_of(number: int, what: str, several: str = "") -> str:
+    """'1 run', '3,000 runs'; `several`: the plural, where it takes more than an s."""
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
 
 
 def _letters(name: str) -> str:

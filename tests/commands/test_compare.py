@@ -142,6 +142,20 @@ def test_a_comparison_computes_what_is_missing_and_draws(grid, monkeypatch, caps
     assert "4 stored already, 0 to compute" in capsys.readouterr().out
 
 
+def test_a_comparison_of_rehearsals_says_so_and_names_patterns(grid, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "ProcessPoolExecutor", Inline)
+    words = (*grid.overrides, "rehearse=true", "pruner.solve.within=2:4")
+    folder = compare.compare(Grid(("dense", "lmp"), (0.5,), (0,), 1, words))
+    table = (folder / "table.md").read_text()
+    assert table.startswith("**a rehearsal: few steps of everything")
+    assert "| lmp (2:4) |" in table
+    assert "| dense |" in table
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.index("the numbers mean nothing") < said.index("test, seed 0, by sparsity (a rehearsal)")
+    with pytest.raises(ValueError, match=r"sparsity=0.6: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5"):
+        compute(specifications(Grid(("lmp",), (0.5, 0.6), (0,), 1, words)), 1)
+
+
 def test_a_cell_that_fails_leaves_the_others_alone(grid, monkeypatch, capsys):
     monkeypatch.setattr(cells, "ProcessPoolExecutor", Inline)
     lost = ("recipe.epochs=1", "task.lr=1e30", "task.warmup=0", "recipe.clip=null")

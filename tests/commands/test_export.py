@@ -1,6 +1,7 @@
 """`commands.export`: checkpoints and folders that load again, the card, and the report."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,14 +9,18 @@ import pytest
 import torch
 
 import vlp_bench
+from tests.models.foreign.zoo import built
 from tests.models.small import SMALL_XVLM
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.commands import export
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
 from vlp_bench.models.checkpoints.read_write import load_model, save_model
+from vlp_bench.models.smaller_config import smaller_config
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.masks import packed_checkpoint as packed
+from vlp_bench.pruning.structured.materialise import materialised
+from vlp_bench.results.card import model_card
 from vlp_bench.results.store import Store
 from vlp_bench.runs.prune_once import mask_hash
 from vlp_bench.runs.terminal.console import console, stderr
@@ -123,6 +128,13 @@ def test_a_run_brings_its_metrics_and_provenance(folder, tmp_path):
     card = (out / "README.md").read_text()
     for words in ("| test/txt_r1 | 61.50 |", "| test/img_r1 | 50.25 |", '"commit": "abc123"', "model-index:"):
         assert words in card
+
+
+def test_the_card_of_a_rehearsal_says_so_and_tells_the_hub_no_number(folder):
+    solution = vlp_bench.Solution.load(folder / "masks" / "mask.safetensors")
+    cards = [model_card("m", solution, {"test/txt_r1": 50.0}, {"config": {"rehearse": so}}) for so in (False, True)]
+    assert ["This is a rehearsal: few steps" in card.split("| test/txt_r1")[0] for card in cards] == [False, True]
+    assert ["model-index:" in card for card in cards] == [True, False]
 
 
 def test_a_model_of_transformers(tmp_path):
@@ -250,6 +262,40 @@ def test_one_of_transformers_in_its_folder(tmp_path):
     small, ids = from_pretrained(tmp_path / "small"), torch.tensor([[1, 5, 9]])
     torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
     assert small.config.num_attention_heads < 4
+
+
+def test_sizes_that_a_configuration_refuses_say_which_would_do(tmp_path):
+    """Three heads of four don't divide a width of 16; two do, at the sparsity that is said."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "hidden_size": 16, "intermediate_size": 24}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, num_hidden_layers=2, **sizes)).eval()
+    model.save_pretrained(tmp_path / "dense")
+    weights = ("--as", "smaller", "--weights", tmp_path / "dense" / "model.safetensors")
+    vlp_bench.prune(model, "magnitude_sp", 0.25).save(tmp_path / "quarter.safetensors")
+    line = refused("write", tmp_path / "quarter.safetensors", tmp_path / "x", *weights)
+    assert "with pruner=wanda_sp: 0.5 (2 of 4 heads), 0.75 (1 of 4 heads), or write the pruned model with" in line
+    vlp_bench.prune(model, "magnitude_sp", 0.5).save(tmp_path / "half.safetensors")
+    said("write", tmp_path / "half.safetensors", tmp_path / "small", *weights)
+    assert from_pretrained(tmp_path / "small").config.num_attention_heads == 2
+
+
+def test_what_a_configuration_cannot_say_names_what_to_leave():
+    """CLIP's heads are as wide as hidden_size / heads: with the patterns of the error its neurons alone are cut."""
+    model = built("clip")
+
+    def config_of(leave):
+        solution = vlp_bench.prune(model, "magnitude_sp", 0.5, None, vlp_bench.TransformersAdapter(model, leave=leave))
+        return smaller_config(materialised(model, solution.masks))
+
+    with pytest.raises(ValueError, match=r"a head has hidden_size / heads there, so prune neurons only") as error:
+        config_of([])
+    patterns = re.findall(r"leave=\[(.*)\]", str(error.value))[0].split(",")
+    assert patterns == ["text_model.encoder.layers.*.self_attn", "vision_model.encoder.layers.*.self_attn"]
+    found = config_of(patterns)
+    before = model.config.vision_config
+    assert found.vision_config.intermediate_size < before.intermediate_size
+    assert found.vision_config.num_attention_heads == before.num_attention_heads
 
 
 def test_a_report_says_why_two_of_four_does_not_run(folder):

@@ -71,7 +71,7 @@ def test_model_show_needs_no_weights(monkeypatch, tmp_path, name):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["pruner=omp"], "model= is missing"),
+        (["pruner=omp"], "model= and out= are missing: model: a folder with config.json and .safetensors, or"),
         (["model={}", "pruner=Wanda"], "pruner=Wanda: there is no such pruner; allowed: "),
         (["model={}", "pruner=Wanda"], "did you mean wanda"),
         (["model={}", "spasity=0.5"], "did you mean sparsity?"),
@@ -216,10 +216,10 @@ def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_pat
     said = call(monkeypatch, prune, *words, "pruner=sparsegpt")
     block, outside = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096, 2 * 32000 * 4096 + 4096
     for part in (
-        f"weights: {2 * (32 * block + outside) / 2**30:.2f} GiB: {2 * outside / 2**30:.2f} outside blocks, "
-        f"{2 * block / 2**30:.2f} in the largest block",
+        f"weights: {2 * (32 * block + outside) / 2**30:.2f} GiB: {2 * outside / 2**30:.2f} GiB outside blocks, "
+        f"{2 * block / 2**30:.2f} GiB in the largest block",
         f"on the device: {2 * (block + outside) / 2**30:.2f} GiB of weights with offload=true",
-        f"between blocks: {128 * 2048 * 4096 * 2 / 2**30:.2f} GiB for 128 sequences of 2048 tokens",
+        f"between blocks: {128 * 2048 * 4096 * 2 / 2**30:.2f} GiB for 128 sequences of 2,048 tokens",
         f"passes: 2 forwards, 0 backwards over the calibration data: {4 * 32 * block * 128 * 2048 / 1e12:.0f} TFLOP",
         f"products: at most {8 * (6 * 4096**2 + 11008**2) / 2**30:.2f} GiB",
         "seconds: not said",
@@ -228,6 +228,26 @@ def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_pat
     assert f"seconds: {4 * 32 * block * 128 * 2048 / 1e14:.0f} for the passes, at 100 TFLOP/s" in call(
         monkeypatch, prune, *words, "tflops=100"
     )
+
+
+def test_a_plan_of_a_small_model_has_units_and_places_of_its_size(monkeypatch, llama, tmp_path):
+    """Llama of 128 places is shown no text of 512 tokens; bytes are said in a unit that leaves something to say."""
+    said = call(monkeypatch, prune, f"model={llama}", "plan=true", "pruner=wanda", "num_samples=4")
+    assert "0.00" not in said
+    assert "KiB for 4 sequences of 128 tokens" in said
+    assert "KiB in the largest block" in said
+    assert "for 4 sequences of 32 tokens" in call(
+        monkeypatch, prune, f"model={llama}", "plan=true", "pruner=wanda", "num_samples=4", "max_length=32"
+    )
+    sees = folder("vit", tmp_path)  # 16 pixels in patches of 4, and a token for all
+    assert "sequence of 17 tokens" in call(monkeypatch, prune, f"model={sees}", "plan=true", "num_samples=1")
+
+
+def test_a_pattern_of_another_sparsity_is_refused_before_anything_is_read(monkeypatch, tmp_path, llama):
+    words = ("pruner.solve.within=2:4", f"out={tmp_path / 'out'}", "calibration=nowhere", "yes=true")
+    line = refused(monkeypatch, prune, f"model={llama}", "sparsity=0.5,0.6", *words)
+    assert "sparsity=0.6: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5: ask for that" in line
+    assert "calibration=nowhere" in refused(monkeypatch, prune, f"model={llama}", "sparsity=0.5", *words)
 
 
 def test_the_page_about_models_that_are_larger_than_the_device(monkeypatch, tmp_path, llama):

@@ -17,6 +17,7 @@ from vlp_bench.data.datasets.files import FilesRetrieval
 from vlp_bench.data.datasets.sources import ShapesRetrieval
 from vlp_bench.data.minicopy import write
 from vlp_bench.data.readers import formats
+from vlp_bench.data.readers.repeated import listed
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_missing_and_broken_images_are_named(root: Path) -> None:
     (root / "images/cc3m/00000/000000005.jpg").write_bytes(b"\xff\xd8\xff")
     found = reports(root)
     (missing,) = found["train"].problems
-    assert missing.startswith("1 images are missing or broken: there is no image")
+    assert missing.startswith("1 image is missing or broken: there is no image")
     assert "COCO_train2014_000000000002.jpg" in missing
     (broken,) = found["general"].problems
     assert "000000005.jpg" in broken
@@ -89,7 +90,7 @@ def test_boxes_outside_are_noted(root: Path) -> None:
     records[0]["elems"].append({"caption": "far", "bb": [40, 40, 20, 20]})
     file.write_text(json.dumps(records))
     (note,) = reports(root)["regions"].notes
-    assert "left out 1 regions that are not inside their image" in note
+    assert "left out 1 region outside the image" in note
 
 
 def test_captions_given_twice_are_noted(root: Path) -> None:
@@ -97,7 +98,7 @@ def test_captions_given_twice_are_noted(root: Path) -> None:
     records = json.loads(file.read_text())
     records[0]["caption"].append(records[0]["caption"][0])
     file.write_text(json.dumps(records))
-    assert "1 captions are given twice to the same image" in reports(root)["test"].notes[0]
+    assert "1 caption is given twice to the same image" in reports(root)["test"].notes[0]
 
 
 def test_leaks_are_found_by_place_and_by_pixels_not_by_name(root: Path) -> None:
@@ -272,7 +273,7 @@ def test_class_folders_of_equal_names_are_no_leak(tmp_path, monkeypatch, capsys)
     shutil.copy(tmp_path / "train/cat/000000000001.png", tmp_path / "val/dog/000000000002.png")
     code, told = said(monkeypatch, capsys, tmp_path)
     assert code == 2
-    assert "1 images of train are in val too: cat/000000000001.png = dog/000000000002.png (the same pixels)" in told
+    assert "1 image of train is in val too: cat/000000000001.png = dog/000000000002.png (the same pixels)" in told
     shutil.copy(tmp_path / "train/cat/000000000001.png", tmp_path / "val/cat/000000000001.png")
     assert "(the same name and pixels)" in said(monkeypatch, capsys, tmp_path)[1]
 
@@ -286,7 +287,7 @@ def test_equal_names_are_compared_even_where_no_image_was_opened(tmp_path) -> No
         read = lambda split=split: formats.labelled(tmp_path / split)  # noqa: E731
         found[split], _ = checking.check(split, read)
     assert checking.leaks(found)[0] == [
-        "1 images of train are in val too: cat/3.png = cat/3.png (the same name and pixels)"
+        "1 image of train is in val too: cat/3.png = cat/3.png (the same name and pixels)"
     ]
 
 
@@ -299,7 +300,60 @@ def test_every_bad_record_is_told_in_one_go(tmp_path, monkeypatch, capsys) -> No
     assert "3 records are wrong" in told
     for number in (1, 2, 3):
         assert f"record {number}: " in told
-    assert "1 records, 1 captions, 1 images, 1 opened" in told
+    assert "1 record, 1 caption, 1 image, 1 opened" in told
+
+
+def test_ten_bad_records_are_named_and_the_rest_counted(tmp_path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a.png", noise(0))
+    records = [{"image": "a.png", "caption": "a"}, *({"image": "a.png", "caption": 3} for _ in range(14))]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    code, told = said(monkeypatch, capsys, tmp_path / "a.json")
+    assert code == 2
+    assert "14 records are wrong" in told
+    assert all((f"record {number}: " in told) == (number <= 10) for number in range(1, 15))
+    assert "; and 4 more" in told
+
+
+def test_records_that_do_not_go_together_are_all_named(tmp_path, monkeypatch, capsys) -> None:
+    """Beside those that are wrong by themselves; and twelve questions are no captions, whatever ids they share."""
+    saved(tmp_path / "a.png", noise(0))
+    questions = [{"image": "a.png", "question": "what?", "question_id": n // 2, "answer": ["a"]} for n in range(30)]
+    (tmp_path / "q.json").write_text(json.dumps([*questions, {"image": "a.png", "question": 3, "question_id": 99}]))
+    code, told = said(monkeypatch, capsys, tmp_path / "q.json")
+    assert code == 2
+    assert "question_id 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 5 more stands twice" in told
+    assert "1 record is wrong: " in told
+    assert "record 30: needs 'question'" in told
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(3)]
+    captions = [{"id": n, "image_id": n, "caption": "a dog"} for n in range(1, 5)]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    code, told = said(monkeypatch, capsys, tmp_path / "c.json")
+    assert code == 2
+    assert "captions are of image_id 3, 4, not among 'images'" in told
+
+
+def test_what_a_file_of_three_splits_has_wrong_is_said_once(tmp_path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a.png", noise(0))
+    rows = [{"filename": "a.png", "imgid": 0, "split": "train", "sentences": [{"raw": "a"}]}, {"filename": "b.png"}]
+    (tmp_path / "k.json").write_text(json.dumps({"images": rows}))
+    code, told = said(monkeypatch, capsys, tmp_path / "k.json", "format=karpathy")
+    assert code == 2
+    assert told.count("record 1: needs 'sentences'") == 1
+    assert told.count("as above") == 2
+    assert "1 to mend" in told
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "line"),
+    [
+        ("records are wrong", ["a"], "1 record is wrong: a"),
+        ("records are wrong", ["a", "b"], "2 records are wrong: a; b"),
+        ("images or pairs have two labels", ["a"], "1 image or pair has two labels: a"),
+        ("images of class are in glass too", ["a"], "1 image of class is in glass too: a"),
+    ],
+)
+def test_one_is_no_plural(what, found, line) -> None:
+    assert listed(what, found) == [line]
 
 
 def test_the_kinds_of_images_are_counted(tmp_path, monkeypatch, capsys) -> None:
@@ -316,7 +370,7 @@ def test_the_kinds_of_images_are_counted(tmp_path, monkeypatch, capsys) -> None:
     code, told = said(monkeypatch, capsys, tmp_path / "a.json")
     assert code == 0, told
     for kind in ("transparent, shown on white", "16-bit, scaled to 8", "CMYK", "turned upright by EXIF"):
-        assert f"1 images are {kind}" in told
+        assert f"1 image is {kind}" in told
 
 
 def test_words_the_vocabulary_lacks_are_counted(tmp_path, monkeypatch, capsys) -> None:

@@ -8,6 +8,7 @@ from torchmetrics.retrieval import RetrievalHitRate
 from vlp_bench.metrics import GalleryRecall
 from vlp_bench.metrics.recall import (
     NEVER,
+    certain_recalls,
     gallery_metrics,
     ranks,
     recall,
@@ -135,3 +136,22 @@ def test_a_direction_that_nobody_asked_is_refused() -> None:
         metric.compute()
     with pytest.raises(ValueError, match="got 'text'"):
         metric.update("text", torch.arange(2), torch.zeros(2, 2), torch.eye(2, dtype=torch.bool))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("described", "notes"),
+    [
+        ([0, 1, 2, 3], {"txt_r5, txt_r10": "4 texts", "img_r5, img_r10": "4 images"}),
+        ([0, 0, 1, 1, 1, 1], {"txt_r5, txt_r10": "6 texts", "img_r5, img_r10": "2 images"}),  # four wrong at most
+        ([0, 1, 1, 1, 1, 1], {"txt_r10": "6 texts", "img_r5, img_r10": "2 images"}),  # five wrong for the first image
+        ([0, 0], {"txt_r1, txt_r5, txt_r10": "2 texts", "img_r1, img_r5, img_r10": "1 image"}),
+        (list(range(11)), {}),
+    ],
+)
+def test_recalls_that_measure_nothing_are_noted(described, notes):
+    found = certain_recalls(torch.tensor(described))
+    assert found == {name: f"100 for any model: there are but {there} to choose from" for name, there in notes.items()}
+    count = max(described) + 1
+    worst = gallery_metrics(-torch.eye(count)[:, described], torch.tensor(described))  # the right one always last
+    assert all((worst[name] == 100) == any(name in told.split(", ") for told in notes)
+               for name in worst if "mean" not in name)  # fmt: skip

@@ -184,6 +184,24 @@ def test_wrapped_models_are_the_models_inside(wrap):
     KeepPruned(wrapped.masks).attach(nn.ModuleDict({"model": inner})).verify()
 
 
+class Lightning(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.model = module
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, compiled, Wrapper])
+def test_a_mask_found_on_what_holds_a_model_fits_the_model(wrap):
+    held = vlp_bench.prune(Lightning(wrap(sequential())), "omp", 0.5)
+    assert all(name.startswith("model.") for name in held.masks)
+    inner = sequential()
+    held.install(inner, other_weights="refuse")
+    for name, mask in vlp_bench.prune(sequential(), "omp", 0.5).masks.items():
+        assert (inner.get_parameter(name) != 0).equal(mask)
+    with pytest.raises(ValueError, match=r"the model has no parameter 'model\..*0\.weight'"):
+        held.install(nn.ModuleDict({"other": nn.Linear(2, 2)}))
+
+
 def test_a_name_that_fits_twice_is_refused():
     twice = nn.ModuleDict({"module": nn.Linear(2, 2), "_orig_mod": nn.Linear(2, 2)})
     with pytest.raises(ValueError, match=r"'weight' fits several parameters of the model: module\.weight, _orig_mod\."):

@@ -215,7 +215,7 @@ def test_best_is_bold_second_underlined_and_failures_are_counted(written):
     assert "| lamp | **71.00 ± 1.00** | <u>11.00 ± 1.00</u> |" in text
     assert "| dense | 81.00 ± 1.00 | 81.00 ± 1.00 |" in text  # never marked: nothing was removed
     assert "| snip | ERR (1) | – |" in text
-    assert "1 runs failed (ERR)" in text
+    assert "1 run failed (ERR)" in text
 
 
 def test_fewer_seeds_than_others_are_marked_and_never_first():
@@ -378,3 +378,64 @@ def test_one_seed_has_no_interval(tmp_path):
         table, table.assign(low=math.nan, high=math.nan))]  # fmt: skip
     assert bars[0] >= bars[1]
     assert paths[0] > paths[1]
+
+
+def test_a_chapter_of_rehearsals_says_so_first_and_has_nothing_published(tmp_path):
+    store = Store(tmp_path)
+    for run, rehearse in (("real", False), ("small", True)):
+        given = origin(0, rehearse=rehearse)
+        store.append(
+            run, [row(run=run, pruner="omp", sparsity=0.5, benchmark="paper", metric="txt_r1", provenance=given)]
+        )
+    chapters = {
+        c.study.rehearsed: c for s in material.studies(store) if (c := page.chapter(s, PUBLISHED, baseline="omp"))
+    }
+    assert chapters[True].title == "xvlm_itr, a rehearsal, benchmark=paper"
+    assert chapters[False].title == "xvlm_itr, benchmark=paper"
+    said = (
+        "This is a rehearsal: few steps of everything, to see that the command goes through; the numbers mean nothing."
+    )
+    content = page.files("t", [chapters[True]], "omp")
+    for name, first in (("index.html", "recipe"), ("report.md", "| pruner")):
+        assert content[name].index(said) < content[name].index(first)
+    assert not [name for name in content if "63.5" in content[name]]
+    assert "a rehearsal" in content["tables.tex"]
+    assert [line.split(",")[-1] for line in content["results.csv"].split()] == ["rehearsal", "True"]
+    real = page.files("t", [chapters[False]], "omp")
+    assert "63.50" in real["report.md"]
+    assert not [name for name in real if said in real[name]]
+
+
+def test_a_pattern_is_part_of_a_pruners_name(tmp_path):
+    store = Store(tmp_path)
+    keep = "vlp_bench.pruning.solvers.keep_top.KeepTop"
+    for run, pruner, solve in (
+        ("a", "wanda", {"_target_": keep, "within": "2:4"}),
+        ("b", "omp", {"_target_": keep, "within": "layer"}),
+        ("c", "flap", {"solve": {"_target_": "vlp_bench.pruning.structured.keep_units.KeepUnits"}}),
+    ):
+        given = origin(0)
+        given["config"]["pruner"] = {"name": pruner, "solve": solve}
+        store.append(run, [row(run=run, pruner=pruner, provenance=given)])
+    [study] = material.studies(store)
+    assert study.pruners == ["flap (units)", "omp", "wanda (2:4)"]
+    assert [study.called(name) for name in ("flap", "omp", "snip")] == ["flap (units)", "omp", None]
+    [study] = material.studies(store, runs={"a"})
+    assert study.pruners == ["wanda (2:4)"]
+
+
+def test_published_numbers_stand_beside_the_pattern_they_are_of(tmp_path):
+    """FLAP's are of units, as its own; Wanda's are no 2:4."""
+    store, keep = Store(tmp_path), "vlp_bench.pruning.solvers.keep_top.KeepTop"
+    units = {"solve": {"_target_": "vlp_bench.pruning.structured.keep_units.KeepUnits"}}
+    for run, pruner, solve in (("a", "wanda", {"_target_": keep, "within": "2:4"}), ("c", "flap", units)):
+        given = origin(0)
+        given["config"]["pruner"] = {"name": pruner, "solve": solve}
+        common = {"sparsity": 0.5, "benchmark": "paper", "metric": "txt_r1"}
+        store.append(run, [row(run=run, pruner=pruner, value=60.0, provenance=given, **common)])
+    [study] = material.studies(store)
+    published = pd.concat([PUBLISHED.assign(pruner=name) for name in ("wanda", "flap")])
+    [table] = page.chapter(study, published, baseline="omp").tables
+    differences = {line.pruner: line.cells[0].difference for line in table.lines if line.cells[0].seeds}
+    assert differences["flap (units)"] == -3.5
+    assert math.isnan(differences["wanda (2:4)"])

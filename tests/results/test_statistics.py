@@ -75,6 +75,15 @@ def test_dense_is_the_baseline_of_every_sparsity(frame):
     assert (found["mean"], found["sparsity"]) == (-18.0, 0.9)
 
 
+def test_seeds_that_share_a_setting_are_paired_by_seed(frame):
+    """Of a model that is measured as it is: three pairs, not nine; its one dense model is that of every seed."""
+    alone = frame.loc[(frame["pruner"] != "dense") | (frame["seed"] == 0), :].assign(setting="s")
+    found = only(statistics.differences(alone, "omp", ["txt_r1"]), pruner="lamp")
+    assert (found["mean"], found["std"], found["seeds"]) == (2.0, 1.0, 3)
+    found = only(statistics.differences(alone, "dense", ["txt_r1"]), pruner="omp")
+    assert (found["mean"], found["seeds"]) == (-18.0, 3)
+
+
 def test_a_missing_baseline_is_named(frame):
     with pytest.raises(ValueError, match=r"baseline 'wanda'; there are dense, lamp, omp, snip"):
         statistics.differences(frame, "wanda", ["txt_r1"])

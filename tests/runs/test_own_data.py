@@ -298,7 +298,7 @@ def test_files_of_a_set_are_compared(folder, tmp_path, monkeypatch, capsys) -> N
     with pytest.raises(SystemExit):
         data.main()
     said = capsys.readouterr().out
-    assert f"1 images of {tmp_path}/my_train.json are in {tmp_path}/my_val.json too: train/1.png = val/1.png" in said
+    assert f"1 image of {tmp_path}/my_train.json is in {tmp_path}/my_val.json too: train/1.png = val/1.png" in said
 
 
 @pytest.mark.parametrize("form, names", [("karpathy", ("train", "val", "test")), ("salesforce", ("mine/train.json",))])

@@ -17,6 +17,7 @@ from vlp_bench.runs.own_model.evaluation_request import is_preset
 from vlp_bench.runs.terminal.console import console, print_help, warn
 from vlp_bench.runs.terminal.errors import MISTAKE, one_line, wants_traceback
 from vlp_bench.runs.terminal.key_value import with_words
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps.grid import Grid
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def compare(grid: Grid) -> Path:
     cells = specifications(grid)
     todo = missing(cells)
     stored = len(cells) - len(todo)
-    console.print(f"{len(cells)} runs: {stored} stored already, {len(todo)} to compute with {grid.workers} processes")
+    processes = count_of(grid.workers, "process", "processes")
+    console.print(
+        f"{count_of(len(cells), 'run')}: {stored} stored already, {len(todo)} to compute with {processes}",
+        soft_wrap=True,
+    )
     failures = compute(todo, grid.workers) if todo else {}
     folder = _show(grid, cells)
     for name, reason in failures.items():
@@ -66,9 +71,9 @@ def compare(grid: Grid) -> Path:
 
 def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     """Print a table per metric; write them and the plot to outputs/compare/."""
-    from vlp_bench.results.plot import plot_sparsity
+    from vlp_bench.results import compared
+    from vlp_bench.results.pruner_names import named
     from vlp_bench.results.store import Store, matching
-    from vlp_bench.results.tables import LABELS, comparison, markdown, spread, text_table
     from vlp_bench.runs.object_cache import task_class
     from vlp_bench.runs.specification import digest, own_data
 
@@ -79,21 +84,13 @@ def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:
     warn(store.problems)
     computed, headlines = set(matching(frame, run=runs, split="test")["metric"]), task_class(first.config).HEADLINES
     metrics = [metric for metric in headlines if metric in computed] or headlines[:1]
-    table = spread(matching(frame, run=runs), metrics)
-    seeds = ", ".join(map(str, grid.seeds))
-    where = own_data(first.config) or f"benchmark={benchmark}"
-    title = f"{experiment}, {where}: test, mean ± std over seeds {seeds}, by sparsity"
-    text = [title]
-    console.print(f"[bold]{title}[/]", soft_wrap=True)
-    for metric in metrics:
-        rows = comparison(table, grid.pruners, grid.sparsities, metric)
-        console.print(LABELS.get(metric, metric), text_table(rows))
-        text += [LABELS.get(metric, metric), markdown(rows)]
+    names = {c.choices["pruner"]: named(c.choices["pruner"], c.config["pruner"]) for c in cells}
+    own = matching(frame, run=runs)
+    own = own.assign(pruner=own["pruner"].replace(names))
+    title = compared.title_of(f"{experiment}, {own_data(first.config) or f'benchmark={benchmark}'}", grid.seeds)
     folder = first.out / "compare" / f"{experiment}-{benchmark}-{digest(sorted(runs))}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text("\n\n".join(text), encoding="utf-8")
-    plot_sparsity(table, grid.pruners, metrics, title, [folder / "plot.png", folder / "plot.svg"])
-    console.print(f"table.md, plot.png and plot.svg in {folder}", soft_wrap=True)
+    pruners, rehearsed = [names[pruner] for pruner in grid.pruners], first.config["rehearse"]
+    compared.show(console, own, pruners, grid.sparsities, metrics, title, folder, rehearsed=rehearsed)
     return folder
 
 

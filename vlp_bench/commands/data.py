@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.terminal.console import console, print_help
 from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.spelling import count_of
 
 if TYPE_CHECKING:
     from vlp_bench.data.checking import Advance, Report
     from vlp_bench.data.readers.formats import Split
 
 SAMPLE = 200
+ONE = {"records": "record", "captions": "caption", "regions": "region", "answers": "answer", "classes": "class",
+       "images": "image"}  # fmt: skip
+"""What is counted -> one of it."""
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ def _docstrings(words: Sequence[str]) -> None:
     told = write(Path(words[0]))
     pairs = documented()
     counts = ", ".join(f"{sum(p.split == s for p in pairs):,} {s}" for s in ("train", "val", "test"))
-    console.print(f"{len(pairs):,} pairs in {words[0]} ({counts}), hash {told}", soft_wrap=True, markup=False)
+    console.print(f"{count_of(len(pairs), 'pair')} in {words[0]} ({counts}), hash {told}", soft_wrap=True, markup=False)
 
 
 def _mini_copy(words: Sequence[str]) -> None:
@@ -68,7 +72,8 @@ def _mini_copy(words: Sequence[str]) -> None:
     copy = write(folders[0], *(_whole(key, options[key]) for key in ("images", "side")))
     files = sorted({what.partition("#")[0] for what in copy.told})
     console.print(
-        f"{len(files)} data files in {copy.root}; README.txt there says which format each has", soft_wrap=True
+        f"{count_of(len(files), 'data file')} in {copy.root}; README.txt there says which format each has",
+        soft_wrap=True,
     )
 
 
@@ -112,12 +117,15 @@ def examine(splits: Splits, most: int | None, vocabulary: "Mapping[str, int] | P
                 images = checking.chosen(report, most)
                 checking.look(report, split, images, bar(name, len(images)))
     problems, notes = checking.leaks(reports)
+    told: list[str] = []  # what a file that holds several splits has wrong is said of the first
     for report in reports.values():
-        counts = ", ".join(f"{n:,} {what}" for what, n in report.counts.items())
+        counts = ", ".join(f"{n:,} {ONE.get(what, what) if n == 1 else what}" for what, n in report.counts.items())
         console.print(f"[bold]{report.name}[/]: {counts or 'not read'}", soft_wrap=True)
-        _say(report.problems, report.notes)
+        new = [problem for problem in report.problems if problem not in told]
+        _say(new or ["as above"] * bool(report.problems), report.notes)
+        told += new
     _say(problems, notes)
-    found = sum(len(report.problems) for report in reports.values()) + len(problems)
+    found = len(told) + len(problems)
     console.print(f"[red]{found} to mend[/]" if found else "[green]nothing to mend[/]")
     return found == 0
 
@@ -160,7 +168,8 @@ def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | P
     check_values(config)
     if missing := missing_files(config, "data"):
         places = "; ".join(f"{key}: {place}" for key, place in missing.items())
-        raise UserError(f"{len(missing)} files or folders are not there: {places}; set paths.data=FOLDER")
+        what = "1 file or folder is" if len(missing) == 1 else f"{len(missing)} files or folders are"
+        raise UserError(f"{what} not there: {places}; set paths.data=FOLDER")
     found: dict[str, Callable[[], Split[Any]]] = {}
     vocabulary: Mapping[str, int] | Path | None = None
     for key, prefix in (("source", ""), ("calibration_source", "calibration ")):
@@ -293,6 +302,10 @@ def _check_images(path: Path, split: "Split[Any]") -> None:
 
 def _record(error: ValueError) -> int:
     """The record a reader stopped at: the one that came furthest reads the right kind of data."""
+    from vlp_bench.data.readers.checked import Together
+
+    if isinstance(error, Together):
+        return sys.maxsize
     found = re.search(r"record (\d+)", str(error))
     return int(found[1]) if found else -1
 

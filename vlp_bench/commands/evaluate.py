@@ -19,7 +19,7 @@ side, with the change against the dense one, and a model that has been measured 
 
 import sys
 
-from vlp_bench.runs.own_model.evaluation_request import evaluation_of
+from vlp_bench.runs.own_model.evaluation_request import check_given, evaluation_of
 from vlp_bench.runs.terminal.console import console, print_help
 from vlp_bench.runs.terminal.key_value import with_words
 
@@ -30,6 +30,7 @@ def main() -> None:
 
 
 def _evaluate(words: list[str]) -> None:
+    check_given("evaluate", words)
     evaluation = evaluation_of(words)
     from vlp_bench.runs.own_model.evaluate import evaluate
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from vlp_bench.runs.terminal.console import columns, console, print_help
 from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_traceback
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import parsed
 
@@ -186,7 +187,8 @@ def _announcement(cells: "Sequence[Specification]", todo: "Sequence[Specificatio
     from vlp_bench.results.store import Store
 
     text = (
-        f"{len(cells)} runs: {len(cells) - len(todo)} stored already, {len(todo)} to compute with {workers} processes"
+        f"{count_of(len(cells), 'run')}: {len(cells) - len(todo)} stored already, {len(todo)} to compute with "
+        f"{count_of(workers, 'process', 'processes')}"
     )
     frame = Store(cells[0].out / "runs").query()
     names = {(c.config["experiment"], c.benchmark) for c in cells}
@@ -194,7 +196,7 @@ def _announcement(cells: "Sequence[Specification]", todo: "Sequence[Specificatio
     seconds = like.drop_duplicates("run")["seconds"].tolist()
     if todo and seconds:
         minutes = median(seconds) * len(todo) / workers / 60
-        text += f"; about {minutes:.0f} min, by the median of {len(seconds)} stored runs"
+        text += f"; about {minutes:.0f} min, by the median of {count_of(len(seconds), 'stored run')}"
     return text
 
 

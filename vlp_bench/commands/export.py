@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from vlp_bench.commands.masks import SHIPPED
 from vlp_bench.runs.terminal.errors import UserError, one_line
 from vlp_bench.runs.terminal.numbers import whole
+from vlp_bench.spelling import count_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -187,7 +188,7 @@ def _report(args: argparse.Namespace) -> None:
     measured = times({name: state[name] for name in masks}, masks, tokens, device, args.rounds)
     words = verdict(stored, measured)
     whole = _whole(found, _counts("--batches", args.batches), device, args.rounds)
-    console.print(f"{found.name}: {len(masks)} layers, {found.solution.total:,} weights, "
+    console.print(f"{found.name}: {count_of(len(masks), 'layer')}, {found.solution.total:,} weights, "
                   f"{100 * found.solution.sparsity:.2f} % zero", soft_wrap=True, markup=False)  # fmt: skip
     for table in _tables(stored, measured, found.solution.total, _where(device)):
         console.print(table)
@@ -280,7 +281,7 @@ def _tables(stored: Any, measured: Any, total: int, where: str) -> Iterator[Any]
         table.add_row(size.form + note, f"{size.bytes:,}", f"{size.bytes / total:.3f}", share)
     yield table
     tokens = list(dict.fromkeys(time.tokens for time in measured))
-    table = Table(f"ms for all layers ({where})", *(f"{count} tokens" for count in tokens), box=box.SIMPLE_HEAD)
+    table = Table(f"ms for all layers ({where})", *(count_of(count, "token") for count in tokens), box=box.SIMPLE_HEAD)
     for form in dict.fromkeys(time.form for time in measured):
         own = {time.tokens: time.milliseconds for time in measured if time.form == form}
         table.add_row(form, *(f"{own[count]:.3f}" if count in own else "–" for count in tokens))

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder
-from vlp_bench.runs.terminal.console import console, print_help, print_table
+from vlp_bench.runs.terminal.console import columns as folded
+from vlp_bench.runs.terminal.console import console, is_wide, print_help, print_table
 from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
 
 Rows = Iterator[tuple[str, ...]]
@@ -49,9 +50,14 @@ def _print(columns: tuple[str, ...], rows: Rows) -> None:
     for name in columns[:-1]:
         table.add_column(name, no_wrap=True)
     table.add_column(columns[-1], min_width=TEXT)
-    for row in rows:
+    listed = list(rows)
+    for row in listed:
         table.add_row(*map(escape, row))
-    print_table(table)
+    if is_wide(table):  # a row is a name, and beside it all the rest
+        lines = folded([(name, "; ".join(rest)) for name, *rest in listed], console.width)
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
+    else:
+        print_table(table)
 
 
 def verbs() -> Rows:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.runs.terminal.errors import UserError, one_line
+from vlp_bench.spelling import count_of
 
 if TYPE_CHECKING:
     from vlp_bench.pruning.solution import Solution
@@ -75,19 +76,20 @@ def _show(args: argparse.Namespace) -> None:
 def about(solution: "Solution", file: Path) -> Iterator[tuple[str, str]]:
     """What a mask file says about itself: method, options and seeds, sparsity, hashes, size."""
     from vlp_bench.pruning.masks.bit_packing import entropy
+    from vlp_bench.results.pruner_names import named
 
     report, bits = solution.report, 8 * file.stat().st_size
     asked = (report.get("sparsity") or {}).get("asked")
-    yield "method", str(report.get("method", "unknown"))
+    yield "method", named(str(report.get("method", "unknown")), report.get("settings"))
     yield "options", ", ".join(f"{key}={value}" for key, value in _options(report.get("settings") or {})) or "none"
     wanted = "" if asked is None else f" (asked for: {100 * asked:g} %)"
     yield "sparsity", f"{100 * solution.sparsity:.4f} %{wanted}, {solution.kept:,} of {solution.total:,} weights kept"
     yield (
         "new weights",
-        f"{len(solution.weights)} layers" if solution.weights else "none, the kept ones are as they were",
+        count_of(len(solution.weights), "layer") if solution.weights else "none, the kept ones are as they were",
     )
     if solution.biases:
-        yield "new biases", f"{len(solution.biases)} layers"
+        yield "new biases", count_of(len(solution.biases), "layer")
     for what, value in (report.get("hashes") or {}).items():
         yield "hash", f"{what} {value or 'none'}"
     least = entropy(list(solution.masks.values())) / solution.total

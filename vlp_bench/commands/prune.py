@@ -26,26 +26,29 @@ and a card; a folder below it for each of several sparsities.
 """
 
 import sys
+from functools import partial
 
-from vlp_bench.runs.own_model.evaluation_request import split
+from vlp_bench.runs.own_model.evaluation_request import check_given, is_preset, split
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console, print_help
 from vlp_bench.runs.terminal.key_value import with_words
 
 
-def main() -> None:
-    """Perform the command line."""
+def main(verb: str = "prune") -> None:
+    """Perform the command line; `verb`: what was typed."""
     with_words(
-        _prune if sys.argv[1:] else lambda _: print_help(__doc__),
+        partial(_prune, verb) if sys.argv[1:] else lambda _: print_help(__doc__),
         __doc__,
         stopped="no folder is half written; the same command begins anew",
     )
 
 
-def _prune(words: list[str]) -> None:
+def _prune(verb: str, words: list[str]) -> None:
+    if is_preset(words):
+        check_given(verb, words)
     pruning, evaluation = split(words)
     request, options = request_of(pruning)
-    if evaluation is None:
+    if evaluation is None or request.plan:
         from vlp_bench.runs.own_model.prune import prune
 
         prune(request, options, console)

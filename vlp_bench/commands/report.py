@@ -19,6 +19,7 @@ from vlp_bench.runs.terminal.conf import EXPERIMENTS
 from vlp_bench.runs.terminal.console import console, warn
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import perform
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps.galleries import CURE, galleries
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def report(request: Request, runs: frozenset[str] | None = None) -> Path:
     page.write(request.folder, contents(request, found))
     for chapter in found:
         console.print(
-            f"{chapter.title}: {len(chapter.study.origin)} runs, {len(chapter.drawings)} figures", soft_wrap=True
+            f"{chapter.title}: {count_of(len(chapter.study.origin), 'run')}, "
+            f"{count_of(len(chapter.drawings), 'figure')}",
+            soft_wrap=True,
         )
     console.print(f"index.html, report.md, tables.tex and results.csv in {request.folder}", soft_wrap=True)
     return request.folder
@@ -146,7 +149,7 @@ def _masks(study: "Study", stored: "Stored") -> Iterator["Mask"]:
 
 
 def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
-    """Every readable mask and its file by the mask's hash; the others are counted in a note."""
+    """Every readable mask and its file by the mask's hash; the others are count_of in a note."""
     from vlp_bench.pruning.solution import Solution
     from vlp_bench.runs.prune_once import mask_hash
 
@@ -159,7 +162,8 @@ def _stored_masks(folder: Path, notes: list[str]) -> "Stored":
         else:
             found[mask_hash(solution)] = solution, file
     if unreadable:
-        notes.append(f"{len(unreadable)} mask files cannot be read and are left out: {unreadable[0]}")
+        files = count_of(len(unreadable), "mask file")
+        notes.append(f"{files} cannot be read and {'are' if unreadable[1:] else 'is'} left out: {unreadable[0]}")
     return found
 
 

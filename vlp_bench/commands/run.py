@@ -18,7 +18,7 @@ def main() -> None:
 
         print_help(help_text())
     elif is_preset(arguments):  # the model is a folder of transformers: pruned, written and measured, not fine-tuned
-        prune.main()
+        prune.main("run")
     else:
         from vlp_bench.runs.launch import launch
 

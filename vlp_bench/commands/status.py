@@ -17,6 +17,7 @@ from rich.table import Table
 from vlp_bench.results.store import Store
 from vlp_bench.runs.terminal.console import console, print_help, print_table
 from vlp_bench.runs.terminal.errors import FAILED, UserError, one_line, wants_traceback
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps.states import STYLES, State, counted, more_of, state_of
 
 UNFINISHED = 4
@@ -53,7 +54,7 @@ def runs_of(words: Sequence[str]) -> list[Run]:
 def show(runs: Sequence[Run]) -> int:
     """Print a table and what is unreadable; the exit code that sums it up."""
     states = {folder: state_of(folder, run) for folder, run in runs}
-    table = Table(title=f"{len(states)} runs: {counted(states.values())}")
+    table = Table(title=f"{count_of(len(states), 'run')}: {counted(states.values())}")
     for name in ("run", "state", "how far, or why not"):
         table.add_column(name, no_wrap=name == "run")
     for folder, run in runs:

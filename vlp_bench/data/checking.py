@@ -21,6 +21,7 @@ from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Que
 from vlp_bench.data.text import Tokenizer, unknown_words
 from vlp_bench.data.transforms.decoding import KINDS as IMAGE_KINDS
 from vlp_bench.data.transforms.decoding import BrokenImage, Folder
+from vlp_bench.spelling import count_of
 
 SPLITS = ("train", "val", "test")
 KINDS = ("questions", "pairs", "labelled", "captions")
@@ -83,7 +84,8 @@ def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any]
         try:
             split = read()
         except ValueError as error:
-            report.problems += [*listed("records are wrong", faults), *([] if faults else [str(error)])]
+            apart = not faults or isinstance(error, checked.Together)
+            report.problems += [*listed("records are wrong", faults), *([str(error)] if apart else [])]
             return report, None
     report.problems += listed("records are wrong", faults)
     report.notes = list(dict.fromkeys(report.notes))  # a file whose kind is found out is read more than once
@@ -106,7 +108,7 @@ def absent(split: Split[Any]) -> str:
 
 def _shared_captions(records: Sequence[Any]) -> list[str]:
     """A note on captions that several images have: in retrieval only one's own image counts as right."""
-    told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in set(r.captions))
+    told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in dict.fromkeys(r.captions))
     several = [text for text, images in told.items() if images > 1]
     if not several:
         return []
@@ -172,8 +174,8 @@ def look(report: Report, split: Split[Any], images: Sequence[str], advance: Adva
     report.counts["opened"] = len(images)
     report.counts["broken"] = len(broken)
     report.problems += listed("images are missing or broken", broken)
-    report.notes += [f"{n} images are {kind}" for kind, n in sorted(kinds.items())]
-    report.notes += listed("images have another size than their record says; boxes are scaled", strange)
+    report.notes += [f"{count_of(n, 'image')} {'is' if n == 1 else 'are'} {kind}" for kind, n in sorted(kinds.items())]
+    report.notes += listed("images have another size than the record says; boxes are scaled", strange)
 
 
 def _hashed(image: Image.Image) -> str:
@@ -190,7 +192,7 @@ def leaks(reports: Mapping[str, Report]) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for first, second in _beside(reports):
         if set(map(first.place, first.images)) == set(map(second.place, second.images)):
-            notes.append(f"{first.name} and {second.name} show the same {len(first.images)} images")
+            notes.append(f"{first.name} and {second.name} show the same {count_of(len(first.images), 'image')}")
             continue
         found = sorted(_shared(first, second))
         problems += listed(f"images of {first.name} are in {second.name} too", found)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.metrics.example_metric import ExampleMetric
+from vlp_bench.spelling import count_of
 
 CUTS = (1, 5, 10)
 NEVER = torch.iinfo(torch.int64).max
@@ -66,6 +67,23 @@ def retrieval_metrics(txt_ranks: Tensor, img_ranks: Tensor) -> dict[str, float]:
         metrics[f"{name}_r_mean"] = sum(metrics[f"{name}_r{k}"] for k in CUTS) / len(CUTS)
     metrics["r_mean"] = (metrics["txt_r_mean"] + metrics["img_r_mean"]) / 2
     return metrics
+
+
+def certain_recalls(text_image: Tensor) -> dict[str, str]:
+    """Notes on recalls that measure nothing, as no query has as many wrong candidates as the cut; by their names.
+
+    Args:
+        text_image: (texts,) int64, the image each text describes; every image has one at least.
+    """
+    each = text_image.bincount()
+    wrong = {"txt": (len(text_image) - int(each.min()), count_of(len(text_image), "text")),
+             "img": (len(each) - 1, count_of(len(each), "image"))}  # fmt: skip
+    cuts = {name: [f"{name}_r{k}" for k in CUTS if k > most] for name, (most, _) in wrong.items()}
+    return {
+        ", ".join(cuts[name]): f"100 for any model: there are but {there} to choose from"
+        for name, (_, there) in wrong.items()
+        if cuts[name]
+    }
 
 
 def right_texts(text_image: Tensor, images: int) -> Tensor:

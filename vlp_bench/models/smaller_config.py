@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,24 +21,32 @@ def smaller_config(model: Any) -> Any:
     Raises:
         ValueError: there is none, as every layer of a configuration has the same widths; names the first that differs.
     """
-    config = copy.deepcopy(model.config)
-    for part, groups in _parts(config, find_units(model)):
+    config, found = copy.deepcopy(model.config), find_units(model)
+    for part, groups in _parts(config, found):
         _set(part, groups)
-    _check_own_rules(config)
+    _check_own_rules(config, model.config)
     with torch.device("meta"):
         likeness = type(model)(copy.deepcopy(config))
     wanted = {name: tuple(tensor.shape) for name, tensor in likeness.state_dict().items()}
     for name, tensor in model.state_dict().items():
         if tuple(tensor.shape) != wanted.get(name):
             raise ValueError(
-                f"{type(config).__name__} can't say that {name!r} is {tuple(tensor.shape)}: its layers have one width "
-                "and heads of hidden_size / heads. Prune every group alike (pruner.allocate.between=group), "
-                "neurons only; or write the pruned model with --as packed"
+                f"{type(config).__name__} can't say that {name!r} is {tuple(tensor.shape)}: {_cure(name, found)}; or "
+                "write the pruned model with --as packed"
             )
     return config
 
 
-def _check_own_rules(config: Any) -> None:
+def _cure(name: str, groups: list[Group]) -> str:
+    """What to prune so that a configuration can tell it, by the layer that it can't."""
+    heads = [group.name.removesuffix(f" {HEADS}") for group in groups if group.what == HEADS]
+    if any(name.startswith(f"{block}.") for block in heads):
+        patterns = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", block) for block in heads)
+        return f"a head has hidden_size / heads there, so prune neurons only, with leave=[{','.join(patterns)}]"
+    return "its layers have one width, so prune all alike, with pruner=wanda_sp or pruner.allocate.between=group"
+
+
+def _check_own_rules(config: Any, before: Any) -> None:
     """Some want a width that the heads divide, whatever the width of a head is."""
     validate = getattr(config, "validate", None)
     if validate is None:
@@ -47,9 +56,20 @@ def _check_own_rules(config: Any) -> None:
     except Exception as reason:  # of a library that transformers needs and we don't name
         why = str(reason.__cause__ or reason).strip().rstrip(".")
         raise ValueError(
-            f"{type(config).__name__} refuses the sizes that are left ({why}): prune to another sparsity, or write the "
-            "pruned model with --as packed"
+            f"{type(config).__name__} refuses the sizes that are left ({why}): prune to another sparsity"
+            f"{_fitting(before.get_text_config())}, or write the pruned model with --as packed"
         ) from reason
+
+
+def _fitting(config: Any) -> str:
+    """The sparsities that leave a number of heads which divides the width, where both are told."""
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if not isinstance(width, int) or not isinstance(heads, int):
+        return ""
+    units = getattr(config, "num_key_value_heads", None) or heads
+    left = [count for count in range(units - 1, 0, -1) if width % (count * heads // units) == 0]
+    shares = ", ".join(f"{1 - count / units:.4g} ({count * heads // units} of {heads} heads)" for count in left[:4])
+    return f" that leaves every layer alike, with pruner=wanda_sp: {shares}" if left else ""
 
 
 def _parts(config: Any, groups: list[Group]) -> Iterator[tuple[Any, list[Group]]]:

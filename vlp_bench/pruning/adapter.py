@@ -15,6 +15,7 @@ from vlp_bench.batch import Batch, Place
 from vlp_bench.models.linear_layers import linear_weights
 from vlp_bench.models.stacks import stack_of, stacks_in, transposed_experts
 from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.spelling import count_of
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # torch's default for a label that doesn't count
@@ -81,7 +82,8 @@ class PlainAdapter:
                 warn_once(log, model, f"{name} scores the words and stays dense ({PRUNE_WORDS})")
         if unread := unread_weights(model):
             named = f"{', '.join(unread)} (an adapter's prunable() may name matrices)"
-            warn_once(log, model, f"{len(unread)} weights that no linear layer reads stay dense: {named}")
+            stay = f"stay{'s' * (len(unread) == 1)} dense"
+            warn_once(log, model, f"{count_of(len(unread), 'weight')} that no linear layer reads {stay}: {named}")
         wanted = [name for name in linear if name not in tables | words]
         return [name for name in wanted if self.experts or stack_of(name) is None]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import signature
+from itertools import product
 from numbers import Real
 from typing import Any, Self, overload
 
@@ -17,11 +18,13 @@ from vlp_bench.models.offloading import offloaded
 from vlp_bench.models.stacks import parameters_of
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
+from vlp_bench.pruning.allocation.uniform import Dense
 from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.foreign_parts import weights_unchanged
 from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
+from vlp_bench.pruning.selection.patterns import check_share
 from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -125,12 +128,18 @@ class Pruner:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
+        self.check_patterns(targets)
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
         self._check_batches(asked, max(map(len, paths.values())))
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
+
+    def check_patterns(self, sparsities: Iterable[float]) -> None:
+        """Raises ValueError for a sparsity that the solver's n:m pattern can't have; no model is needed."""
+        for sparsity, within in product(sparsities, _patterns(self.solve)):
+            check_share(within, 0.0 if isinstance(self.allocate, Dense) else sparsity)
 
     def _check_offloaded(self, model: nn.Module) -> None:
         """Raises ValueError for a model whose weights come block by block, unless the sweep does too, in one step."""
@@ -361,6 +370,15 @@ def _compats(part: Any) -> Iterator[str]:
             yield str(value)
         elif value is not part:
             yield from _compats(value)
+
+
+def _patterns(part: Any) -> list[str]:
+    """Among what the weights compete for a solver and the solvers in it, where that is the same in every layer."""
+    if not is_dataclass(part):
+        return []
+    given = {field.name: getattr(part, field.name) for field in fields(part)}
+    own = [given["within"]] if isinstance(given.get("within"), str) else []
+    return own + [within for value in given.values() for within in _patterns(value)]
 
 
 def _left_out(value: Any, field: Field[Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -18,10 +18,11 @@ from vlp_bench.pruning.checks import check_choice, name_of
 from vlp_bench.pruning.layers import Layer, parameters_by_name
 from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
-from vlp_bench.pruning.masks.parameter_names import find_prefix, matched, unwrapped
+from vlp_bench.pruning.masks.parameter_names import matched, renaming, unwrapped
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.weights_hash import hash_of_weights
+from vlp_bench.spelling import count_of
 
 log = logging.getLogger(__name__)
 OtherWeights = Literal["warn", "allow", "refuse"]
@@ -99,7 +100,9 @@ class Solution:
 
     def __repr__(self) -> str:
         method = self.report.get("method", "unknown")
-        return f"<Solution of {method}: {self.kept} of {self.total} weights kept in {len(self.masks)} layers>"
+        return (
+            f"<Solution of {method}: {self.kept} of {self.total} weights kept in {count_of(len(self.masks), 'layer')}>"
+        )
 
     @property
     def kept(self) -> int:
@@ -119,7 +122,8 @@ class Solution:
     def install(self, model: nn.Module, *, partial: bool = False, other_weights: OtherWeights = "warn") -> None:
         """Gives the model the new weights, if any, and sets every removed weight to exactly zero, in place.
 
-        Compiled and wrapped models (DDP, a LightningModule that holds the model) are the models inside.
+        Compiled and wrapped models (DDP, a LightningModule that holds the model) are the models inside, there and where
+        the masks were found.
 
         Args:
             model: the pruned one, or one of its kind.
@@ -134,16 +138,16 @@ class Solution:
         check_choice("other_weights", other_weights, get_args(OtherWeights))
         parameters = parameters_by_name(model)
         found = self.masks | self.biases
-        prefix = find_prefix(list(self.masks), list(parameters))
-        own = check_fit({f"{prefix}{name}": tensor for name, tensor in found.items()}, parameters)
-        targets = {name: parameters[own[f"{prefix}{name}"]] for name in found}
+        renamed = renaming(list(self.masks), list(parameters))
+        own = check_fit({renamed(name): tensor for name, tensor in found.items()}, parameters)
+        targets = {name: parameters[own[renamed(name)]] for name in found}
         if not partial:
-            self._check_whole(model, prefix)
+            self._check_whole(model, renamed)
         if other_weights != "allow":
             self._check_weights(model, {name: targets[name] for name in self.masks}, other_weights)
         Solved(self.masks, self.weights, self.biases).install(targets)
 
-    def _check_whole(self, model: nn.Module, prefix: str) -> None:
+    def _check_whole(self, model: nn.Module, renamed: Callable[[str], str]) -> None:
         """Every linear layer has a mask or stayed dense when this was found.
 
         Masks that don't tell what stayed dense (found before 0.2, released, or made by hand) are held to what can be
@@ -152,7 +156,7 @@ class Solution:
         told, lost = "dense" in self.report, [name for name in self.report.get("layers", {}) if name not in self.masks]
         if lost and not told:
             raise ValueError(f"the mask of {lost[0]!r} is missing: the report tells of {len(lost)} more than there are")
-        known = {unwrapped(f"{prefix}{name}") for name in (*self.masks, *self.report.get("dense", []))}
+        known = {unwrapped(renamed(name)) for name in (*self.masks, *self.report.get("dense", []))}
         there = linear_parameters(model) if told else adapter_for(model).prunable(model)
         missing = [name for name in there if unwrapped(name) not in known]
         if missing:

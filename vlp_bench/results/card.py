@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.pruner_names import named, pattern_of
+from vlp_bench.results.row import REHEARSAL
 from vlp_bench.results.tables import escaped
 
 
@@ -29,22 +31,20 @@ def model_card(
         library: whose `from_pretrained` reads the model.
         smaller: what was removed has been cut out, whole heads and neurons.
     """
-    return "\n".join(
-        [
-            *_front(name, solution, metrics, library),
-            "",
-            *_body(name, solution, metrics or {}, provenance or {}, smaller),
-            "",
-        ]
-    )
+    rehearsed = bool(((provenance or {}).get("config") or {}).get("rehearse"))
+    front = _front(name, solution, None if rehearsed else metrics, library)
+    body = _body(name, solution, metrics or {}, provenance or {}, smaller=smaller, rehearsed=rehearsed)
+    return "\n".join([*front, "", *body, ""])
 
 
 def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, library: str) -> Iterator[str]:
     method = str(solution.report.get("method", "unknown"))
+    told = {"method": method, "pattern": pattern_of(solution.report.get("settings"))}
+    told |= {"sparsity": round(solution.sparsity, 6), "kept": solution.kept}
     yield "---"
     yield f"library_name: {library}"
     yield f"tags: [pruning, sparse, {json.dumps(method)}]"
-    yield f"pruning: {json.dumps({'method': method, 'sparsity': round(solution.sparsity, 6), 'kept': solution.kept})}"
+    yield f"pruning: {json.dumps({key: value for key, value in told.items() if value != ''})}"
     if metrics:
         results = [{"type": key, "value": round(value, 4)} for key, value in metrics.items()]
         yield f"model-index: {json.dumps([{'name': name, 'results': [{'metrics': results}]}])}"
@@ -52,10 +52,16 @@ def _front(name: str, solution: Solution, metrics: Mapping[str, float] | None, l
 
 
 def _body(
-    name: str, solution: Solution, metrics: Mapping[str, float], provenance: Mapping[str, Any], smaller: bool
+    name: str,
+    solution: Solution,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    *,
+    smaller: bool,
+    rehearsed: bool,
 ) -> Iterator[str]:
     report = solution.report
-    method = escaped(str(report.get("method", "unknown")))
+    method = escaped(named(str(report.get("method", "unknown")), report.get("settings")))
     yield f"# {escaped(name)}"
     yield ""
     share = f"{100 * solution.sparsity:.2f} % of {solution.total:,} prunable weights"
@@ -71,6 +77,8 @@ def _body(
     for row in rows:
         yield f"| {escaped(row.modality or 'all')} | {row.total:,} | {row.kept:,} | {100 * row.sparsity:.2f} % |"
     yield from ("", "## Metrics", "")
+    if rehearsed:
+        yield from (f"This is {REHEARSAL}.", "")
     if metrics:
         yield from ("| metric | value |", "|---|---:|")
         yield from (f"| {escaped(key)} | {value:.2f} |" for key, value in metrics.items())

@@ -25,13 +25,13 @@ FAMILIES = {  # the deepest colours go to what is compared most
         "wanda": "#b07b00", "ria": "#7a5600", "ecoflap": "#c47f1e", "ecoflap_first": "#945c12",
         "wanda_pp": "#885d07", "wanda_bias": "#875922", "wanda_sp": "#634d03", "owl": "#a56e1d", "dlp": "#674522",
         "alpha_pruning": "#825907", "tamp": "#825620", "tamp_equal": "#5d4802", "atv": "#a06b1c", "dsnot": "#634221",
-        "flap": "#7c5507",
+        "flap": "#7c5507", "neuroal": "#7a4b12", "wanda_pp_ro": "#9a6a12",
     },
     "information flow": {
         "multiflow": "#b3122c", "multiflow_128": "#7d0a1d", "multiflow_edges": "#e0566b", "multiflow_nodes": "#d2404f",
         "multiflow_inverted": "#d9688a",
     },
-    "trained masks": {"tamt": "#c2529e"},
+    "trained masks": {"tamt": "#c2529e", "upop": "#a8468a"},
 }  # fmt: skip
 COLOURS = {name: colour for family in FAMILIES.values() for name, colour in family.items()}
 OTHERS = ("#0f7f8c", "#6b3f2a", "#5a5a00", "#4a4a4a")

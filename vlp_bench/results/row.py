@@ -26,6 +26,7 @@ PROVENANCE = (
     "time",  # UTC, ISO 8601
 )
 OWN = "own"  # the benchmark of data of one's own, whatever sizes they are run with
+REHEARSAL = "a rehearsal: few steps of everything, to see that the command goes through; the numbers mean nothing"
 REQUIRED = ("config", "versions", "hardware", "time")  # these may not be empty
 
 

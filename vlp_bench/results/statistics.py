@@ -88,7 +88,8 @@ def pairs(frame: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> pd.Data
         raise ValueError(
             f"no test rows of the baseline {baseline!r}; there are {', '.join(sorted(set(good['pruner'])))}"
         )
-    on = ["setting", "metric"] if bool(np.all(base["sparsity"] == 0)) else ["setting", "metric", "sparsity"]
+    on = ["setting", "metric"]  # whose setting has no seed (a model measured as it is) has one dense model for all
+    on += [] if bool(np.all(base["sparsity"] == 0)) else ["sparsity", "seed"]
     base = base.assign(base=base["value"], base_run=base["run"]).loc[:, [*on, "base", "base_run"]]
     found = good.loc[good["pruner"] != baseline, :].merge(base, on=on)
     return found.assign(difference=found["value"] - found["base"])

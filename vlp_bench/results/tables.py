@@ -18,6 +18,7 @@ METRICS = (  # shown first and in this order; what else a run has follows by nam
     *("accuracy", "top5", "subjects", "majority", "truth", "grammatical", "perplexity"),
     *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "spice"),
 )
+PREFERRED = ("txt_r1", "img_r1", "doc_r1", "name_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 UNSHOWN = ("itc_",)  # recalls before re-ranking but for the two above
 REFERENCES = ("dense", "omp")
 LABELS = {
@@ -61,18 +62,21 @@ def _short(block: str) -> str:
 # Metrics of one run beside its references
 
 
-def metrics_table(frame: pd.DataFrame, row: Mapping[str, Any], recorded: pd.DataFrame | None = None) -> Table:
+def metrics_table(
+    frame: pd.DataFrame, row: Mapping[str, Any], recorded: pd.DataFrame | None = None, label: str = ""
+) -> Table:
     """Test metrics of the run described by `row`, with the change against dense and OMP where those rows exist.
 
     Args:
         frame: `Store.query()`.
         row: the columns pruner, sparsity, seed, run and setting of the run (`Specification.identity()`).
         recorded: shipped rows of the same setting, whatever its hash, for references that `frame` lacks; marked so.
+        label: what the run's pruner is called, where its name does not say all.
     """
     own = test_values(frame, run=row["run"])
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
-    table.add_column(f"{row['pruner']} {row['sparsity']:g}", justify="right")
+    table.add_column(f"{label or row['pruner']} {row['sparsity']:g}", justify="right")
     references = {name: values for name in REFERENCES if (values := reference_values(frame, row, name))}
     if recorded is not None and not recorded.empty:
         marked = recorded.assign(setting=row["setting"])
@@ -92,6 +96,12 @@ def shown(names: Iterable[str]) -> list[str]:
     names = list(names)
     others = sorted(name for name in names if name not in METRICS and not name.startswith(UNSHOWN))
     return [name for name in METRICS if name in names] + [n for n in others if not n.endswith("_r_mean")]
+
+
+def headlines(names: Iterable[str]) -> list[str]:
+    """The metrics that stand for a task: the papers' where there are some, else up to four."""
+    there = list(dict.fromkeys(names))
+    return [m for m in PREFERRED if m in there] or sorted(m for m in there if not m.startswith(UNSHOWN))[:4]
 
 
 def _change(own: float, reference: float | None) -> tuple[str, str]:

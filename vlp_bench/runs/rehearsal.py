@@ -2,8 +2,9 @@
 
 from omegaconf import DictConfig, OmegaConf
 
+from vlp_bench.results.row import REHEARSAL
+
 FOLDER = "rehearsal"  # below paths.out: nothing of it is ever read as a result
-SAYS = "a rehearsal: few steps of everything, to see that the command goes through; the numbers mean nothing. On"
 MOST = {
     "recipe.epochs": 1,
     "recipe.target_batch": 16,
@@ -31,5 +32,5 @@ def rehearse(config: DictConfig) -> None:
         OmegaConf.update(config, "trainer.limit_train_batches", BATCHES, force_add=True)
     for key in ("benchmark.says", "data.says"):
         if (says := OmegaConf.select(config, key)) is not None:
-            OmegaConf.update(config, key, f"{SAYS} {says}")
+            OmegaConf.update(config, key, f"{REHEARSAL}. On {says}")
     OmegaConf.update(config, "paths.out", f"{config.paths.out}/{FOLDER}")

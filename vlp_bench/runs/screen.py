@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from vlp_bench.results import recorded
 from vlp_bench.results.plot import plot_sparsity
+from vlp_bench.results.pruner_names import named
+from vlp_bench.results.row import REHEARSAL
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import (
     LABELS,
@@ -37,7 +39,8 @@ def header(console: Console, specification: Specification) -> None:
     else:
         console.print(f"[bold]benchmark={name}[/]: {escape(says)} ({escape(_others(name))})", soft_wrap=True)
     console.print(f"model {chosen['model']}, data {chosen['data']}, task {chosen['task']}")
-    console.print(f"pruner [bold]{chosen['pruner']}[/], sparsity [bold]{c['sparsity']:g}[/], seed {c['seed']}")
+    pruner = named(chosen["pruner"], c["pruner"])
+    console.print(f"pruner [bold]{escape(pruner)}[/], sparsity [bold]{c['sparsity']:g}[/], seed {c['seed']}")
     console.print(f"results in {escape(str(specification.folder))}", soft_wrap=True)
 
 
@@ -99,8 +102,10 @@ def result(console: Console, specification: Specification, store: Store) -> None
         return
     row, frame, shipped = specification.identity(), store.query(), _recorded(specification)
     legend = task_class(specification.config).LEGEND
+    if specification.config["rehearse"]:
+        console.print(f"[yellow]{REHEARSAL}[/]", soft_wrap=True)
     console.print(f"[bold]test, {escape(legend)}[/] (change: points, same seed)", soft_wrap=True)
-    console.print(metrics_table(frame, row, shipped))
+    console.print(metrics_table(frame, row, shipped, named(row["pruner"], specification.config["pruner"])))
     for name, note in _notes(store, specification).items():
         console.print(f"{escape(name)}: {escape(note)}", soft_wrap=True)
     if not shipped.empty:

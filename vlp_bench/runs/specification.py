@@ -21,13 +21,13 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from vlp_bench.annotations import told
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.pruning.options import constructor_call, typed_keys
+from vlp_bench.results.pruner_names import DENSE
 from vlp_bench.results.row import OWN
 from vlp_bench.runs import schema
 from vlp_bench.runs.rehearsal import rehearse
 from vlp_bench.runs.terminal.errors import UserError, reason
 from vlp_bench.runs.terminal.help import no_experiment
 
-DENSE = "vlp_bench.pruning.allocation.uniform.Dense"  # the allocation that removes nothing
 OWN_KEYS = {  # of conf/data/own.yaml, which a command must give
     "data.root": "data.root=FOLDER (where annotations and images lie)",
     "data.format": "data.format=NAME (what the annotations are; for this task one of {formats})",

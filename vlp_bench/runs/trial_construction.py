@@ -3,11 +3,14 @@
 A task takes a pruned model, so it is constructed up to the point where it would have one pruned.
 """
 
+from collections.abc import Iterable
+
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import nn
 
 from vlp_bench.construct import construct, maker
+from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.runs.finetune import quiet
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.recipe import Recipe
@@ -20,8 +23,11 @@ class _Enough(Exception):
     """The task would prune now."""
 
 
-def construct_all(specification: Specification) -> None:
+def construct_all(specification: Specification, sparsities: Iterable[float] = ()) -> None:
     """Construct pruner, recipe, trainer and task from a specification, and throw them away.
+
+    Args:
+        sparsities: those that the pruner is asked for, if they are not the specification's alone.
 
     Raises:
         UserError: an argument its constructor does not have, or has of another kind.
@@ -32,6 +38,8 @@ def construct_all(specification: Specification) -> None:
     pruner = construct(config["pruner"], "pruner", config["allow"])
     if not callable(getattr(pruner, "prune", None)):
         raise UserError(f"pruner._target_={config['pruner']['_target_']}: no pruner; choose one with pruner=NAME")
+    if isinstance(pruner, Pruner):
+        pruner.check_patterns([*sparsities] or [config["sparsity"]])
     recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
     _rehearse_trainer(specification, recipe)
     try:

@@ -35,6 +35,7 @@ from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.trial_construction import construct_all
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps import comparison_worker as worker
 from vlp_bench.sweeps.grid import Grid, level
 
@@ -67,7 +68,7 @@ def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: b
         fresh_statistics: earlier passes' statistics are not used and none are kept: a mask's seconds are its own.
     """
     for group in by_pruner(cells).values():
-        construct_all(group[0])
+        construct_all(group[0], [cell.config["sparsity"] for cell in group])
     prune(cells, fresh_statistics=fresh_statistics)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes to come: one thread each
     context = get_context("spawn")
@@ -132,7 +133,7 @@ def prune(cells: Sequence[Specification], *, fresh_statistics: bool = False) -> 
         for pruned in masks:
             made += pruned.fresh
             watch.what = f"masks, {made} made"
-    console.print(f"{made} masks made with one calibration pass in {time.monotonic() - began:.1f} s")
+    console.print(f"{count_of(made, 'mask')} made with one calibration pass in {time.monotonic() - began:.1f} s")
 
 
 # What is seen meanwhile

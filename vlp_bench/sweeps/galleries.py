@@ -36,7 +36,7 @@ def galleries(study: "Study", baseline: str, count: int, folders: "Sequence[Path
     if "dense" not in given:
         return []
     found = []
-    for pruner in _worth_showing(given, baseline):
+    for pruner in _worth_showing(given, study.called(baseline)):
         names = {"dense": "dense", pruner: f"{pruner} at {100 * level:g} %"}
         for first, second in (("dense", pruner), (pruner, "dense")):
             shown = exhibits(examples, given[first], given[second], count=count)
@@ -51,7 +51,7 @@ def _runs_at(study: "Study", sparsity: float) -> dict[str, str]:
     return dict(zip(frame.loc[keep, "pruner"], frame.loc[keep, "run"], strict=True))
 
 
-def _worth_showing(given: "dict[str, Answers]", baseline: str) -> list[str]:
+def _worth_showing(given: "dict[str, Answers]", baseline: str | None) -> list[str]:
     """The pruner that has most right, and the baseline."""
     good = {
         name: float(a.value.mean() if a.least is None else (a.value >= a.least).mean())

@@ -18,6 +18,7 @@ from vlp_bench.runs.spawn import inherited
 from vlp_bench.runs.specification import digest
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import FAILED, UserError
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps.states import State
 from vlp_bench.sweeps.sweep import Cell, distinct, overview
 
@@ -26,7 +27,7 @@ WARNING = 120  # seconds between SLURM's warning and the end of a task
 
 def _todo(cells: Sequence[Cell]) -> list[Cell]:
     left = [c for c in distinct(cells) if c.specification.config["force"] or c.state() != State.DONE]
-    console.print(f"{len(distinct(cells))} runs, {len(left)} to compute")
+    console.print(f"{count_of(len(distinct(cells)), 'run')}, {len(left)} to compute")
     return left
 
 
@@ -89,7 +90,9 @@ def submit(cells: Sequence[Cell], resources: Mapping[str, Any]) -> None:
         parameters["slurm_partition"] = resources["partition"]
     executor.update_parameters(**parameters)
     jobs = executor.map_array(lambda task: task(), [Task(cell.command()) for cell in todo])
-    console.print(f"{len(jobs)} jobs queued, the first is {jobs[0].job_id}; logs in {_folder(todo)}", soft_wrap=True)
+    console.print(
+        f"{count_of(len(jobs), 'job')} queued, the first is {jobs[0].job_id}; logs in {_folder(todo)}", soft_wrap=True
+    )
     if resources["wait"]:
         _await(jobs, todo)
 

@@ -26,6 +26,7 @@ from vlp_bench.runs.spawn import RANKS, end, how_ended, inherited
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import BUSY, DIVERGED, FAILED, MISTAKE, UserError
+from vlp_bench.spelling import count_of
 from vlp_bench.sweeps.states import FAILED_FILE, LOG_FILE, STYLES, State, counted, more_of, progress_of, state_of
 
 HOPELESS = (MISTAKE, DIVERGED)  # exit codes that another try would only repeat
@@ -132,7 +133,8 @@ class Sweep:
         todo = [cell for cell in self.cells if cell.needed()]
         stored = len(self.cells) - len(todo)
         console.print(
-            f"{len(self.cells)} runs: {stored} stored already, {len(todo)} to compute, {len(self.slots)} at a time"
+            f"{count_of(len(self.cells), 'run')}: {stored} stored already, {len(todo)} to compute, "
+            f"{len(self.slots)} at a time"
         )
         waiting = deque((cell, 1) for cell in todo)
         running: list[Job] = []

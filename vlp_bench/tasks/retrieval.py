@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.batch import Batch
+from vlp_bench.metrics.recall import certain_recalls
 from vlp_bench.tasks.finetuning import FineTuning, FineTuningArguments
 from vlp_bench.tasks.gallery import Gallery, Matcher, Share
 
@@ -89,7 +90,7 @@ class Retrieval(FineTuning):
         values = reranked.recall.compute()
         values |= {f"itc_{name}": value for name, value in gallery.contrastive_recall(share).compute().items()}
         if split == "test":
-            self.examples = reranked.examples()
+            self.examples, self.notes = reranked.examples(), certain_recalls(gallery.text_image.cpu())
         self.log_of_all(split, values)
 
     def _sum(self, scores: Tensor) -> Tensor:

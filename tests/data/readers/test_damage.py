@@ -189,7 +189,7 @@ def test_another_number_of_answers_than_most_is_told(tmp_path: Path, caplog: pyt
     asked[3]["answer"] = ["a"] * 9
     with caplog.at_level(logging.WARNING):
         formats.questions(written(tmp_path / "q.json", asked), tmp_path)
-    assert "1 questions have another number of answers than most: 3" in caplog.text
+    assert "1 question has another number of answers than most: 3" in caplog.text
 
 
 def test_regions_that_are_described_twice_alike_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +197,7 @@ def test_regions_that_are_described_twice_alike_are_told(tmp_path: Path, caplog:
     content = [{"image": "a.jpg", "width": 9, "height": 9, "elems": [element, element]}]
     with caplog.at_level(logging.WARNING):
         formats.regions(written(tmp_path / "r.json", content), tmp_path)
-    assert "1 regions are described twice alike: a.jpg: 'a dog'" in caplog.text
+    assert "1 region is described twice alike: a.jpg: 'a dog'" in caplog.text
 
 
 # --- lines and tables ---

@@ -200,7 +200,7 @@ def test_vqa_questions_and_answers(tmp_path: Path) -> None:
     (found,) = coco.read_vqa(path)
     assert (found.answers, found.question_type, found.answer_type) == (("net", "mesh"), "what is this", "other")
     put(tmp_path / "v2_mscoco_train2014_annotations.json", {"annotations": [answered | {"question_id": 1}]})
-    with pytest.raises(ValueError, match=r"has no answers to 1 of .*questions\.json, the first is 458752000"):
+    with pytest.raises(ValueError, match=r"has no answers to 1 of .*questions\.json: 458752000"):
         coco.read_vqa(path)
 
 

@@ -89,7 +89,7 @@ def test_members_that_are_left_out_are_counted(tmp_path: Path, caplog: pytest.Lo
         tar.addfile(link)
     with caplog.at_level(logging.WARNING):
         assert len(shard(tmp_path, buffer.getvalue()).captions()) == 2
-    assert "left out 1 members that are links or larger than" in caplog.text
+    assert "left out 1 member, links or larger than" in caplog.text
 
 
 # --- lists ---
@@ -133,15 +133,15 @@ def test_what_is_said_twice_is_counted_once(tmp_path: Path, caplog: pytest.LogCa
         split = formats.captions(file, tmp_path)
     assert [len(r.captions) for r in split.records] == [2, 1]
     [line] = [r.getMessage() for r in caplog.records]
-    assert line == f"{file}: 1 captions are given twice to the same image: a.jpg: 'a dog'"
+    assert line == f"{file}: 1 caption is given twice to the same image: a.jpg: 'a dog'"
 
 
 def test_two_labels_of_one_pair_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pair = {"images": ["a.png", "b.png"], "sentence": "both are red"}
     with caplog.at_level(logging.WARNING):
         formats.pairs(written(tmp_path / "a.json", [pair | {"label": said} for said in ("True", "False")]), tmp_path)
-    assert "1 sentences are said twice of the same pair" in caplog.text
-    assert "1 images or pairs have two labels: a.png and b.png: 'both are red'" in caplog.text
+    assert "1 sentence is said twice of the same pair" in caplog.text
+    assert "1 image or pair has two labels: a.png and b.png: 'both are red'" in caplog.text
 
 
 def test_all_bad_records_are_collected(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_two_of_four_by_name():
         groups = (layer.weight.detach().abs() * norm).view(-1, 4)
         expected = torch.zeros_like(groups).scatter_(1, groups.topk(2, 1).indices, 1.0).bool()
         assert mask.view(-1, 4).equal(expected)
-    with pytest.raises(ValueError, match=r"'0.weight' should keep 38 of 96: ask for sparsity 0.5 with uniform budgets"):
+    with pytest.raises(ValueError, match=r"sparsity=0.6: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5"):
         vlp_bench.prune(model, "wanda", 0.6, [(x, None)], options={"solve": "wanda_2_4"})
 
 

@@ -38,8 +38,10 @@ def test_every_group_keeps_n(name, within, compat):
 
 @pytest.mark.parametrize("name", BY_GROUPS)
 def test_another_budget_and_another_width_name_the_layer(name):
-    with pytest.raises(ValueError, match=r"2:4 keeps 2 of every 4 weights and '0.weight' should keep 96 of 384: ask"):
-        vlp_bench.prune(model(), name, 0.75, batches(), options={"solve.within": "2:4"})
+    with pytest.raises(ValueError, match=r"sparsity=0.75: 2:4 keeps 2 of every 4 weights, which is sparsity 0.5: ask"):
+        vlp_bench.prune(model(), name, 0.75, None, options={"solve.within": "2:4"})  # whatever it needs of data
+    with pytest.raises(ValueError, match=r"weights and '\d.weight' should keep \d+ of \d+: ask for .* uniform budgets"):
+        vlp_bench.prune(model(), name, 0.5, batches(), options={"solve.within": "2:4", "allocate": "erk"})
     options = {"solve.within": "8:16", **({"block_size": 32} if name in ("sparsegpt", "thanos") else {})}
     with pytest.raises(ValueError, match=r"'0.weight' has 24 inputs, which 8:16 can't group by 16"):
         vlp_bench.prune(model(), name, 0.5, batches(), options=options)

@@ -175,7 +175,7 @@ def test_neurons_alone_are_stored_where_heads_cannot_be_told(name, tmp_path):
 @pytest.mark.parametrize("name, word", [("bert", "BertConfig"), ("clip", "CLIPConfig")])
 def test_a_configuration_that_cannot_tell_is_named(name, word, tmp_path):
     """Their heads are hidden_size / heads wide."""
-    with pytest.raises(ValueError, match=rf"{word} can't say that '.*' is \(.*\): its layers have one width"):
+    with pytest.raises(ValueError, match=rf"{word} can't say that '.*' is \(.*\): a head has hidden_size"):
         save_pretrained(halved(name, "heads")[1], tmp_path)
 
 

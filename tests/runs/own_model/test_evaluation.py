@@ -1,6 +1,8 @@
 """`vlp-bench evaluate` and `prune ... evaluate=`: rows, tables, what is stored already; ECoFLaP's rows rehearsed."""
 
 import json
+import shutil
+import statistics
 
 import pytest
 import torch
@@ -9,13 +11,15 @@ from tests.runs.own_model.folders import folder, texts
 from tests.tasks.foreign.exams import folders_of_classes, folders_when_asked, karpathy, letters, mmlu, text, vqa
 from vlp_bench.__main__ import main
 from vlp_bench.commands import report
+from vlp_bench.commands.masks import about
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.store import Store
 from vlp_bench.runs.own_model import several
 from vlp_bench.runs.own_model.evaluate import evaluate, prune_and_evaluate
-from vlp_bench.runs.own_model.evaluation_request import evaluation_of, split
+from vlp_bench.runs.own_model.evaluation_request import check_given, evaluation_of, split
+from vlp_bench.runs.own_model.prune import prune
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.prune_once import mask_hash
 from vlp_bench.runs.terminal.console import console
@@ -215,7 +219,36 @@ def test_run_and_compare_take_these_rows(folders, tmp_path, monkeypatch):
     }
     assert len({row.setting for row in rows}) == 1
     assert said.count("stored already") == 2  # dense, and ECoFLaP at 60 % with seed 0
-    assert all(f"{row.value:.2f}" in said for row in rows)
+    assert "ecoflap_llama, llama: test, mean ± std over seeds 0, 1, by sparsity" in said
+    [table] = run.glob("compare/ecoflap_llama-own-*/table.md")
+    cells = {line.split(" | ")[0].strip("| "): line for line in table.read_text().splitlines() if line.startswith("| ")}
+    of = [row.value for row in rows if (row.pruner, row.sparsity) == ("wanda", 0.5)]
+    assert f"{statistics.mean(of):.2f} ± {statistics.stdev(of):.2f}" in cells["wanda"]
+    dense = next(row.value for row in rows if row.pruner == "dense")
+    assert cells["dense"].count(f"{dense:.2f}") == 2
+    assert (table.parent / "plot.png").is_file()
+
+
+def test_seeds_of_equal_weights_are_seeds(folders, tmp_path, monkeypatch):
+    """OMP reads no data: its seeds agree, and none of them is dropped; dense is measured whether or not it is named."""
+    root = text(tmp_path / "wiki", "wiki.valid.raw")
+    words = ["+exp=ecoflap_llama", f"model={folders('llama')}", f"data.root={root}", "task.window=32"]
+    more = ["pruner=dense,omp", "sparsity=0.5", "seed=0,1,2", f"results={tmp_path}", f"out={tmp_path / 'all'}"]
+    said = published(monkeypatch, "compare", *words, *more)
+    rows = [row for row in Store(tmp_path / "runs").rows() if row.pruner == "omp"]
+    assert {row.seed for row in rows} == {0, 1, 2}
+    assert len({row.value for row in rows}) == 1
+    assert len({row.run for row in rows}) == 3
+    assert f"{rows[0].value:.2f} ± –" in said
+    [chapter] = report.chapters(report.Request(out=str(tmp_path)))
+    cells = {line.pruner: line.cells[0].text for line in chapter.tables[0].lines}
+    assert cells["omp"] == f"{rows[0].value:.2f} ± –"
+    assert float(cells["dense"])  # one number: it has no seeds that could be fewer than others'
+    assert not [note for note in chapter.notes if "dense" in note]
+    with pytest.raises(ValueError, match="pruner=dense: give at least one beside dense, and each once"):
+        list(several.cells([*words, "pruner=dense", "out=x"]))
+    with pytest.raises(ValueError, match="seed=1,1: give at least one, and each once"):
+        list(several.cells([*words, "seed=1,1", "out=x"]))
 
 
 def values(row):
@@ -228,8 +261,88 @@ def test_the_published_pruner_keeps_its_options_in_a_comparison():
     assert "pruner.allocate.reduce=avg" in ecoflap
     assert "pruner.allocate.reduce=avg" not in wanda
     assert {"pruner=wanda", "seed=3", "out=o/wanda-seed3"} <= set(wanda)
-    with pytest.raises(ValueError, match="out= is missing: give the folder that the pruned models are written below"):
+    with pytest.raises(ValueError, match="out= is missing: give the folder that is written to"):
         list(several.cells(["+exp=ecoflap_flant5", "model=m"]))
+
+
+def test_dense_is_in_the_chapter_of_what_was_pruned_of_it(folders, tmp_path):
+    """Measured under another name, from data in another folder: model and data are known by what they hold."""
+    place, root = folders("llama"), text(tmp_path / "wiki")
+    words = ["task=perplexity", "data.format=wikitext", "task.window=32", f"out={tmp_path / 'r'}"]
+    copied, moved = tmp_path / "copy", tmp_path / "moved"
+    shutil.copytree(place, copied)
+    shutil.copytree(root, moved)
+    [dense], _ = evaluated(f"model={copied}", f"data.root={moved}", *words)
+    request, options = request_of([f"model={place}", "pruner=omp", f"out={tmp_path / 'out'}", "yes=true"])
+    with console.capture():
+        prune(request, options, console)
+    [pruned_row], said = evaluated(f"model={tmp_path / 'out'}", f"data.root={root}", *words)
+    assert dense.setting == pruned_row.setting
+    assert f"{dense.value:.2f}" in said
+    [again], said = evaluated(f"model={place}", f"data.root={root}", *words)
+    assert again == dense
+    assert "stored already" in said
+    [chapter] = report.chapters(report.Request(out=str(tmp_path / "r")))
+    assert chapter.study.pruners == ["dense", "omp"]
+    assert chapter.title.startswith("evaluate_perplexity, copy, your own data: ")
+
+
+def test_the_pattern_stands_in_lists_cards_masks_and_reports(folders, tmp_path):
+    place, root = folders("llama"), text(tmp_path / "wiki")
+    words = ["data.format=wikitext", f"data.root={root}", "task.window=32", f"calibration={texts(tmp_path)}"]
+    common = [f"model={place}", "pruner=wanda", *words, "evaluate=perplexity", f"results={tmp_path / 'r'}"]
+    pruned(*common, f"out={tmp_path / 'single'}")
+    _, said = pruned(*common, f"out={tmp_path / 'pattern'}", "pruner.solve.within=2:4")
+    assert "wanda (2:4) 0.5" in said
+    card = (tmp_path / "pattern" / "README.md").read_text()
+    assert "removed by **wanda (2:4)**" in card
+    assert '"pattern": "2:4"' in card
+    assert "pattern" not in (tmp_path / "single" / "README.md").read_text().split("---")[1]
+    models = [str(tmp_path / name) for name in ("single", "pattern")]
+    _, said = evaluated(f"model={','.join(models)}", "task=perplexity", *words[:3], f"out={tmp_path / 'r'}")
+    assert "wanda 0.5" in said
+    assert "wanda (2:4) 0.5" in said
+    [chapter] = report.chapters(report.Request(out=str(tmp_path / "r")))
+    assert {"dense", "wanda (2:4)"} < set(chapter.study.pruners)
+    solution = Solution.load(tmp_path / "pattern" / "mask.safetensors")
+    assert dict(about(solution, tmp_path / "pattern" / "mask.safetensors"))["method"] == "wanda (2:4)"
+
+
+def test_recalls_of_a_handful_of_images_are_said_to_measure_nothing(folders, tmp_path):
+    words = ["task=retrieval", f"data.root={karpathy(tmp_path / 'pics', 5)}", "data.format=karpathy"]
+    rows, said = evaluated(f"model={folders('clip')}", *words, f"out={tmp_path}")
+    assert "img_r5, img_r10: 100 for any model: there are but 4 images to choose from" in said
+    assert "txt_r" not in said.split("img_r5, img_r10:")[1]  # 15 wrong texts beside the five right ones
+    assert {row.value for row in rows if row.metric in ("img_r5", "img_r10")} == {100.0}
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "keys"),
+    [
+        ("prune", [], ["model", "calibration", "data.root", "out"]),
+        ("run", ["model=x"], ["calibration", "data.root", "out"]),
+        ("compare", ["pruner=omp", "data.root=x"], ["model", "out"]),
+        ("prune", ["plan=true", "data.root=x"], ["model"]),
+        ("evaluate", [], ["model", "data.root"]),
+    ],
+)
+def test_all_that_a_row_lacks_is_said_at_once(verb, words, keys):
+    with pytest.raises(ValueError) as said:
+        check_given(verb, ["+exp=ecoflap_llama", *words])
+    line = str(said.value)
+    assert line.startswith(f"{', '.join(f'{key}=' for key in keys[:-1])} and {keys[-1]}= are missing: " if keys[1:]
+                           else f"{keys[0]}= is missing: ")  # fmt: skip
+    example = line.split("; e.g. ")[1].split()
+    assert example[:3] == ["vlp-bench", verb, "+exp=ecoflap_llama"]
+    check_given(verb, example[2:])
+
+
+def test_evaluate_names_all_it_lacks():
+    with pytest.raises(
+        ValueError, match=r"^model=, task= and data.root= are missing: .*; e.g. vlp-bench evaluate data.format="
+    ):
+        check_given("evaluate", ["data.format=karpathy"])
+    check_given("evaluate", ["model=x", "task=vqa"])  # one alone is said by who needs it
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_weights_that_no_module_takes_are_named(folders, tmp_path, caplog):
     state = load_file(place / "model.safetensors") | {"other.weight": torch.ones(2, 2)}
     save_file(state, place / "model.safetensors", {"format": "pt"})
     pruned(place, tmp_path / "out", pruner="omp", sparsity=0.5)
-    assert "holds 1 weights that a LlamaForCausalLM has no place for: other.weight" in caplog.text
+    assert "holds 1 weight that a LlamaForCausalLM has no place for: other.weight" in caplog.text
 
 
 def test_memory_that_runs_out_is_one_line(sets, folders, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import vlp_bench
 from tests.models.foreign.zoo import built
+from tests.runs.own_model.folders import pictures
 from tests.tasks.foreign.exams import (
     QUESTIONS,
     folders_of_classes,
@@ -22,6 +23,7 @@ from tests.tasks.foreign.exams import (
     text,
     vqa,
 )
+from vlp_bench.data.datasets.evaluated import CAPTIONS, CORPUS, Place
 from vlp_bench.data.readers.corpus import read_corpus
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.models.foreign.likelihood import Told, log_likelihoods
@@ -350,3 +352,27 @@ def test_what_cannot_be_is_said_in_one_line(folders, tmp_path, task, form, optio
     with pytest.raises(ValueError, match=said) as error:
         measured(folders("llama"), task, root, form, options, **data)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_is_named_by_itself_or_below_the_root(tmp_path, monkeypatch):
+    root = text(tmp_path / "data")
+    (root / "other.txt").write_text("red dog\n")
+    monkeypatch.chdir(tmp_path)
+    for test in ("other.txt", "data/other.txt", str(root / "other.txt")):
+        assert Place("data", "text", test=test).read(CORPUS).text == "red dog\n"
+    with pytest.raises(ValueError, match=r"^data.test=a.txt: there is nothing .* data, which holds other.txt, wiki"):
+        Place("data", "text", test="a.txt").read(CORPUS)
+    with pytest.raises(ValueError, match=r"this is a file; give its folder, data.root=data, and data.test=other.txt$"):
+        Place("data/other.txt", "text").read(CORPUS)
+
+
+def test_no_split_of_a_format_of_folders_is_one_line_without_contradiction(tmp_path, caplog):
+    folder = tmp_path / "flat"
+    pictures(folder, 3, listed=False)
+    with pytest.raises(ValueError, match=r"which folder has the test split .* \(looked for a folder test\); .*FOLDER$"):
+        Place(str(folder), "files").read(CAPTIONS)
+    assert not caplog.records  # no word of a validation split, which is not there either
+    assert len(Place(str(folder), "files", test=str(folder)).read(CAPTIONS).records) == 3
+    folder.rename(tmp_path / "val")
+    assert len(Place(str(tmp_path), "files").read(CAPTIONS).records) == 3
+    assert "what is tested is the validation split" in caplog.text

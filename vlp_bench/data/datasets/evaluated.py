@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.data import checking
-from vlp_bench.data.datasets.own import check_root, found
+from vlp_bench.data.datasets.own import check_root, found, placed
 from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import formats
 from vlp_bench.data.readers.classes import read_folders
@@ -65,7 +65,8 @@ class Place:
     Args:
         root: their folder.
         format: one that the kind of data has, see `FORMATS`.
-        test: the file (of classes and exams: the folder) of the split, where it can't be told by its name.
+        test: the file (of classes and exams: the folder) of the split, where it can't be told by its name; as it is
+            typed, or below the root.
         images: the folder that an annotation file's paths start from; else `images` below the root, or the root.
         split: which split is taken.
         names: of class folders, a file that says what they are called (`n01440764 tench` a line).
@@ -87,7 +88,7 @@ class Place:
             ValueError: another format, or files that are not there or wrong.
         """
         formats.check(self.format, FORMATS[kind], "data.format")
-        check_root(Path(self.root))
+        check_root(Path(self.root), ("test",))
         return self._cut(_READERS[kind](self))
 
     def _cut(self, data: Data) -> Data:
@@ -104,14 +105,19 @@ class Place:
         return self.images or str(below if below.is_dir() else self.root)
 
     @property
+    def named(self) -> Path:
+        """What `test` names. ValueError where there is nothing of the name."""
+        return placed(Path(self.root), self.test, "data.test")
+
+    @property
     def file(self) -> Path:
         """The annotations of the split. ValueError where they are not found; says which key names them."""
         if self.test:
-            return Path(self.test)
+            return self.named
         try:
             return found(Path(self.root), self.format, self.split)
         except ValueError as error:  # there is one key for the file, whatever the split
-            raise ValueError(re.sub(r"data\.\w+=FILE", "data.test=FILE", str(error))) from None
+            raise ValueError(re.sub(r"data\.\w+=F", "data.test=F", str(error))) from None
 
 
 def _captions(place: Place) -> Data:
@@ -135,14 +141,14 @@ def _classes(place: Place) -> Data:
     """Of `<split>/<class>/<image>`, or of `<class>/<image>` where there is no folder of a split."""
     root = Path(place.root)
     named = (root / name for name in ((place.split, "val") if place.split == "test" else (place.split,)))
-    folder = Path(place.test) if place.test else next((one for one in named if one.is_dir()), root)
+    folder = place.named if place.test else next((one for one in named if one.is_dir()), root)
     read = read_folders(folder, place.names or None)
     folders = tuple(sorted(one.name for one in folder.iterdir() if one.is_dir()))
     return Classes(read, folders, Folder(folder))
 
 
 def _corpus(place: Place) -> Data:
-    file = Path(place.test) if place.test else corpus_file(Path(place.root), place.split)
+    file = place.named if place.test else corpus_file(Path(place.root), place.split)
     return Corpus(read_corpus(file, place.format))
 
 

@@ -49,26 +49,49 @@ def found(root: Path, form: str, split: str) -> Path:
     """
     check_root(root)
     fitting = _fitting(root, form, split)
-    if not fitting and split == "test":
+    if not fitting and split == "test" and len(instead := _fitting(root, form, "val")) == 1:
         _log.warning("%s has no test split: what is tested is the validation split", root)
-        return found(root, form, "val")
+        return instead[0]
     if len(fitting) != 1:
+        what = "folder" if form in FOLDERS else "file"
         there = f"{len(fitting)} fit ({', '.join(p.name for p in fitting[:4])})" if fitting else "none is there"
         raise ValueError(
-            f"data.root={root}: which file has the {split} split of format {form}? {there}; name it with "
-            f"data.{split}=FILE"
+            f"data.root={root}: which {what} has the {split} split of format {form}? {there} (looked for "
+            f"{_looked_for(form, split)}); name it with data.{split}={what.upper()}"
         )
     return fitting[0]
 
 
-def check_root(root: Path) -> None:
-    """ValueError if there is no such folder."""
+def check_root(root: Path, splits: Sequence[str] = SPLITS) -> None:
+    """ValueError if there is no such folder; `splits` are the keys by which files can be named."""
     if root.is_file():
-        raise ValueError(
-            f"data.root={root}: this is a file; give its folder, and the file as data.train= or data.test=FILE"
-        )
+        keys = " or ".join(f"data.{split}={root.name}" for split in splits)
+        raise ValueError(f"data.root={root}: this is a file; give its folder, data.root={root.parent}, and {keys}")
     if not root.is_dir():
         raise ValueError(f"data.root={root}: there is no such folder")
+
+
+def placed(root: Path, given: str, key: str) -> Path:
+    """A file or folder that a key names: as it is typed, or below the root.
+
+    Raises:
+        ValueError: it is at neither place; says what is below the root.
+    """
+    places = Path(given), root / given
+    if there := next((place for place in places if place.exists()), None):
+        return there
+    names = sorted(file.name for file in root.iterdir()) if root.is_dir() else []
+    beside = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    raise ValueError(
+        f"{key}={given}: there is nothing of this name, nor below {root}, which holds {beside or 'nothing'}"
+    )
+
+
+def _looked_for(form: str, split: str) -> str:
+    names = " or ".join(NAMES[split])
+    if form in FOLDERS:
+        return f"a folder {names}"
+    return "one .json file" if form in ONE_FILE else f"a .json file with {names} in its name"
 
 
 def _fitting(root: Path, form: str, split: str) -> list[Path]:
@@ -188,9 +211,14 @@ class Files:
         below = self.folder / "images"
         return self.images or str(below if below.is_dir() else self.folder)
 
+    def _placed(self, split: str) -> Path:
+        """Where a split's annotations are: where a key says, or where their name tells."""
+        given = getattr(self, split)
+        return placed(self.folder, given, f"data.{split}") if given else found(self.folder, self.format, split)
+
     def source(self, make: Callable[..., Any]) -> Any:
         """A source of texts, calibrated on its training split where no other captions are given."""
-        splits = {split: getattr(self, split) or str(found(self.folder, self.format, split)) for split in SPLITS}
+        splits = {split: str(self._placed(split)) for split in SPLITS}
         ranked = {"answer_list": self.answer_list, "least": self.least} if make is OwnQuestions else {}
         read = make(
             **splits,

@@ -13,6 +13,7 @@ from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.records import CaptionedImage, ImagePair, Question, RegionCaption, RegionImage
 from vlp_bench.data.transforms.decoding import inside
+from vlp_bench.spelling import count_of
 
 Size = Callable[[str], tuple[int, int]]
 """Key of an image -> (width, height) in pixels."""
@@ -102,7 +103,7 @@ def fitting(path: Path, images: Iterable[Framed]) -> list[RegionImage]:
         if inside_it:
             kept.append(RegionImage(image, inside_it, frame))
     if dropped:
-        _log.warning("%s: left out %d regions that are not inside their image", path, dropped)
+        _log.warning("%s: left out %s outside the image", path, count_of(dropped, "region"))
     if not kept:
         raise ValueError(f"{path}: no region lies inside its image; boxes are [x, y, width, height] in pixels")
     return kept
@@ -122,12 +123,10 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def distinct(path: Path, questions: Iterable[Question]) -> list[Question]:
-    """The questions as a list; ValueError if two of them share an id."""
-    found: dict[int | str, Question] = {}
-    for question in questions:
-        if found.setdefault(question.question_id, question) is not question:
-            raise ValueError(f"{path}: question_id {question.question_id!r} is used twice; every question has its own")
-    return list(found.values())
+    """The questions as a list; ValueError if some of them share an id."""
+    return list(
+        checked.unique(path, ((question.question_id, question) for question in questions), "question_id").values()
+    )
 
 
 def read_pairs(path: str | Path) -> list[ImagePair]:

@@ -15,6 +15,8 @@ from vlp_bench.data.transforms.decoding import inside
 
 MOST_BYTES = 2**33
 """Larger annotation files are refused; the largest of the papers' has 1.5 GB."""
+MOST_NAMED = 10
+"""Cases of one kind that are listed by name."""
 MOST_SIDE = 2**20
 """No image is that many pixels wide or high."""
 
@@ -26,6 +28,10 @@ Record = dict[str, Any]
 
 class BadRecord(ValueError):
     """A record that does not say what its format must; `parsed` puts file and number before it."""
+
+
+class Together(ValueError):
+    """Records of which each may be right, and which don't go together: an id that two of them have."""
 
 
 class RepeatedKey(ValueError):
@@ -98,14 +104,24 @@ def unique(path: Path, pairs: Iterable[tuple[Any, T]], what: str) -> dict[Any, T
     """The pairs as a dictionary.
 
     Raises:
-        ValueError: a key, which is `what` in words ("the image id"), stands twice.
+        Together: keys, which are `what` in words ("the image id"), stand twice.
     """
     found: dict[Any, T] = {}
+    twice: dict[Any, None] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{path}: {what} {brief(key)} stands twice; leave one of the two out")
-        found[key] = value
+            twice[key] = None
+        found.setdefault(key, value)
+    if twice:
+        raise Together(f"{path}: {what} {some(map(brief, twice))} stands twice; leave one of the two out")
     return found
+
+
+def some(names: Iterable[object]) -> str:
+    """'a, b, c and 4 more'."""
+    listed = list(map(str, names))
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more
 
 
 def objects(path: Path, found: Any, what: str = "a JSON list of at least one record") -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.annotations import distinct, gathered
-from vlp_bench.data.readers.checked import BadRecord, Record
+from vlp_bench.data.readers.checked import BadRecord, Record, Together
 from vlp_bench.data.records import CaptionedImage, Question
 
 KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
@@ -64,13 +64,14 @@ def read_coco(path: str | Path) -> list[CaptionedImage]:
     annotations = checked.objects(path, checked.part(path, content, "annotations"))
     ids = [record["id"] for record in annotations if isinstance(record, dict) and "id" in record]
     checked.unique(path, ((str(identity), None) for identity in ids), "the annotation id")
+    strange: dict[str, None] = {}
     for identity, caption in checked.parsed(path, annotations, _coco_caption):
-        if identity not in told:
-            raise ValueError(f"{path}: a caption is of image_id {identity}, which is not among 'images'")
-        told[identity].append(caption)
-    silent = [identity for identity, captions in told.items() if not captions]
-    if silent:
-        raise ValueError(f"{path}: {len(silent)} images have no caption, the first is id {silent[0]}")
+        told.get(identity, []).append(caption)
+        strange |= {} if identity in told else {identity: None}
+    if strange:
+        raise Together(f"{path}: captions are of image_id {checked.some(strange)}, not among 'images'")
+    if silent := [identity for identity, captions in told.items() if not captions]:
+        raise Together(f"{path}: {len(silent)} of {len(told)} images without a caption: id {checked.some(silent)}")
     return [replace(images[i], captions=tuple(captions)) for i, captions in told.items()]
 
 
@@ -173,7 +174,7 @@ def _answered(path: Path, questions: list[Question], answers: Path, shown: Mappi
     )
     missing = [q.question_id for q in questions if q.question_id not in known]
     if missing:
-        raise ValueError(f"{answers} has no answers to {len(missing)} of {path.name}, the first is {missing[0]}")
+        raise Together(f"{answers} has no answers to {len(missing)} of {path.name}: {checked.some(missing)}")
     return [replace(q, **known[q.question_id]) for q in questions]
 
 

@@ -10,6 +10,7 @@ from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.annotations import Size, distinct, fitting, framed, label
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.records import ImagePair, Question, RegionCaption, RegionImage
+from vlp_bench.spelling import count_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def read_region_descriptions(path: str | Path, size: Size) -> list[RegionImage]:
 
     found = fitting(path, checked.parsed(path, records, read))
     if mute:
-        _log.warning("%s: left out %d regions whose phrase has no word", path, len(mute))
+        _log.warning("%s: left out %s without a word in the phrase", path, count_of(len(mute), "region"))
     return found
 
 

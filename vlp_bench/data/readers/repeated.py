@@ -1,13 +1,12 @@
 """What records say twice: no fault of their form, but seldom meant."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vlp_bench.data.readers.checked import MOST_NAMED
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
-
-MOST_NAMED = 8
-"""Cases of one kind that are listed by name."""
 
 
 def repeated(records: Sequence[Any]) -> Iterator[str]:
@@ -56,8 +55,19 @@ def _contradicted(records: Sequence[Any]) -> list[str]:
 
 
 def listed(what: str, found: Sequence[str]) -> list[str]:
-    """One line that says how many and which; none where there is nothing."""
+    """One line that says how many and which; none where there is nothing.
+
+    `what` is said of several: 'records are wrong', 'images or pairs have two labels'.
+    """
     if not found:
         return []
     shown = "; ".join(found[:MOST_NAMED])
-    return [f"{len(found)} {what}: {shown}{'; ...' if len(found) > MOST_NAMED else ''}"]
+    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return [f"{len(found)} {what if found[1:] else _of_one(what)}: {shown}{more}"]
+
+
+def _of_one(what: str) -> str:
+    """'record is wrong' of 'records are wrong'."""
+    head, verb, rest = re.split(r" (are|have) ", what, maxsplit=1)
+    alone = re.sub(r"(^|(?<= or ))([a-z]+)s", r"\2", head)
+    return f"{alone} {'is' if verb == 'are' else 'has'} {rest}"

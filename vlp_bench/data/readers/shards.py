@@ -15,6 +15,7 @@ from PIL import Image
 from vlp_bench.data.readers import checked
 from vlp_bench.data.records import CaptionedImage
 from vlp_bench.data.transforms.decoding import BrokenImage, Folder, Least, decode_bytes, inside
+from vlp_bench.spelling import count_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MOST_BYTES = 2**26
@@ -89,7 +90,7 @@ def _members(tar: Path) -> dict[str, Member]:
             _check_end(tar, archive.offset)
         kept = [m for m in listed if m.isreg() and m.size <= MOST_BYTES]
         if left := len([m for m in listed if not m.isdir()]) - len(kept):
-            _log.warning("%s: left out %d members that are links or larger than %d bytes", tar, left, MOST_BYTES)
+            _log.warning("%s: left out %s, links or larger than %d bytes", tar, count_of(left, "member"), MOST_BYTES)
         return checked.unique(tar, ((_name(m.name), (m.offset_data, m.size)) for m in kept), "the member")
     except (OSError, EOFError, ValueError, OverflowError, tarfile.TarError) as error:
         raise ValueError(f"cannot read {tar} ({error}); shards are uncompressed tars of regular files") from None

@@ -16,6 +16,7 @@ from vlp_bench.data.readers.checked import load as load_json
 from vlp_bench.models.checkpoints.hub import SCARCE, config_of, read_reported, told
 from vlp_bench.models.checkpoints.locations import HUB, located
 from vlp_bench.models.offloading import parameters_on_meta
+from vlp_bench.spelling import count_of
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -78,7 +79,8 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
         raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {lacks}")
     if surplus:
         named = ", ".join(surplus[:3]) + (", ..." if len(surplus) > 3 else "")
-        log.warning("%s holds %d weights that a %s has no place for: %s", folder, len(surplus), kind.__name__, named)
+        weights = count_of(len(surplus), "weight")
+        log.warning("%s holds %s that a %s has no place for: %s", folder, weights, kind.__name__, named)
     return model.eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 WRAPPERS = frozenset({"_orig_mod", "module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 
@@ -26,6 +26,28 @@ def matched(names: Iterable[str], parameters: Collection[str]) -> dict[str, str]
         if len(several) > 1:
             raise ValueError(f"the mask of {name!r} fits several parameters of the model: {', '.join(several)}")
     return {name: own[0] for name, own in fitting.items() if own}
+
+
+def renaming(names: list[str], parameters: list[str]) -> Callable[[str], str]:
+    """What turns the names that masks have into a model's: it may be part of what they were found on, or hold it.
+
+    Raises:
+        ValueError: several parts of the model fit.
+    """
+    if prefix := find_prefix(names, parameters):
+        return lambda name: f"{prefix}{name}"
+    if holder := _find_holder(names, parameters):
+        return lambda name: unwrapped(name).removeprefix(holder)
+    return lambda name: name
+
+
+def _find_holder(names: list[str], parameters: list[str]) -> str:
+    """What stands before every one of `names` and is gone in `parameters`, as in "model."; "" where nothing fits."""
+    plain, known = [unwrapped(name) for name in names], {unwrapped(name) for name in parameters}
+    parts = plain[0].split(".") if plain else []
+    heads = (".".join(parts[:length]) + "." for length in range(1, len(parts)))
+    fitting = (h for h in heads if all(n.startswith(h) and n.removeprefix(h) in known for n in plain))
+    return "" if set(plain) <= known else next(fitting, "")
 
 
 def find_prefix(names: list[str], parameters: list[str]) -> str:

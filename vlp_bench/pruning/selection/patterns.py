@@ -13,6 +13,7 @@ from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_pe
 
 Pattern = tuple[int, int]  # kept, of how many
 NAMED = "n:m (as 2:4)"
+NEAR = 1e-3  # a sparsity that is the pattern's, but for its last digits
 
 
 def check_within(within: str, others: Collection[str] = ("layer",)) -> None:
@@ -22,8 +23,20 @@ def check_within(within: str, others: Collection[str] = ("layer",)) -> None:
         check_choice("within", within, (*others, NAMED))
 
 
+def check_share(within: str, sparsity: float) -> None:
+    """Raises ValueError unless n:m removes about this share of the weights; what removes nothing has no pattern."""
+    if ":" not in within or sparsity == 0:
+        return
+    n, m = map(int, within.split(":"))
+    if abs(sparsity - (1 - n / m)) > NEAR:
+        raise ValueError(
+            f"sparsity={sparsity:g}: {within} keeps {n} of every {m} weights, which is sparsity {1 - n / m:g}: ask for "
+            f"that, or for another pattern than within={within}"
+        )
+
+
 def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
-    """n and m; None where there is no pattern.
+    """n and m; None where there is no pattern, or nothing is removed.
 
     Raises:
         ValueError: the layer's inputs or its budget don't allow them.
@@ -31,6 +44,8 @@ def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
     if ":" not in within:
         return None
     n, m = map(int, within.split(":"))
+    if n < m and kept == layer.size:
+        return None
     d_in = layer.matrix.shape[1]
     if d_in % m:
         raise ValueError(f"{layer.name!r} has {d_in} inputs, which {within} can't group by {m}: leave it out")

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlp_bench.annotations import TARGET as NAMES_A_CLASS
 from vlp_bench.pruning.solution import Solution, TableRow
 from vlp_bench.results import curves, examples
+from vlp_bench.results.pruner_names import pattern_of
 from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store, appended_last, matching
+from vlp_bench.results.tables import headlines
 
 INCIDENTAL = (  # what may differ inside a study: the first four are told apart, the others decide no number
     "pruner", "sparsity", "seed", "pruning_seed", "paths", "force", "scores", "debug", "logger", "metrics", "precision",
     "pruning_precision", "compile", "recompute", "trainer", "allow",
 )  # fmt: skip
-PREFERRED = ("txt_r1", "img_r1", "doc_r1", "name_r1", "cider", "bleu4", "meteor", "spice", "truth", "accuracy")
 TARGET = "._target_"
 PAPERS = "paper"  # the benchmark whose numbers may stand beside the published ones
 
@@ -60,14 +62,29 @@ class Study:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics shown: the papers' where there are some, else up to four of the test's."""
-        there = list(dict.fromkeys(self.frame.loc[self.frame["split"] == "test", "metric"]))
-        return [m for m in PREFERRED if m in there] or sorted(m for m in there if not m.startswith("itc_"))[:4]
+        """The metrics shown, see `tables.headlines`."""
+        return headlines(self.frame.loc[self.frame["split"] == "test", "metric"])
 
     @property
     def pruners(self) -> list[str]:
         """Dense first, then by name."""
         return sorted(set(self.frame["pruner"]), key=lambda name: (name != "dense", name))
+
+    def called(self, pruner: str) -> str | None:
+        """What a pruner is called here: 'flap (units)' of flap. None if it was not run, or with several options."""
+        named = [own for own in self.pruners if own.partition(" (")[0] == pruner]
+        return pruner if pruner in named else named[0] if len(named) == 1 else None
+
+    @property
+    def model(self) -> str:
+        """The name of a model that was measured as it is; empty where the experiment's name says which it is."""
+        config = next(iter(self.origin.values()))["config"]
+        return str(config["model"].get("name", "")) if _as_it_is(config) else ""
+
+    @property
+    def unseeded(self) -> tuple[str, ...]:
+        """Pruners whose number is one, whatever the seed: dense, of a model that was measured as it is."""
+        return ("dense",) if self.model else ()
 
     @property
     def sparsities(self) -> list[float]:
@@ -82,11 +99,17 @@ class Study:
         return ", ".join(file.removeprefix(f"{root}/") if root else file for file in files)
 
     @property
+    def rehearsed(self) -> bool:
+        """Whether its runs are rehearsals, whose numbers mean nothing."""
+        return bool(next(iter(self.origin.values()))["config"].get("rehearse"))
+
+    @property
     def papers(self) -> bool:
-        """Whether the data may be the papers': of their benchmark, and below paths.data."""
+        """Whether the data may be the papers': of their benchmark, below paths.data, and no rehearsal."""
         config = next(iter(self.origin.values()))["config"]
         root = (config.get("paths") or {}).get("data") or ""
-        return self.benchmark == PAPERS and all(file.startswith(f"{root}/") for file in _files(config))
+        below = all(file.startswith(f"{root}/") for file in _files(config))
+        return self.benchmark == PAPERS and below and not self.rehearsed
 
     @property
     def seeds(self) -> list[int]:
@@ -131,7 +154,7 @@ def studies(store: Store, runs: Collection[str] | None = None) -> list[Study]:
     first = {row.run: (folder, row) for folder, row in _first_rows(store) if runs is None or row.run in runs}
     frame = matching(store.query(), run=list(first))
     keys = {run: _key(row) for run, (_, row) in first.items()}
-    labels = _labels({run: (row.pruner, _options(row), keys[run]) for run, (_, row) in first.items()})
+    labels = _labels({run: (row, keys[run]) for run, (_, row) in first.items()})
     seeds = {run: _pruning_seed(row) for run, (_, row) in first.items()}
     frame = frame.assign(
         pruner=[labels[run] for run in frame["run"]],
@@ -160,11 +183,19 @@ def _key(row: Row) -> str:
     """What the runs of a study share: everything that decides a number but pruner, sparsity and seeds."""
     config = {key: value for key, value in row.provenance["config"].items() if key not in INCIDENTAL}
     weights, version = row.provenance["weights"], row.provenance["versions"].get("vlp_bench")
+    if _as_it_is(config):
+        config |= {"model": None, "data": row.provenance["data"]}
     if isinstance(config.get("model"), dict):  # where the file lies is not what it holds
         config["model"] = {key: value for key, value in config["model"].items() if key != "weights"}
     if isinstance(config.get("data"), dict):  # its tokenizer lies beside the weights
         config["data"] = {key: value for key, value in config["data"].items() if key != "sentences"}
     return _digest([_without_seeds(config), weights, version])
+
+
+def _as_it_is(config: Mapping[str, Any]) -> bool:
+    """Whether a model was measured as it is: it and the data go by what they hold, not by their folders."""
+    model = config.get("model")
+    return isinstance(model, dict) and NAMES_A_CLASS not in model
 
 
 def _without_seeds(content: Any) -> Any:
@@ -201,24 +232,28 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix.rstrip("."), str(content)
 
 
-def _labels(runs: Mapping[str, tuple[str, dict[str, str], str]]) -> dict[str, str]:
-    """Run -> its pruner's name, with the options that set it apart from others of that name in the same study."""
+def _labels(runs: Mapping[str, tuple[Row, str]]) -> dict[str, str]:
+    """Run -> its pruner's name with its pattern, and what sets it apart from others of that name in the same study."""
     labels = {}
-    for run, (name, options, key) in runs.items():
-        others = [o for n, o, k in runs.values() if (n, k) == (name, key)]
+    options = {run: _options(row) for run, (row, _) in runs.items()}
+    for run, (row, key) in runs.items():
+        others = [options[r] for r, (o, k) in runs.items() if (o.pruner, k) == (row.pruner, key)]
         names = sorted(set().union(*others))
         apart = [n for n in names if "." not in n and len({o.get(n) for o in others}) > 1]
         apart = apart or [n for n in names if len({o.get(n) for o in others}) > 1]
-        told = dict.fromkeys(_told(option, options.get(option)) for option in _outermost(apart))
-        labels[run] = f"{name} ({', '.join(told)})" if told else name
+        pattern = pattern_of(row.provenance["config"].get("pruner"))
+        words = [pattern, *(_told(option, options[run].get(option)) for option in _outermost(apart))]
+        told = ", ".join(dict.fromkeys(filter(None, words)))
+        labels[run] = f"{row.pruner} ({told})" if told else row.pruner
     return labels
 
 
 def _told(option: str, value: str | None) -> str:
-    """'ridge=0.1' of solve.ridge; 'solve=SparseGPT' of a class."""
+    """'ridge=0.1' of solve.ridge; 'solve=SparseGPT' of a class; a pattern is told as it is."""
     if option.endswith(TARGET):
         return f"{option.removesuffix(TARGET)}={str(value).rpartition('.')[2]}"
-    return f"{option.rpartition('.')[2]}={value}"
+    name = option.rpartition(".")[2]
+    return str(value) if name == "within" and ":" in str(value) else f"{name}={value}"
 
 
 def _outermost(names: Sequence[str]) -> list[str]:

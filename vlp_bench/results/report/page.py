@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.masks.safetensors_files import write_whole
+from vlp_bench.pruning.pruner import describe
+from vlp_bench.results.pruner_names import named
 from vlp_bench.results.report import figures, tables, trials
 from vlp_bench.results.report.gallery import Exhibit
 from vlp_bench.results.report.material import Mask, Study
 from vlp_bench.results.report.scores import Weights, quantiles, threshold
-from vlp_bench.results.row import OWN
+from vlp_bench.results.row import OWN, REHEARSAL
 from vlp_bench.results.statistics import NO_SPREAD, summary
 from vlp_bench.results.tables import escaped
+from vlp_bench.spelling import count_of
 
 NONE: Mapping[str, Weights] = {}
 
@@ -55,9 +59,17 @@ class Chapter:
     @property
     def title(self) -> str:
         study = self.study
+        words = [study.exp, study.model, "a rehearsal" if study.rehearsed else ""]
         if study.benchmark == OWN:
-            return f"{study.exp}, your own data: {study.source}"
-        return f"{study.exp}, benchmark={study.benchmark}" + (f", data: {study.source}" if study.source else "")
+            words += [f"your own data: {study.source}"]
+        else:
+            words += [f"benchmark={study.benchmark}", f"data: {study.source}" if study.source else ""]
+        return ", ".join(filter(None, words))
+
+    @property
+    def warning(self) -> str:
+        """What must be known before any number is read; empty where there is nothing."""
+        return f"This is {REHEARSAL}." if self.study.rehearsed else ""
 
     @property
     def anchor(self) -> str:
@@ -76,25 +88,33 @@ def chapter(
     """The chapter of a study.
 
     Args:
-        published: of `results.published.of`.
+        published: of `results.published.of`; stands in no chapter of rehearsals.
         baseline: what others are compared with where it was run; else that is dense.
         scores: by name, those that are at hand: "|w|", and pruners' own.
     """
     table = summary(study.frame, study.metrics)
-    beside = study.papers
+    beside, published = study.papers, _comparable(published, study)
     metric_tables = [
-        tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside) for m in study.metrics
+        tables.metric_table(table, published, study.pruners, study.sparsities, m, beside=beside, once=study.unseeded)
+        for m in study.metrics
     ]
     drawings = list(_drawings(study, table, scores))
-    tested = trials.all_trials(study, table, baseline if baseline in study.pruners else "dense")
+    tested = trials.all_trials(study, table, study.called(baseline) or "dense")
     said = [*_notes(study, table), *notes]
     return Chapter(study, table, metric_tables, tested, drawings, galleries, said)
+
+
+def _comparable(published: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Published numbers by what the study calls a pruner that was published with this pattern; none of a rehearsal."""
+    ours = {name: label for name in catalogue.names() if (label := study.called(name)) not in (None, name)}
+    same = {n: label for n, label in ours.items() if label == named(n, describe(catalogue.load(n)))}
+    return published.iloc[:0] if study.rehearsed else published.assign(pruner=published["pruner"].replace(same))
 
 
 def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
     failed = int(study.frame.loc[study.frame["status"] == "ERR", "run"].nunique())
     if failed:
-        yield f"{failed} runs failed (ERR). They count in the tables and enter no mean."
+        yield f"{count_of(failed, 'run')} failed (ERR). Such runs count in the tables and enter no mean."
     if len(hardware := study.hardware()) > 1:
         yield f"The runs used different hardware: {', '.join(hardware)}."
     if "dense" not in study.pruners:
@@ -102,7 +122,8 @@ def _notes(study: Study, table: pd.DataFrame) -> Iterator[str]:
     if len({origin["data"] for origin in study.origin.values()} - {None}) > 1:
         yield "The data were not the same in all runs (their fingerprints differ): the files were changed meanwhile."
     for seeds, what in (("One seed", "deviation, interval or p"), ("Two seeds", "interval or p")):
-        if few := sorted(set(table.loc[table["seeds"] == seeds.startswith("Two") + 1, "pruner"])):
+        here = set(table.loc[table["seeds"] == seeds.startswith("Two") + 1, "pruner"])
+        if few := sorted(here - {*study.unseeded}):
             yield f"{seeds} only, hence no {what} in at least one place: {', '.join(few)}."
     if same := sorted(set(table.loc[table["seeds"].gt(1) & table["std"].le(NO_SPREAD), "pruner"])):
         yield f"The same value under every seed, hence no interval or p in at least one place: {', '.join(same)}."
@@ -180,7 +201,7 @@ def html(title: str, chapters: Sequence[Chapter], baseline: str) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, chapters=chapters, baseline=baseline, tables=tables)
+    return template.render(title=title, chapters=chapters, baseline=baseline, tables=tables, count_of=count_of)
 
 
 def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str, str]:
@@ -188,11 +209,12 @@ def files(title: str, chapters: Sequence[Chapter], baseline: str) -> Mapping[str
     md = [f"# {escaped(title)}"]
     tex = ["% needs \\usepackage{booktabs}"]
     for part in chapters:
-        md += [f"## {escaped(part.title)}", *(f"* {escaped(note)}" for note in part.notes)]
+        md += [f"## {escaped(part.title)}", *([f"**{part.warning}**"] if part.warning else [])]
+        md += [f"* {escaped(note)}" for note in part.notes]
         md += map(tables.markdown, part.tables)
         md += [f"**{escaped(t.title)}**\n\n{escaped(t.note)}\n\n{t.markdown}" for t in part.trials]
         tex += [tables.latex(t, f"{part.title}: {t.label}, mean ± std over seeds") for t in part.tables]
-    rows = pd.concat([c.summary for c in chapters]) if chapters else pd.DataFrame()
+    rows = pd.concat([c.summary.assign(rehearsal=c.study.rehearsed) for c in chapters]) if chapters else pd.DataFrame()
     csv = rows.map(_cell).to_csv(index=False)
     return {"index.html": html(title, chapters, baseline), "report.md": "\n\n".join(md) + "\n",
             "tables.tex": "\n".join(tex), "results.csv": csv}  # fmt: skip

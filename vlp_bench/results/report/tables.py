@@ -1,7 +1,7 @@
 """The tables of a report: cells with mean, spread and rank, and their forms in Markdown, LaTeX and CSV."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -75,18 +75,19 @@ class MetricTable:
 
 def metric_table(
     summary: pd.DataFrame, published: pd.DataFrame, pruners: Sequence[str], sparsities: Sequence[float], metric: str,
-    *, beside: bool,
+    *, beside: bool, once: Collection[str] = (),
 ) -> MetricTable:  # fmt: skip
     """Cells of `statistics.summary`, with what was published (columns pruner, sparsity, metric, value).
 
     Dense is one number whatever the column. Best and second are sought among the pruned models with the most seeds. A
     method that was only published has a line where it may stand beside ours, or where published values stand alone.
+    `once`: pruners that have no seeds, whose one run is not marked as fewer than others'.
     """
     printed = matching(published, metric=metric, sparsity=[0.0, *sparsities])["pruner"]
     pruners = list(dict.fromkeys([*pruners, *printed]))
     levels = tuple(sparsities) or (0.0,)
     lines = [Line(p, tuple(_cell(summary, published, p, s, metric) for s in levels)) for p in pruners]
-    return MetricTable(metric, levels, tuple(_placed(lines, len(levels), metric)), beside)
+    return MetricTable(metric, levels, tuple(_placed(lines, len(levels), metric, once)), beside)
 
 
 def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity: float, metric: str) -> Cell:
@@ -100,7 +101,7 @@ def _cell(summary: pd.DataFrame, published: pd.DataFrame, pruner: str, sparsity:
     return Cell(float(first["mean"]), float(first["std"]), int(first["seeds"]), int(first["failed"]), value)
 
 
-def _placed(lines: list[Line], columns: int, metric: str) -> list[Line]:
+def _placed(lines: list[Line], columns: int, metric: str, once: Collection[str]) -> list[Line]:
     places: dict[tuple[str, int], int] = {}
     pruned = [line for line in lines if line.pruner != "dense"]
     most = [max((line.cells[column].seeds for line in pruned), default=0) for column in range(columns)]
@@ -113,7 +114,11 @@ def _placed(lines: list[Line], columns: int, metric: str) -> list[Line]:
         Line(
             line.pruner,
             tuple(
-                replace(cell, place=places.get((line.pruner, column), 0), most=most[column])
+                replace(
+                    cell,
+                    place=places.get((line.pruner, column), 0),
+                    most=0 if line.pruner in once else most[column],
+                )
                 for column, cell in enumerate(line.cells)
             ),
         )

@@ -20,6 +20,7 @@ from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.checkpoints.pretrained import MASK
 from vlp_bench.models.foreign.loading import found_folder, load, skeleton
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.pruner_names import named
 from vlp_bench.results.row import OWN, Row
 from vlp_bench.results.store import Store
 from vlp_bench.runs.lock import exclusive
@@ -72,7 +73,9 @@ class Candidate:
     @property
     def label(self) -> str:
         """In words."""
-        return f"{self.name}, {self.pruner} at {100 * self.sparsity:g} %" if self.mask else self.name
+        if not self.mask:
+            return self.name
+        return f"{self.name}, {named(self.pruner, self.settings)} at {100 * self.sparsity:g} %, seed {self.seed}"
 
     @classmethod
     def of(cls, place: str) -> Candidate:
@@ -122,16 +125,19 @@ def evaluate(evaluation: Evaluation, console: Console, asked: Asked | None = Non
     Raises:
         UserError, ValueError: says what was given, what is allowed, and what would mend it.
     """
+    rows = rows_of(evaluation, console, asked or ready(evaluation))
+    screen.side_by_side(console, [*_dense(Store(Path(evaluation.words.out) / "runs"), rows), *rows])
+    screen.next_step(console, evaluation.words.out)
+    return [row for own in rows for row in own]
+
+
+def rows_of(evaluation: Evaluation, console: Console, asked: Asked) -> list[list[Row]]:
+    """The rows of each model, in their order, measured and stored or stored already; raises as `evaluate`."""
     device = checked_device(evaluation.words.device)
-    asked = asked or ready(evaluation)
     for place in evaluation.models:
         check_skeleton(asked, place)
     screen.evaluated_on(console, evaluation.words.task, asked.place, len(asked.data.records))
-    rows = [_rows(asked, Candidate.of(place), device, console) for place in evaluation.models]
-    store = Store(Path(evaluation.words.out) / "runs")
-    screen.side_by_side(console, [*_dense(store, rows), *rows])
-    console.print(f"next: vlp-bench report out={evaluation.words.out}", soft_wrap=True, markup=False)
-    return [row for own in rows for row in own]
+    return [_rows(asked, Candidate.of(place), device, console) for place in evaluation.models]
 
 
 def prune_and_evaluate(
@@ -171,8 +177,10 @@ def _rows(asked: Asked, model: Candidate, device: torch.device, console: Console
 
 
 def _identity(asked: Asked, model: Candidate) -> dict[str, Any]:
-    essence = asked.settings | {"exp": asked.evaluation.name, "model": [model.name, model.weights]}
-    own = {"pruner": model.pruner, "sparsity": model.sparsity, "mask": model.mask, "weights": model.own}
+    """Model and data by what they hold: a folder that is called otherwise is the same."""
+    essence = asked.settings | {"exp": asked.evaluation.name, "model": model.weights}
+    own = {"pruner": model.pruner, "sparsity": model.sparsity, "mask": model.mask, "weights": model.own,
+           "seed": model.seed}  # fmt: skip
     columns = {"exp": asked.evaluation.name, "model": model.name, "task": asked.evaluation.words.task, "benchmark": OWN}
     chosen = {"pruner": model.pruner, "sparsity": model.sparsity, "seed": model.seed}
     return columns | chosen | {"run": digest([essence, own]), "setting": digest(essence)}

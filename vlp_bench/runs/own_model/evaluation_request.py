@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vlp_bench.runs.own_model.request import listed
+from vlp_bench.runs.own_model.request import MISSING, lacking, listed
 from vlp_bench.runs.terminal.conf import choices, closest, conf_folder
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import parse
@@ -57,7 +57,7 @@ class Evaluation:
             near = closest(self.words.task, known)
             raise UserError(f"task={self.words.task}: there is no such task; allowed: {', '.join(known)}{near}")
         if "root" not in self.data:
-            raise UserError("data.root= is missing: give the folder of the data that are evaluated on")
+            raise lacking("data.root")
         if len(set(self.models)) < len(self.models):
             raise UserError(f"model={self.words.model}: a model stands there twice")
 
@@ -88,8 +88,32 @@ def evaluation_of(words: Sequence[str]) -> Evaluation:
     name, preset, words = preset_in(words)
     found = _evaluation([*_unless_given(filter(_of_evaluation, preset), words), *words], name)
     if not found.models:
-        raise UserError("model= is missing: give a folder with config.json and .safetensors, or hf:owner/name")
+        raise lacking("model")
     return found
+
+
+def check_given(verb: str, words: Sequence[str]) -> None:
+    """UserError for all keys at once that a row of ECoFLaP's tables leaves to the command line, or `evaluate` needs.
+
+    Args:
+        verb: "evaluate", or one that prunes.
+    """
+    name, preset, others = preset_in(words)
+    given = {_key(word) for word in (*preset, *others) if word.partition("=")[2]}
+    if verb == "evaluate":
+        needed = {"model", "task", "data.root"}
+    else:
+        needed = {"model", "data.root", "out"} | _to_calibrate(dict(word.split("=", 1) for word in preset), others)
+        needed = needed - {"out", "calibration"} if "plan=true" in others else needed
+    missing = [key for key in MISSING if key in needed - given]
+    if missing and (name or missing[1:]):
+        raise lacking(*missing, verb=verb, words=words)
+
+
+def _to_calibrate(preset: Mapping[str, str], words: Sequence[str]) -> set[str]:
+    """`calibration`, if the preset's own pruner is among those that are asked for, all of which read data."""
+    typed = [word.partition("=")[2] for word in words if _key(word) == "pruner"]
+    return {"calibration"} if preset["pruner"] in listed((typed or [preset["pruner"]])[-1]) else set()
 
 
 def split(words: Sequence[str]) -> tuple[list[str], Evaluation | None]:

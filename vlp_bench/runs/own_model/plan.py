@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from vlp_bench.models.foreign.inputs import LONGEST, reads
 from vlp_bench.models.offloading import outermost_blocks
 from vlp_bench.pruning.needs import Needs
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solvers.layer_by_layer import LayerSolver
 from vlp_bench.pruning.sweep import is_at_once
 from vlp_bench.runs.own_model.request import Request
+from vlp_bench.spelling import count_of
 
-GIB = 2.0**30
-LENGTH = 512  # tokens of a sequence, where max_length doesn't say
+UNITS = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10))
+USUAL = (224, 16)  # pixels of an image and of a patch, where config.json has no number for them
+LEAST = 0.1  # of a unit that a number is said in
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Plan:
         weights: of the whole model.
         resident: of what lies outside all blocks.
         block: of the largest block.
+        tokens: of a sequence: as many as are asked for (512 unless told), at most what the model has places for; of a
+            model that reads images alone its patches.
         outputs: of what one block gives for all calibration data.
         products: of the float64 products of what reaches the widest block's layers; 0 for methods without them.
         passes: over the calibration data, forwards and backwards.
@@ -38,6 +43,7 @@ class Plan:
     weights: int
     resident: int
     block: int
+    tokens: int
     outputs: int
     products: int
     passes: tuple[float, float]
@@ -49,7 +55,8 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
     blocks = outermost_blocks(model)
     size = (getattr(torch, request.dtype) if request.dtype else _stored(model)).itemsize
     weights, inside = _count(model), sum(map(_count, blocks))
-    tokens = request.num_samples * (request.max_length or LENGTH)
+    length = _length(model, request)
+    tokens = request.num_samples * length
     width = max((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), default=0)
     narrow = int(getattr(model.config, "hidden_size", 0) or width)  # pyright: ignore[reportArgumentType]
     wants_products = isinstance(pruner.solve, LayerSolver)
@@ -58,11 +65,23 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
         weights * size,
         (weights - inside) * size,
         max(map(_count, blocks), default=0) * size,
+        length,
         tokens * narrow * size,
         max(map(_products, blocks), default=0) if wants_products else 0,
         (forward, backward),
         (2 * forward + 4 * backward) * inside * tokens,
     )
+
+
+def _length(model: Any, request: Request) -> int:
+    """Tokens of a sequence, see `Plan.tokens`."""
+    config = model.config
+    if reads(model) == {"image"}:
+        sides = [getattr(config, key, None) for key in ("image_size", "patch_size")]
+        size, patch = (side if isinstance(side, int) else usual for side, usual in zip(sides, USUAL, strict=True))
+        return (size // patch) ** 2 + 1
+    asked = request.max_length or LONGEST
+    return min(asked, getattr(config.get_text_config(), "max_position_embeddings", None) or asked)
 
 
 def _count(module: nn.Module) -> int:
@@ -83,19 +102,30 @@ def show(console: Console, plan: Plan, request: Request) -> None:
     """The plan in lines; seconds only at a rate that was measured."""
     forward, backward = plan.passes
     lines = {
-        "weights": f"{plan.weights / GIB:.2f} GiB: {plan.resident / GIB:.2f} outside blocks, "
-        f"{plan.block / GIB:.2f} in the largest block",
-        "on the device": f"{(plan.resident + plan.block) / GIB:.2f} GiB of weights with offload=true, "
-        f"{plan.weights / GIB:.2f} without",
-        "between blocks": f"{plan.outputs / GIB:.2f} GiB for {request.num_samples} sequences of "
-        f"{request.max_length or LENGTH} tokens",
+        "weights": f"{_bytes(plan.weights)}: {_bytes(plan.resident)} outside blocks, "
+        f"{_bytes(plan.block)} in the largest block",
+        "on the device": f"{_bytes(plan.resident + plan.block)} of weights with offload=true, "
+        f"{_bytes(plan.weights)} without",
+        "between blocks": f"{_bytes(plan.outputs)} for {count_of(request.num_samples, 'sequence')} of "
+        f"{count_of(plan.tokens, 'token')}",
         "passes": f"{forward:g} forwards, {backward:g} backwards over the calibration data: "
-        f"{plan.operations / 1e12:.0f} TFLOP",
-        "seconds": f"{plan.operations / 1e12 / request.tflops:.0f} for the passes, at {request.tflops} TFLOP/s"
+        f"{_rounded(plan.operations / 1e12)} TFLOP",
+        "seconds": f"{_rounded(plan.operations / 1e12 / request.tflops)} for the passes, at {request.tflops} TFLOP/s"
         if request.tflops
         else "not said: tflops=NUMBER gives a rate that was measured, as `python -m benchmarks.gpu` does",
     }
     if plan.products:
-        lines["products"] = f"at most {plan.products / GIB:.2f} GiB"
+        lines["products"] = f"at most {_bytes(plan.products)}"
     for name, text in lines.items():
         console.print(f"[bold]{name}:[/] {escape(text)}", soft_wrap=True)
+
+
+def _bytes(number: float) -> str:
+    """'0.38 GiB', '52.10 MiB': in a unit that leaves something to say."""
+    unit, size = next(((unit, size) for unit, size in UNITS if number >= LEAST * size), ("bytes", 1))
+    return f"{number:,.0f} bytes" if size == 1 else f"{number / size:.2f} {unit}"
+
+
+def _rounded(number: float) -> str:
+    """Without decimals, but for what is less than ten: two digits of that."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"

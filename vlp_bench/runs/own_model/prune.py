@@ -28,6 +28,7 @@ from vlp_bench.pruning.precision import resolved
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.results.pruner_names import named
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection
@@ -79,6 +80,7 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
     folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
+    pruner.check_patterns(request.sparsities)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
         return _planned(request, pruner, needs, console)
@@ -209,7 +211,8 @@ def _written(
             below = f"{sparsity:g}" if len(solutions) > 1 else "."
             (meanwhile / below).mkdir(exist_ok=True)
             solution.report.update(known)
-            name = f"{place}, {request.pruner} at {100 * sparsity:g} %"
+            pruner = named(request.pruner, solution.report.get("settings"))
+            name = f"{place}, {pruner} at {100 * sparsity:g} %"
             others = sparsity != list(solutions)[-1]
             if (own := offloaded(model)) is not None:
                 write_stored(own, folder, meanwhile / below, solution, name, known)

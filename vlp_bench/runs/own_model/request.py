@@ -17,6 +17,25 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 OF_PRUNER = ("pruner.", "pruner/")  # an option, a choice of a part: pruner/allocate=owl
 
 
+MISSING = {
+    "model": ("a folder with config.json and .safetensors, or hf:owner/name", "FOLDER"),
+    "task": ("what is measured, one of those that vlp-bench evaluate --help names", "retrieval"),
+    "calibration": ("what is calibrated on: images with captions, texts or chats", "PATH"),
+    "data.root": ("the folder of the data that are evaluated on", "DATA"),
+    "out": ("the folder that is written to", "PRUNED"),
+}
+"""Key that a command may need -> what it is, and what stands for it in an example."""
+
+
+def lacking(*keys: str, verb: str = "", words: Sequence[str] = ()) -> UserError:
+    """What is said of keys that are missing, all in one line; with a verb the command line that has them."""
+    told = " and ".join(filter(None, (", ".join(f"{key}=" for key in keys[:-1]), f"{keys[-1]}=")))
+    what = f"give {MISSING[keys[0]][0]}" if len(keys) == 1 else "; ".join(f"{key}: {MISSING[key][0]}" for key in keys)
+    typed = " ".join(["vlp-bench", verb, *words, *(f"{key}={MISSING[key][1]}" for key in keys)])
+    example = f"; e.g. {typed}" if verb else ""
+    return UserError(f"{told} {'is' if len(keys) == 1 else 'are'} missing: {what}{example}")
+
+
 @dataclass
 class Selection:
     """What of a model is pruned: the keys that both verbs know.
@@ -39,7 +58,7 @@ class Selection:
     def check(self) -> None:
         """UserError for a model that is not given, or another modality."""
         if not self.model:
-            raise UserError("model= is missing: give a folder with config.json and .safetensors, or hf:owner/name")
+            raise lacking("model")
         if self.modality and self.modality not in MODALITIES:
             near = closest(self.modality, list(MODALITIES))
             raise UserError(f"modality={self.modality}: use one of {', '.join(MODALITIES)}{near}")
@@ -67,8 +86,7 @@ class Request(Selection):
     force: bool = False
 
     def check(self) -> None:
-        """UserError for the first word that can't be."""
-        super().check()
+        """UserError for the first word that can't be, and for all that are missing."""
         if self.pruner not in (known := choices("pruner")):
             raise UserError(f"pruner={self.pruner}: there is no such pruner; allowed: {', '.join(known)}"
                             f"{closest(self.pruner.lower(), known)}")  # fmt: skip
@@ -79,12 +97,12 @@ class Request(Selection):
         if self.pruning_precision not in PRECISIONS:
             near = closest(self.pruning_precision, list(PRECISIONS))
             raise UserError(f"pruning_precision={self.pruning_precision}: use one of {', '.join(PRECISIONS)}{near}")
-        if self.plan:
-            return
-        if not self.out:
-            raise UserError("out= is missing: give the folder that the pruned model is written to")
+        given = {"model": self.model, "out": self.out or self.plan}
+        if missing := [key for key, value in given.items() if not value]:
+            raise lacking(*missing)
+        super().check()
         if (
-            not self.force
+            not (self.force or self.plan)
             and Path(self.out).exists()
             and not (Path(self.out).is_dir() and not any(Path(self.out).iterdir()))
         ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.table import Table
 from vlp_bench.data.datasets.evaluated import Place
 from vlp_bench.models.foreign.structure import Structure, grouped
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.results.pruner_names import named
 from vlp_bench.results.row import Row
 from vlp_bench.runs.terminal.console import print_table
+from vlp_bench.spelling import count_of
 
 
 def show(console: Console, name: str, structure: Structure) -> None:
@@ -22,7 +24,8 @@ def show(console: Console, name: str, structure: Structure) -> None:
     going, staying = sum(w.size for w in structure.prunable), sum(w.size for w in structure.dense)
     everything, layers = going + staying + structure.vectors, sum(w.matrices for w in structure.prunable)
     console.print(
-        f"[bold]{escape(name)}[/]: {everything:,} parameters, {going:,} of them in {layers} layers that are pruned",
+        f"[bold]{escape(name)}[/]: {count_of(everything, 'parameter')}, {going:,} of them in "
+        f"{count_of(layers, 'layer')} that {'is' if layers == 1 else 'are'} pruned",
         soft_wrap=True,
     )
     print_table(_pruned(structure))
@@ -75,9 +78,9 @@ def side_by_side(console: Console, models: Sequence[Sequence[Row]]) -> None:
     """Metrics of several models, and the change against the first dense one; parts of a whole are left out."""
     dense = next((own for own in models if own[0].pruner == "dense"), None)
     table = Table("metric", box=None, pad_edge=False)
+    seeds = {own[0].seed for own in models if own[0].sparsity}
     for own in models:
-        first = own[0]
-        table.add_column(f"{first.pruner} {first.sparsity:g}" if first.sparsity else first.pruner, justify="right")
+        table.add_column(escape(_heading(own[0], seeded=len(seeds) > 1)), justify="right")
         if dense is not None and own is not dense:
             table.add_column("change", justify="right")
     values = [{row.metric: row.value for row in own} for own in models]
@@ -85,8 +88,25 @@ def side_by_side(console: Console, models: Sequence[Sequence[Row]]) -> None:
         cells = [cell for own in zip(models, values, strict=True) for cell in _cells(own, metric, dense)]
         table.add_row(metric, *cells)
     print_table(table)
-    for metric, note in dict.fromkeys(told for own in models for told in own[0].provenance.get("notes", {}).items()):
+    notes(console, [own[0] for own in models])
+
+
+def _heading(row: Row, *, seeded: bool) -> str:
+    """'wanda (2:4) 0.5', with its seed where others have another."""
+    pruner = named(row.pruner, row.provenance["config"].get("pruner"))
+    level = f" {row.sparsity:g}" if row.sparsity else ""
+    return f"{pruner}{level}" + (f", seed {row.seed}" if seeded and row.sparsity else "")
+
+
+def notes(console: Console, rows: Iterable[Row]) -> None:
+    """What has to be known about metrics, each once."""
+    for metric, note in dict.fromkeys(told for row in rows for told in row.provenance.get("notes", {}).items()):
         console.print(f"{metric}: {note}", soft_wrap=True, markup=False)
+
+
+def next_step(console: Console, out: str) -> None:
+    """What shows all rows."""
+    console.print(f"next: vlp-bench report out={out}", soft_wrap=True, markup=False)
 
 
 def _cells(model: tuple[Sequence[Row], Mapping[str, float]], metric: str, dense: Sequence[Row] | None) -> Iterator[str]:

@@ -68,15 +68,33 @@ def _wrapped(lines: list[str], width: int) -> list[str]:
     return [line.replace(_GLUE, " ") for line in folded]
 
 
+def is_wide(table: Table) -> bool:
+    """Whether a table is wider than the terminal, its columns with no_wrap=True whole; never where there is none."""
+    _keep_whole(table)
+    return (
+        _limited()
+        and console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).minimum > console.width
+    )
+
+
+def _limited() -> bool:
+    """Whether there is a terminal, or somebody said how wide it is (COLUMNS)."""
+    return console.is_terminal or "COLUMNS" in os.environ
+
+
+def _keep_whole(table: Table) -> None:
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+
+
 def print_table(table: Table) -> None:
     """Print a table whose columns with no_wrap=True are as wide as their cells, however narrow the terminal is.
 
     Where there is no terminal, and nobody said how wide it is (COLUMNS), nothing is folded: a row is a line.
     """
-    for column in table.columns:
-        if column.no_wrap:
-            column.min_width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+    _keep_whole(table)
     asked = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH))
-    needed = asked.minimum if console.is_terminal or "COLUMNS" in os.environ else asked.maximum
+    needed = asked.minimum if _limited() else asked.maximum
     table.width = needed if needed > console.width else None
     console.print(table, soft_wrap=True)

@@ -18,6 +18,7 @@ from vlp_bench.data.records import MultipleChoice as Question
 from vlp_bench.metrics.classification import class_ranks
 from vlp_bench.models.foreign.inputs import Inputs
 from vlp_bench.models.foreign.likelihood import Told, log_likelihoods, longest, reads_on
+from vlp_bench.spelling import count_of
 from vlp_bench.tasks.foreign.task import Measured, Watch, check_counts, chunks
 
 WINDOW = 2048
@@ -76,7 +77,7 @@ class Perplexity:
             total, count = total - float(found.sum()), count + len(found)
         left = len(ids) - window - self._stride(window, both) * (len(told) - 1)
         unread = f"; the last {left:,} of the text are left out" if left else ""
-        seen = f"{count:,} tokens in {len(told):,} windows of {window}{unread}"
+        seen = f"{count_of(count, 'token')} in {count_of(len(told), 'window')} of {window}{unread}"
         return Measured({"perplexity": _exp(total / count)}, {"perplexity": seen})
 
     def _stride(self, window: int, both: bool) -> int:

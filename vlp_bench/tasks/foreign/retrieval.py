@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from vlp_bench.data.datasets.evaluated import CAPTIONS
 from vlp_bench.data.readers.calibration_sets import opened
-from vlp_bench.metrics.recall import ranks, retrieval_metrics
+from vlp_bench.metrics.recall import certain_recalls, ranks, retrieval_metrics
 from vlp_bench.models.foreign.embedding import compares, embedded
 from vlp_bench.models.foreign.inputs import Batch, Inputs
 from vlp_bench.tasks.foreign.task import Measured, Watch, check_counts, chunks
@@ -51,7 +51,8 @@ class CosineRetrieval:
             *((text, n) for n, record in enumerate(data.records) for text in record.captions), strict=True
         )
         told = embeddings(model, texts, inputs.texts, lambda parts: watch(parts, "texts"), self.batch_size)
-        return Measured(recalls(images, told, torch.tensor(owner, device=images.device)))
+        owners = torch.tensor(owner)
+        return Measured(recalls(images, told, owners.to(images.device)), certain_recalls(owners))
 
 
 def embeddings(
