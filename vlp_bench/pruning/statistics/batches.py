@@ -59,6 +59,9 @@ def moved_to(item: Any, device: torch.device) -> Any:
     if isinstance(item, list | tuple):
         moved = [moved_to(value, device) for value in item]
         return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        own = {field.name: moved_to(getattr(item, field.name), device) for field in dataclasses.fields(item)}
+        return dataclasses.replace(item, **own)
     return item
 
 

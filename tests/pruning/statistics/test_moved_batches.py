@@ -1,0 +1,21 @@
+"""Batches on the device of the model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vlp_bench.pruning.statistics.batches import moved_to
+
+
+@dataclass(frozen=True)
+class Example:
+    image: torch.Tensor
+    words: list[Any]
+
+
+def test_what_a_dataclass_holds_moves():
+    given = Example(torch.zeros(2), [torch.ones(3), "a word"])
+    moved = moved_to({"batch": given}, torch.device("meta"))["batch"]
+    assert (moved.image.device.type, moved.words[0].device.type, moved.words[1]) == ("meta", "meta", "a word")
+    assert given.image.device.type == "cpu"
