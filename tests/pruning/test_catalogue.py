@@ -186,3 +186,10 @@ def test_an_installed_package_carries_its_files(tmp_path, monkeypatch):
     shutil.rmtree(package / "conf")
     with pytest.raises(FileNotFoundError, match="install vlp_bench again"):
         catalogue.folder()
+
+
+@pytest.mark.parametrize("solve", ["wanda_2_4", "alps", "ria_2_4_permuted"])
+def test_what_a_method_says_of_its_own_solver_is_not_said_of_another(solve):
+    alone = describe(catalogue.load("omp", {"solve": solve}).solve)
+    for name in catalogue.names():
+        assert describe(catalogue.load(name, {"solve": solve}).solve) == alone, name

@@ -124,3 +124,38 @@ def test_gradients_are_those_of_the_dense_model(name):
 
     vlp_bench.prune(sequential(), name, [0.5, 0.8], labelled(), Counts(), options={"sweep": "block_by_block"})
     assert asked == [0.0] * 3
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Linear(5, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.embed(x)
+        return self.head(self.attention(h, h, h)[0])
+
+
+def test_block_gradients_of_an_attention_whose_projections_are_places_of_their_own(monkeypatch):
+    """The module reads both weights at once; a pass for the one that is solved first runs it to its end."""
+    torch.manual_seed(0)
+    model, x, found = Attends(), torch.randn(4, 1, 5), {}
+    h = model.embed(x).detach()
+    model.attention(h, h, h)[0].norm(dim=-1).mean().backward()
+    wanted = model.attention.in_proj_weight.grad.abs()
+    model.zero_grad()
+    of = BlockGradients.of
+    monkeypatch.setattr(BlockGradients, "of", lambda self, cal: found.setdefault(tuple(cal.layers), of(self, cal)))
+    adapter = Images()
+    dense = {"allocate": "everything"}
+    vlp_bench.prune(model, "wanda_pp", 0.5, [x], adapter, options=dense)
+    assert list(found) == [
+        ("embed.weight",), ("attention.in_proj_weight",), ("attention.out_proj.weight",), ("head.weight",)
+    ]  # fmt: skip
+    got = found["attention.in_proj_weight",]["attention.in_proj_weight"]
+    torch.testing.assert_close(got, wanted)
+
+
+class Images(vlp_bench.PlainAdapter):
+    def rows(self, batch):
+        return len(batch)

@@ -69,7 +69,8 @@ def another_sparsity(
     try:
         found = pruner.prune(skeleton, sparsity, calibration)
     except ValueError as reason:
-        raise ValueError(f"{scores} lacks what {solution.report['method']} asks of the data: {CURE}") from reason
+        lacking = f"{scores} lacks what {solution.report['method']} asks of the data"
+        raise ValueError(f"{lacking}: {CURE}, or, where it isn't stored then, at the other sparsity") from reason
     report = {key: value for key, value in found.report.items() if key != "dense"}  # the skeleton doesn't know
     kept_dense = {"dense": solution.report["dense"]} if "dense" in solution.report else {}
     return Solution(found.masks, found.weights, report | kept_dense)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ def moved_to(item: Any, device: torch.device) -> Any:
     if isinstance(item, list | tuple):
         moved = [moved_to(value, device) for value in item]
         return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return _with_fields(item, lambda value: moved_to(value, device))
     return item
 
 
@@ -74,9 +77,16 @@ def numbers_on_host(item: Any) -> Any:
         own = [numbers_on_host(value) for value in item]
         return type(item)(*own) if hasattr(item, "_fields") else type(item)(own)
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        own = {field.name: numbers_on_host(getattr(item, field.name)) for field in dataclasses.fields(item)}
-        return dataclasses.replace(item, **own)
+        return _with_fields(item, numbers_on_host)
     return item
+
+
+def _with_fields(item: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a dataclass with every field changed, frozen ones and those its constructor doesn't take too."""
+    changed = copy.copy(item)
+    for field in dataclasses.fields(item):
+        object.__setattr__(changed, field.name, change(getattr(item, field.name)))
+    return changed
 
 
 class RandomState:

@@ -99,13 +99,13 @@ class Resuming(Around):
         self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
         owner = {module: block for block in self._blocks for module in block.modules()}
         self._inside: dict[nn.Module, set[str]] = {block: set() for block in self._blocks}
-        # Which layer is read, and by which module, by the block around that.
-        self._readers: dict[nn.Module | None, list[tuple[str, nn.Module]]] = {}
+        # Which layers a module reads, by the block around it. One that reads several reads them at once.
+        self._readers: dict[nn.Module | None, dict[nn.Module, list[str]]] = {}
         for name, layer in layers.items():
             for reader in layer.readers:
                 block = owner.get(reader.module)
                 around = None if block is reader.module else block  # whose own hooks come before its forward
-                self._readers.setdefault(around, []).append((name, reader.module))
+                self._readers.setdefault(around, {}).setdefault(reader.module, []).append(name)
                 if block is not None:
                     self._inside[block].add(name)
         self._wanted: list[str] = []
@@ -212,28 +212,29 @@ class _Run:
 
     def _watch(self, block: nn.Module | None, undo: ExitStack) -> None:
         """Sees the readings of a block's layers, or of those in none."""
-        for name, module in self.plan._readers.get(block, ()):
-            if self.plan._layers[name].stack is not None:  # what its slices read is seen while the module runs
-                undo.callback(module.register_forward_pre_hook(self._before(name)).remove)
-                undo.callback(module.register_forward_hook(self._reading(name)).remove)
+        for module, names in self.plan._readers.get(block, {}).items():
+            if self.plan._layers[names[0]].stack is not None:  # what its slices read is seen while the module runs
+                undo.callback(module.register_forward_pre_hook(self._before(names)).remove)
+                undo.callback(module.register_forward_hook(self._reading(names)).remove)
             else:
-                undo.callback(module.register_forward_pre_hook(self._reading(name)).remove)
+                undo.callback(module.register_forward_pre_hook(self._reading(names)).remove)
 
-    def _before(self, name: str) -> Callable[..., None]:
+    def _before(self, names: list[str]) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            self.final = self.final and (not self.expected or name in self.plan._solved)
+            self.final = self.final and (not self.expected or self.plan._solved.issuperset(names))
 
         return hook
 
-    def _reading(self, name: str) -> Callable[..., None]:
+    def _reading(self, names: list[str]) -> Callable[..., None]:
         def hook(*_: Any) -> None:
             over = self.plan._outputs and self._has_read_all()
-            self.seen[name] += 1
+            self.seen.update(names)
             if not self.expected:
                 return
-            if name in self.plan._solved:
+            for name in self.plan._solved.intersection(names):
                 if self.seen[name] > self.expected[name]:
                     raise ControlFlowChanged(name)
+            if self.plan._solved.issuperset(names):
                 return
             if self.plan._finishes:
                 raise _Done
