@@ -307,7 +307,8 @@ def test_results_by_hand(results):
     ]
     frame = pd.DataFrame(rows)
     text = results.page(frame)
-    assert text.startswith("## All side by side")
+    assert text.startswith("## A readable range")
+    assert "\n## The small models, all side by side\n" in text
     assert "seed 0 alone; 5 runs, 5 minutes" in text
     assert "At 90 %: l2 40.0, omp 30.0, lamp 20.0, tamt 10.0." in text
     # Table 4 of the supplement, text R@1 at 90 %: TAMT 21.6, LAMP 21.4, L2 14.8

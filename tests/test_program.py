@@ -78,6 +78,7 @@ def test_both_ways_to_start_it_do_the_same():
 @pytest.mark.parametrize("kind", sorted(set(lists.KINDS) - {"verbs"}))
 def test_lists_name_everything_there_is(monkeypatch, capsys, kind):
     monkeypatch.setattr(console, "_width", 60)
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe is as wide as its lines
     call(monkeypatch, "list", kind)
     group = {"experiments": "exp", "data": "data"}.get(kind, kind.removesuffix("s"))
     named = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].strip()}

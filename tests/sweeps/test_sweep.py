@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 
@@ -188,7 +189,8 @@ def test_the_array_script_requeues_a_task_that_is_cut_short(tiny, tmp_path):
         time.sleep(0.01)
     task.send_signal(signal.SIGUSR1)
     assert task.wait() == 0
-    os.killpg(task.pid, signal.SIGKILL)  # the sleep of the step
+    with suppress(ProcessLookupError):  # on a busy machine it is over
+        os.killpg(task.pid, signal.SIGKILL)  # the sleep of the step
     assert (tmp_path / "asked").read_text() == "saved\nrequeue 7_0\n"
 
 

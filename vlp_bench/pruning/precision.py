@@ -15,8 +15,9 @@ ASKED = ("auto", *get_args(Precision))
 FASTEST: dict[str, Precision] = {"multiflow": "bf16", "snip": "bf16"}
 """By pruner, the fastest whose masks differ from those of fp32 by at most a tenth of what two draws of data differ by.
 
-Measured (1 - IoU of kept weights): MULTIFLOW bf16 0.0004, draws 0.011 to 0.025; SNIP bf16 0.014 to 0.041, draws 0.48 to
-0.62. What nobody has measured is computed in fp32.
+Measured (1 - IoU of kept weights): MULTIFLOW bf16 0.0004, draws 0.007 to 0.025; SNIP bf16 0.014 to 0.041, draws 0.48 to
+0.62; Wanda bf16 0.0034, draws 0.0104, which won't do. What nobody has measured (`benchmarks/precision.py` does) is
+computed in fp32.
 """
 
 
