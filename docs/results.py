@@ -209,7 +209,7 @@ def readable() -> Iterator[str]:
     yield (
         "## A readable range\n\n"
         "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
-        f"alone ([how](../experiments/readable_range/README.md)). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
+        f"alone (`experiments/readable_range`). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
         "hours of one thread on a shared machine; – where nothing was run.\n"
     )
     yield from _every_metric(frame)
