@@ -345,8 +345,24 @@ def test_description_is_the_constructor_call():
 def test_steps_that_would_see_no_batch_are_refused_before_the_first(batches, steps, own):
     asked = labelled(batches)
     allowed = -(-batches // own)
-    said = rf"itersnip: {steps} steps with {own} batches .* need {steps * own}, and .* {batches}: at most {allowed} "
+    said = rf"itersnip: {steps} steps, each with {own} batch.* need {steps * own},.* {batches}: at most {allowed} "
     with pytest.raises(ValueError, match=said):
         vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": steps, "batches_per_step": own})
     vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": allowed, "batches_per_step": own})
     vlp_bench.prune(sequential(), "itersnip", 0.5, asked, options={"steps": steps, "batches_per_step": None})
+
+
+class Unsized(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(labelled(4))
+
+
+def test_batches_without_a_length_are_counted_as_they_come():
+    loader = torch.utils.data.DataLoader(Unsized(), batch_size=None)
+    options = {"steps": 2, "batches_per_step": 2}
+    found, same = (
+        vlp_bench.prune(sequential(), "itersnip", 0.5, data, options=options) for data in (loader, labelled(4))
+    )
+    assert all(mask.equal(same.masks[name]) for name, mask in found.masks.items())
+    with pytest.raises(ValueError, match="empty after the first 4 batches"):
+        vlp_bench.prune(sequential(), "itersnip", 0.5, loader, options=options | {"steps": 3})

@@ -73,6 +73,7 @@ def test_pruning_tells_pass_and_batch_in_the_folder_of_a_run(tmp_path, monkeypat
     seen = []
     with Pruning(Console(quiet=True), tmp_path) as watch:
         batches = watch(BATCHES)
+        assert len(batches) == len(BATCHES)
         for read in (batches, batches, watch(BATCHES, 2), watch(iter(BATCHES))):
             assert list(read) == BATCHES
             seen.append(progress_of(tmp_path))

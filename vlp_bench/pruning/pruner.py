@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import partial
 from inspect import signature
 from itertools import product
 from numbers import Real
+from operator import length_hint
 from typing import Any, Self, overload
 
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from vlp_bench.pruning.statistics.unseen import Unseen
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once, is_at_once, written_by_solvers
 from vlp_bench.pruning.tokens import Select, chosen
 from vlp_bench.pruning.weights_hash import hash_of_weights
-from vlp_bench.spelling import did_you_mean
+from vlp_bench.spelling import count_of, did_you_mean
 
 log = logging.getLogger(__name__)
 Tensors = Mapping[str, Tensor]  # by layer
@@ -151,12 +152,13 @@ class Pruner:
 
     def _check_batches(self, asked: Calibration, steps: int) -> None:
         """Raises ValueError where steps see batches of their own and the last ones would see none."""
-        own, there = self.batches_per_step, asked.batches
-        if own is None or not isinstance(there, Sized) or (steps - 1) * own < len(there):
+        own, there = self.batches_per_step, length_hint(asked.batches, 0) - asked.first_batch
+        if own is None or there < 1 or (steps - 1) * own < there:  # what has no length is not known
             return
         raise ValueError(
-            f"{self.name}: {steps} steps with {own} batches of their own need {steps * own}, and there are "
-            f"{len(there)}: at most {-(-len(there) // own)} steps, or batches_per_step=null, so that each step sees all"
+            f"{self.name}: {steps} steps, each with {count_of(own, 'batch', 'batches')} of its own, need "
+            f"{steps * own}, and there are {there}: at most {-(-there // own)} steps, or batches_per_step=null, so "
+            "that each sees all"
         )
 
     def _of_what_is_seen(self, asked: Calibration, paths: Mapping[float, list[float]]) -> dict[float, Solution]:

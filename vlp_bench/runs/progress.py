@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
@@ -103,9 +104,11 @@ class Watched:
     limit: int | None
     progress: Pruning
 
+    def __len__(self) -> int:
+        return len(self.batches)  # pyright: ignore[reportArgumentType]  # TypeError where they have no length
+
     def __iter__(self) -> Iterator[Any]:
-        length = getattr(self.batches, "__len__", lambda: None)()
-        count = min((n for n in (length, self.limit) if n is not None), default=None)
+        count = min((n for n in (length_hint(self, 0), self.limit) if n), default=None)
         for number, batch in enumerate(self.batches, 1):
             self.progress.see(number, count)
             yield batch
