@@ -64,6 +64,11 @@ TABLES = (
 )
 METRICS = {"table09_meteor_spice": ("meteor", "cider")}
 GRID = "grid_allocate_solve"
+CELL_OF = {
+    "omp": "magnitude × magnitude", "l2": "l2_normalised × magnitude", "lamp": "lamp × magnitude", "snip": "snip × snip",
+    "multiflow": "magnitude_by_modality × multiflow",
+}  # fmt: skip
+"""Whole pruners that are cells of the grid: L2's and LAMP's scores order the weights of a layer as |w| does."""
 MOST = 6  # pruners, more than which an experiment in a readable range is shown among the results
 APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
@@ -333,35 +338,80 @@ def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
 
 def grids_of(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
     """(experiment, sparsity) -> budgets down, choice of weights across; R@1, mean of both directions."""
-    found = frame.loc[frame["split"].eq("test") & frame["seed"].eq(0) & frame["pruner"].str.contains(" × "), :]
-    parts = found["pruner"].str.split(" × ", expand=True)
-    found = found.assign(allocate=parts[0], solve=parts[1])
-    tables = {}
+    found, tables = _cells(frame.loc[frame["seed"].eq(0), :]), {}
     for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
         rows = rows.loc[rows["metric"].isin(HEADLINES[str(exp).split("_")[1]]), :]
         table = rows.pivot_table(index="allocate", columns="solve", values="value", aggfunc="mean")
-        tables[str(exp), float(level)] = table.reindex(
-            index=[a for a in ALLOCATORS if a in table.index], columns=[s for s in SOLVERS if s in table.columns]
-        )
+        if min(table.shape) > 1:
+            tables[str(exp), float(level)] = table.reindex(
+                index=[a for a in ALLOCATORS if a in table.index], columns=[s for s in SOLVERS if s in table.columns]
+            )
     return tables
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """What is left when the row or the column that lacks the largest share of its cells goes, until none lacks any."""
+    while not table.empty and table.isna().to_numpy().any():
+        rows, columns = table.isna().mean(axis="columns"), table.isna().mean(axis="index")
+        if rows.max() >= columns.max():
+            table = table.drop(index=rows.idxmax())
+        else:
+            table = table.drop(columns=columns.idxmax())
+    return table
+
+
+def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The test rows of combinations, with their two choices."""
+    found = frame.loc[frame["split"].eq("test") & frame["pruner"].str.contains(" × "), :]
+    parts = found["pruner"].str.split(" × ", expand=True)
+    return found.assign(allocate=parts[0], solve=parts[1])
+
+
+def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
+    """The grid's rows and, where it has none of a cell, those of the whole pruner that is that cell, of equal setting."""
+    whole = pd.read_csv(ROOT / "experiments" / "readable_range" / "results.csv")
+    whole = whole.assign(pruner=whole["pruner"].map(CELL_OF)).dropna(subset="pruner")
+    whole = whole.loc[whole["setting"].isin(set(frame["setting"])), :]
+    return pd.concat([frame, _not_again(whole, frame)])
+
+
+def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
+    """Of the combinations with several seeds: mean and standard deviation of R@1, both directions averaged."""
+    keys = ["exp", "sparsity", "allocate", "solve"]
+    runs = _cells(frame).groupby([*keys, "seed"], sort=False)["value"].mean().groupby(keys, sort=False)
+    found = runs.agg(["mean", "std", "count"]).reset_index()
+    found = found.loc[(found["count"] > 1) & found["exp"].ne("minilm_retrieval"), :]
+    for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
+        noise = np.sqrt(np.average(rows["std"] ** 2, weights=rows["count"] - 1))
+        yield (
+            f"`{exp}`, {100 * level:g} %, the same, mean ± std over seeds (their number); pooled, seeds differ by a "
+            f"standard deviation of {noise:.1f} within a cell:\n"
+        )
+        shown = [f"{m:.1f} ± {s:.1f} ({n:.0f})" for m, s, n in zip(rows["mean"], rows["std"], rows["count"], strict=True)]
+        table = rows.assign(shown=shown).pivot(index="allocate", columns="solve", values="shown").fillna("–")
+        columns = [name for name in SOLVERS if name in table.columns]
+        body = [[name, *table.loc[name, columns]] for name in ALLOCATORS if name in table.index]
+        yield markdown([["budgets by", *columns], *body])
 
 
 def _grids(frame: pd.DataFrame) -> Iterator[str]:
     """The heat map, the numbers and how much of the spread comes from where."""
-    runs = frame.drop_duplicates("run")
+    frame = with_whole_pruners(frame)
+    runs = frame.loc[frame["pruner"].str.contains(" × "), :].drop_duplicates("run")
     yield f"{len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} hours of one thread on a shared machine.\n"
     rows = [
         ["experiment", "sparsity", "cells", "budgets", "any left out", "choice of weights", "any left out", "together"]
     ]
     for (exp, level), table in grids_of(frame).items():
         told = [str(exp), f"{100 * level:g} %", f"{int(table.notna().to_numpy().sum())}"]
-        whole = table.dropna(axis="index", how="any")
+        whole = complete(table)
         if min(whole.shape) < 3:
             rows.append([*told, *["too few"] * 5])
             continue
         found = two_way(whole)
         (a, b), (c, d) = found.rows_range, found.columns_range
         shares = [f"{100 * found.rows:.0f} %", f"{100 * a:.0f} to {100 * b:.0f} %", f"{100 * found.columns:.0f} %"]
+        told[-1] += f", {whole.shape[0]} × {whole.shape[1]} of them" if whole.shape != table.shape else ""
         rows.append([*told, *shares, f"{100 * c:.0f} to {100 * d:.0f} %", f"{100 * found.rest:.0f} %"])
     yield (
         "Share of the grid's spread (sum of squares about its mean) between budgets, between choices of weights, and "
@@ -374,6 +424,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
             [str(name), *(_one(v) for v in values)] for name, values in zip(table.index, table.to_numpy(), strict=True)
         ]
         yield markdown([["budgets by", *map(str, table.columns)], *body])
+    yield from over_seeds(frame)
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
@@ -503,7 +554,7 @@ def grid_map(picture: Path) -> None:
     """The heat maps of budgets and choices of weights."""
     file = ROOT / "experiments" / GRID / "results.csv"
     if file.is_file():
-        found = grids_of(pd.read_csv(file)).items()
+        found = grids_of(with_whole_pruners(pd.read_csv(file))).items()
         grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in found if min(table.shape) >= 3}
         title = "R@1 (%), mean of both directions: budgets down, choice of weights across"
         plot_grids(grids, title, [picture], "budgets by / weights chosen by")
