@@ -65,9 +65,12 @@ TABLES = (
 METRICS = {"table09_meteor_spice": ("meteor", "cider")}
 GRID = "grid_allocate_solve"
 CELL_OF = {
-    "omp": "magnitude × magnitude", "l2": "l2_normalised × magnitude", "lamp": "lamp × magnitude", "snip": "snip × snip",
+    "omp": "magnitude × magnitude",
+    "l2": "l2_normalised × magnitude",
+    "lamp": "lamp × magnitude",
+    "snip": "snip × snip",
     "multiflow": "magnitude_by_modality × multiflow",
-}  # fmt: skip
+}
 """Whole pruners that are cells of the grid: L2's and LAMP's scores order the weights of a layer as |w| does."""
 MOST = 6  # pruners, more than which an experiment in a readable range is shown among the results
 APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
@@ -150,26 +153,32 @@ def _write(frame: pd.DataFrame, file: Path) -> None:
 def section(frame: pd.DataFrame) -> str:
     """The first table of the page: at each sparsity every pruner on every experiment, and who leads."""
     frame = compared(frame)
-    exps, levels = present(frame), sorted(set(frame["sparsity"]) - {0.0})
-    runs = frame.drop_duplicates("run")
+    exps, runs = present(frame), frame.drop_duplicates("run")
     parts = [
         f"{len(runs)} runs of the embedded world, {runs['seconds'].sum() / 3600:.1f} hours of one thread in all; "
         "mean ± std over the seeds, the best pruner in bold, – where nothing was run. All metrics, a plot for each "
         "experiment: below.\n"
     ]
-    heads = [f"{_model(exp)}, {LABELS[headline(frame, exp)]}" for exp in exps]
-    seeds = ["seeds", *(str(matching(frame, exp=exp)["seed"].nunique()) for exp in exps)]
-    tables = {exp: spread(matching(frame, exp=exp), [headline(frame, exp)]) for exp in exps}
-    for level in levels:
+    parts += side_by_side(frame, [(exp, headline(frame, exp)) for exp in exps])
+    parts.append(f"{leaders(frame, exps)}\n")
+    return "\n".join([*parts, "![every experiment: its first metric against sparsity](results-all.png)\n"])
+
+
+def side_by_side(frame: pd.DataFrame, columns: list[tuple[str, str]]) -> Iterator[str]:
+    """A table for each sparsity: a pruner a row, a metric of an experiment a column; the best of many in bold."""
+    heads = [f"{_model(exp)}, {LABELS[metric]}" for exp, metric in columns]
+    tables = [spread(matching(frame, exp=exp), [metric]) for exp, metric in columns]
+    for level in sorted(set(frame["sparsity"]) - {0.0}):
+        there = [matching(table, sparsity=level) for table in tables]
+        seeds = ["seeds", *("–" if rows.empty else f"{rows['seeds'].max():g}" for rows in there)]
+        best = [leader(rows, level) if len(rows) > MOST and rows["seeds"].max() > 1 else "" for rows in there]
         rows = [[f"{100 * level:g} %", *heads]]
         for name in _pruners(frame):
             at = 0.0 if name == "dense" else level
-            values = [cell(tables[exp], name, at, headline(frame, exp)) for exp in exps]
-            best = [name == leader(tables[exp], level) for exp in exps]
-            rows.append([name, *(Markdown(f"**{v}**") if bold else v for v, bold in zip(values, best, strict=True))])
-        parts.append(markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds]))
-    parts.append(f"{leaders(frame, exps)}\n")
-    return "\n".join([*parts, "![every experiment: its first metric against sparsity](results-all.png)\n"])
+            values = [cell(table, name, at, metric) for table, (_, metric) in zip(tables, columns, strict=True)]
+            bold = (Markdown(f"**{v}**") if name == first else v for v, first in zip(values, best, strict=True))
+            rows.append([name, *bold])
+        yield markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds])
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -215,10 +224,12 @@ def readable() -> Iterator[str]:
         "## A readable range\n\n"
         "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
         f"alone (`experiments/readable_range`). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
-        "hours of one thread on a shared machine; – where nothing was run.\n"
+        "hours of one thread on a shared machine; mean ± std over seeds, the best of several seeds in bold, cells of "
+        "fewer seeds than others marked and never bold, – where nothing was run.\n"
     )
-    yield from _every_metric(frame)
-    yield f"![{', '.join(sorted(set(frame['exp'])))} in a readable range](results-readable.png)\n"
+    columns = [(exp, m) for exp in present(frame) for m in HEADLINES[exp.split("_")[1]][:2]]
+    yield from side_by_side(frame, [(e, m) for e, m in columns if not matching(frame, exp=e, metric=m).empty])
+    yield "![retrieval of the wider XVLM in a readable range](results-readable.png)\n"
 
 
 def ranged() -> pd.DataFrame:
@@ -379,7 +390,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
-    """The grid's rows and, where it has none of a cell, those of the whole pruner that is that cell, of equal setting."""
+    """The grid's rows and, where it has none of a cell, those of the whole pruner that is that cell."""
     whole = pd.read_csv(ROOT / "experiments" / "readable_range" / "results.csv")
     whole = whole.assign(pruner=whole["pruner"].map(CELL_OF)).dropna(subset="pruner")
     whole = whole.loc[whole["setting"].isin(set(frame["setting"])), :]
@@ -398,8 +409,8 @@ def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
             f"`{exp}`, {100 * level:g} %, the same, mean ± std over seeds (their number); pooled, seeds differ by a "
             f"standard deviation of {noise:.1f} within a cell:\n"
         )
-        shown = [f"{m:.1f} ± {s:.1f} ({n:.0f})" for m, s, n in zip(rows["mean"], rows["std"], rows["count"], strict=True)]
-        table = rows.assign(shown=shown).pivot(index="allocate", columns="solve", values="shown").fillna("–")
+        texts = [f"{one.mean:.1f} ± {one.std:.1f} ({one.count})" for one in rows.itertuples()]
+        table = rows.assign(shown=texts).pivot(index="allocate", columns="solve", values="shown").fillna("–")
         columns = [name for name in SOLVERS if name in table.columns]
         body = [[name, *table.loc[name, columns]] for name in ALLOCATORS if name in table.index]
         yield markdown([["budgets by", *columns], *body])
