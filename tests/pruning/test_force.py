@@ -13,7 +13,6 @@ from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning.pruner import Pruner, describe
 from vlp_bench.pruning.schedule import Reviving, exponential
 
-
 KEPT = {"corrected": lambda s, n: round((1 - s) * n), "official": lambda s, n: n - int(s * n)}
 
 
