@@ -13,8 +13,10 @@ from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning.pruner import Pruner, describe
 from vlp_bench.pruning.schedule import Reviving, exponential
 
+KEPT = {"corrected": lambda s, n: round((1 - s) * n), "official": lambda s, n: n - int(s * n)}
 
-def by_numpy(w, batches, sparsity, path):
+
+def by_numpy(w, batches, sparsity, path, kept):
     """|w⁰ · g(w⁰ ⊙ m)| of a softmax regression without bias; the mask of every step."""
     mask, masks = np.ones_like(w), []
     for target in path(sparsity):
@@ -23,7 +25,7 @@ def by_numpy(w, batches, sparsity, path):
             logits = x @ (w * mask).T
             p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
             gradient += (p - np.eye(len(w))[y]).T @ x / len(x) / len(batches)
-        order = np.argsort(-np.abs(w * gradient), axis=None)[: round((1 - target) * w.size)]
+        order = np.argsort(-np.abs(w * gradient), axis=None)[: kept(target, w.size)]
         mask = np.zeros(w.size)
         mask[order] = 1
         mask = mask.reshape(w.shape)
@@ -31,8 +33,9 @@ def by_numpy(w, batches, sparsity, path):
     return masks
 
 
+@pytest.mark.parametrize("compat", ["corrected", "official"])
 @pytest.mark.parametrize("name", ["reviving", "reviving_linear"])
-def test_parity_with_numpy_and_weights_that_return(name):
+def test_parity_with_numpy_and_weights_that_return(name, compat):
     torch.manual_seed(3)
     model = nn.Linear(6, 3, bias=False).double()
     with torch.no_grad():
@@ -43,9 +46,9 @@ def test_parity_with_numpy_and_weights_that_return(name):
         "reviving": lambda s: [1 - (1 - s) ** (t / 6) for t in range(1, 7)],
         "reviving_linear": lambda s: [s * t / 6 for t in range(1, 7)],
     }[name]
-    masks = by_numpy(w.numpy(), batches, 0.7, path)
+    masks = by_numpy(w.numpy(), batches, 0.7, path, KEPT[compat])
     assert any((later * (1 - earlier)).any() for earlier, later in pairwise(masks))
-    found = vlp_bench.prune(model, "force", 0.7, batches, options={"steps": 6, "schedule": name})
+    found = vlp_bench.prune(model, "force", 0.7, batches, options={"steps": 6, "schedule": name, "compat": compat})
     assert found.masks["weight"].numpy().astype(float).tolist() == masks[-1].tolist()
     assert found.weights == {}
     assert model.weight.equal(w)

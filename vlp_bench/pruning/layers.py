@@ -25,6 +25,7 @@ __all__ = [
     "adapter_for",
     "find_layers",
     "give_back",
+    "in_full",
     "parameters_by_name",
     "preserve_weights",
     "writes_of",
@@ -245,6 +246,11 @@ def preserve_weights(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]
             for bias, values in biases:
                 bias.copy_(values)
         give_back(layers, before)
+
+
+def in_full(weight: Tensor) -> Tensor:
+    """A weight with the digits of float32 or more, for steps too small for its own: itself where it has them."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 @torch.no_grad()

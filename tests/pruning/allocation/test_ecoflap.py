@@ -360,6 +360,9 @@ def test_shares_by_hand():
         50,
     ]  # what the full group can't take goes to the other
     assert proportional_budgets([0, 0, 0], [10, 20, 30], 30, 1.0) == [5, 10, 15]
+    # .4 of each first; 1 left, of which three have a third, rounded up: two of these are taken back, none of the 40
+    assert proportional_budgets([0, 1, 1, 1], [100, 10, 10, 10], 53, 0.6) == [40, 4, 4, 5]
+    assert proportional_budgets([1, 1], [10, 10], 9, 0.5) == [4, 5]  # .5 of each is one too many
 
 
 @pytest.mark.parametrize("scores", [[1e-300, 1.0], [1.0, 1.0], [0.0, 5.0], [1e30, 1e-30]])

@@ -15,10 +15,11 @@ from vlp_bench.pruning.statistics.input_moments import RowVariances
 
 
 def published(w, x, mask, *, group=None, cycles=50, threshold=0.1, official=False):
-    """Written out in NumPy, a row at a time. w (d_out, d_in), x (rows, tokens, d_in), mask bool."""
-    w, x, mask = w.double().numpy(), x.double().numpy(), mask.numpy().copy()
-    total, flat = x.sum((0, 1)) / len(x), x.reshape(-1, x.shape[-1])
-    variance = x.var(1).mean(0) if official else flat.var(0)
+    """Written out in NumPy, a row at a time. w (d_out, d_in), x rows of (tokens, d_in), mask bool."""
+    w, x, mask = w.detach().double().numpy(), [row.double().numpy() for row in x], mask.numpy().copy()
+    flat = np.concatenate(x)
+    total = flat.sum(0) / len(x)
+    variance = np.mean([row.var(0) for row in x], 0) if official else flat.var(0)
     norm = np.sqrt((flat**2).sum(0) / len(x))
     q = w * total
     start = np.array([q[i, ~mask[i]].sum() for i in range(len(w))])
@@ -71,6 +72,41 @@ def test_it_is_the_published_algorithm(compat, sparsity, score):
     assert found.equal(published(model[0].weight.detach(), x, before, official=compat == "official"))
     assert not found.equal(before)
     assert found.sum(1).equal(before.sum(1))
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.6])
+def test_layers_behind_pruned_ones_with_padding(sparsity):
+    """Three layers of odd widths, rows of unequal length: what a layer sees comes through those that are pruned."""
+
+    class Padded(vlp_bench.PlainAdapter):
+        def encode(self, model, batch):
+            model(batch[0])
+
+        def token_mask(self, batch, name, tokens):
+            return batch[1]
+
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(13, 17), nn.GELU(), nn.Linear(17, 5), nn.GELU(), nn.Linear(5, 9))
+    rows = [torch.randn(n, 13) + 0.4 * torch.arange(13).cos() for n in (4, 7, 1, 2, 5)]
+    counts = torch.arange(7) < torch.tensor([len(row) for row in rows])[:, None]
+    x = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=9.0)
+    batches = [(x[:2], counts[:2]), (x[2:], counts[2:])]
+    found = vlp_bench.prune(model, "dsnot", sparsity, batches, Padded())
+    improved = 0
+    for number in (0, 2, 4):
+        layer, mask = model[number], found.masks[f"{number}.weight"]
+        with torch.no_grad():
+            seen = [model[:number](row) for row in rows]
+            before = _wanda_rows(layer.weight, torch.cat(seen).square().sum(0).sqrt(), mask.sum(1).tolist())
+            assert mask.equal(published(layer.weight, seen, before))
+            layer.weight *= mask
+        improved += not mask.equal(before)
+    assert improved > 1
+
+
+def _wanda_rows(w, lengths, counts):
+    order = (w.abs() * lengths).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return order < torch.tensor(counts)[:, None]
 
 
 @pytest.mark.parametrize("compat", ["corrected", "official"])

@@ -1,7 +1,9 @@
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 import vlp_bench
 from tests.pruning.toys import labelled
@@ -70,6 +72,37 @@ def test_more_of_the_score_is_kept_than_in_the_layer_s_own_order():
     own = kept_score(ria(calibration.layers["2.weight"], calibration), 2, 4)
     assert kept[0] > own
     assert kept[0] >= kept[1] >= own - 1e-4
+
+
+def published(w, x, kept, group, assign):
+    """RIA's mask in an order of the inputs of its own, in NumPy float64. w (d_out, d_in), x (rows, tokens, d_in)."""
+    size, lengths = np.abs(w), np.sqrt((x**2).sum((0, 1)) / len(x))
+    scores = (size / size.sum(0) + size / size.sum(1)[:, None]) * np.sqrt(lengths)
+    groups = w.shape[1] // group
+    runs = np.argsort(scores.sum(0), kind="stable").reshape(group, groups)
+    places = np.stack([run[::-1] if r % 2 else run for r, run in enumerate(runs)], 1)
+    best_of = lambda columns: np.sort(scores[:, columns], 1)[:, -kept:].sum()  # noqa: E731
+    for r in range(group if assign else 0):
+        candidates, others = places[:, r].copy(), np.delete(places, r, 1)
+        gains = [[best_of([*own, c]) for c in candidates] for own in others]
+        places[:, r] = candidates[linear_sum_assignment(gains, maximize=True)[1]]
+    mask = np.zeros(w.shape, bool)
+    for own in places:
+        for i, row in enumerate(scores[:, own]):
+            mask[i, own[np.argsort(-row, kind="stable")[:kept]]] = True
+    return mask
+
+
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize("kept, group, columns", [(2, 4, 12), (3, 4, 24), (2, 8, 24), (4, 8, 16)])
+def test_it_is_the_published_algorithm(kept, group, columns, assign):
+    torch.manual_seed(1)
+    layer, x = torch.nn.Linear(columns, 11), torch.randn(5, 3, columns) * (0.1 + 2 * torch.rand(columns))
+    options = {"solve": "ria_2_4_permuted", "solve.within": f"{kept}:{group}", "solve.assign": assign}
+    found = vlp_bench.prune(layer, "ria", 1 - kept / group, [x[:2], x[2:]], options=options).masks["weight"]
+    expected = published(layer.weight.detach().double().numpy(), x.double().numpy(), kept, group, assign)
+    assert found.tolist() == expected.tolist()
+    assert not (found.view(11, -1, group).sum(2) == kept).all()
 
 
 def test_equal_scores_stay_in_order_and_other_patterns_are_refused():

@@ -96,6 +96,21 @@ def test_official_gradients_add_up_within_a_round():
     np.testing.assert_allclose(found.weights["weight"].numpy()[0], w, rtol=1e-9)
 
 
+def test_steps_that_are_too_small_for_bfloat16_add_up():
+    """From 3 it's a sixty-fourth to the next number, and steps are a hundredth at first, then ever smaller."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.Linear(2, 1, bias=False).to(dtype)
+        model.weight = nn.Parameter(torch.tensor([[3.0, 1.0]], dtype=dtype))
+        batches = [torch.ones(1, 2, dtype=dtype)] * 20
+        pruner = regional(rounds=1, share=1.0, lr=0.001)
+        found.append(vlp_bench.prune(model, pruner, 0.5, batches).weights["weight"])
+    exact, half = found
+    assert half.dtype == torch.bfloat16
+    assert exact[0, 0] > 3.06
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=1 / 64)
+
+
 def loss(model, solution, batches):
     with torch.no_grad():
         wanted = [model(x) for x in batches]

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_a_transcription():
     assert sorted((~found.masks["2.weight"].any(0)).nonzero().flatten().tolist()) == gone
     np.testing.assert_allclose(found.weights["0.weight"].numpy(), w1, rtol=1e-6)
     np.testing.assert_allclose(found.weights["2.weight"].numpy(), w2, rtol=1e-6)
+
+
+def test_steps_that_are_too_small_for_bfloat16_add_up():
+    """A weight of 0.5 to 1 has a next one in 1/256, and a step is a thousandth."""
+    model, batches = network(3)
+    model, batches = model.bfloat16(), [(x.bfloat16(), y) for x, y in batches]
+    exact = [(x.double(), y) for x, y in batches]
+    solve = UPop(epochs=20, every=100, lr=1e-3, decay=0.0)
+    _, w1, w2 = transcribed(copy.deepcopy(model).double(), exact, 20, 100, 1e-3, 0.0, 5)
+    found = vlp_bench.prune(model, Pruner(allocate=GlobalBudget(), solve=solve), 0.25, batches)
+    for name, expected in (("0.weight", w1), ("2.weight", w2)):
+        np.testing.assert_allclose(found.weights[name].float().numpy(), expected, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("tiny", [xvlm, blip, clip], ids=["xvlm", "blip", "clip"])

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.layers import Layer, preserve_weights
+from vlp_bench.pruning.layers import Layer, in_full, preserve_weights
 from vlp_bench.pruning.solution import Solved, may_keep
 from vlp_bench.pruning.statistics.block_gradients import BlockWatch
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.data_parallel import Relay
+from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.sweep import Solve, written_by_solvers
 
 FADING, TINY = 0.99, 1e-8  # of RMSprop: what stays of the mean square, what is added to its root
@@ -25,9 +26,9 @@ class Regional:
 
     Each round prunes the block as it is, then takes a step of RMSprop for every drawn batch, on the summed squared
     difference to what the block gave to the same inputs before. All its weights move, removed ones too, which the next
-    round removes again or not. The solver has the last word. The authors released no code: numbers are those of a
-    public one. With `sweep=at_once` a block is held to what it gave in the dense model, whatever the blocks before it
-    give now.
+    round removes again or not; within a round they have the digits of float32 or more. The solver has the last word.
+    The authors released no code: numbers are those of a public one. With `sweep=at_once` a block is held to what it
+    gave in the dense model, whatever the blocks before it give now.
 
     Args:
         solve: finds masks, and new weights where it has any.
@@ -52,7 +53,7 @@ class Regional:
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """The solver's answer to weights that were optimised, with their values."""
         layers, draws = calibration.layers, torch.Generator().manual_seed(calibration.seed)
-        parameters, squares = written_by_solvers(calibration), dict[str, Tensor]()
+        parameters, squares = written_by_solvers(calibration), Sums()
         with preserve_weights(layers):
             dense = outputs_of_blocks(calibration)
             drawn = max(1, round(self.share * len(dense)))
@@ -64,23 +65,24 @@ class Regional:
             weights = {name: layers[name].weight.detach().clone() for name in solved.masks} | solved.weights
         return Solved(solved.masks, weights, solved.biases, solved.permutations)
 
-    def _follow(self, calibration: Calibration, dense: Mapping[int, list[Tensor]], squares: dict[str, Tensor]) -> None:
+    def _follow(self, calibration: Calibration, dense: Mapping[int, list[Tensor]], squares: Sums) -> None:
         """A step for each of these batches, by their place, towards what their calls of blocks gave."""
-        batch, call, added = 0, 0, dict[str, Tensor]()
+        batch, call, added = 0, 0, Sums()
+        exact = {name: in_full(layer.weight) for name, layer in calibration.layers.items()}
 
         def measure(layers: list[Layer], given: Tensor, counts: Tensor) -> None:
             nonlocal call
             if batch in dense:
                 lost = torch.where(counts, given - dense[batch][call], 0).square().sum()
-                self._step(layers, lost, squares, added)
+                self._step(layers, lost, exact, squares, added)
             call += 1
 
         for _ in BlockWatch(calibration, measure).through(_here(calibration)):
             batch, call = batch + 1, 0
 
     @torch.no_grad()
-    def _step(self, layers: list[Layer], lost: Tensor, squares: dict[str, Tensor], added: dict[str, Tensor]) -> None:
-        """RMSprop's; `squares` are the layers' mean squares so far, `added` the gradients of the round."""
+    def _step(self, layers: list[Layer], lost: Tensor, exact: Sums, squares: Sums, added: Sums) -> None:
+        """RMSprop's, of the weights in `exact`; `squares` are mean squares so far, `added` the round's gradients."""
         asked = list(dict.fromkeys(layer.parameter for layer in layers))
         gradients = dict(zip(asked, torch.autograd.grad(lost, asked, allow_unused=True), strict=True))
         for layer in layers:
@@ -90,7 +92,7 @@ class Regional:
                     gradient = added[layer.name] = gradient + added.get(layer.name, 0)
                 square = squares.setdefault(layer.name, torch.zeros_like(gradient)).mul_(FADING)
                 square.addcmul_(gradient, gradient, value=1 - FADING)
-                layer.weight.sub_((self.lr * gradient / (square.sqrt() + TINY)).to(layer.weight.dtype))
+                layer.weight.copy_(exact[layer.name].sub_(self.lr * gradient / (square.sqrt() + TINY)))
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """As the solver."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlp_bench.models.units import HEADS
 from vlp_bench.pruning.checks import Compat, check_compat
-from vlp_bench.pruning.layers import preserve_weights
+from vlp_bench.pruning.layers import in_full, preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.structured.groups import Keep, Part, PrunableGroup, Units, masks_of
@@ -39,7 +39,7 @@ class UPop:
     Args:
         epochs: passes over the calibration batches.
         every: steps from one competition to the next; the last is held at the end.
-        lr, decay: of AdamW, for the prunable weights; others stay as they are.
+        lr, decay: of AdamW, for the prunable weights, with the digits of float32; others stay as they are.
         compat: "official": the sparsity is a share of published costs, three for each head of a channel and one for a
             neuron, and so the weights that go are others in number than asked.
     """
@@ -86,7 +86,7 @@ class UPop:
     def _search(self, calibration: Calibration, gates: Gates, asked: int) -> Keep:
         """Which units stay; the layers have the trained weights then."""
         layers, steps = calibration.layers, self.epochs * calibration.count()[0]
-        weights = {name: layer.weight.detach() for name, layer in layers.items()}
+        weights = {name: in_full(layer.weight) for name, layer in layers.items()}
         optimiser = torch.optim.AdamW(list(weights.values()), lr=self.lr, weight_decay=self.decay)
         step = 0
         with gates.installed(calibration):
@@ -95,6 +95,8 @@ class UPop:
                     for name, weight in weights.items():
                         weight.grad = gradients[name].to(weight.dtype) if name in gradients else None
                     optimiser.step()
+                    for name, weight in weights.items():
+                        layers[name].weight.detach().copy_(weight)
                     step += 1
                     if step % self.every == 0 and step < steps:
                         gates.compete(asked, progress(step, steps))

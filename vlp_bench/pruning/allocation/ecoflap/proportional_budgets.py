@@ -32,8 +32,8 @@ def proportional_budgets(
     _check(scores)
     if compat == "official":
         return [int(count) for count in _released_counts(scores, sizes, kept, max_sparsity).tolist()]
-    keep = [min(size, math.ceil(size * (1 - max_sparsity) - 1e-9)) for size in sizes]
-    wishes = list(scores)
+    least = [min(size, math.ceil(size * (1 - max_sparsity) - 1e-9)) for size in sizes]
+    keep, wishes = least.copy(), list(scores)
     while (left := kept - sum(keep)) > 0:
         unfilled = [i for i, size in enumerate(sizes) if keep[i] < size and wishes[i] > 0]
         if not unfilled:
@@ -42,7 +42,7 @@ def proportional_budgets(
         whole = sum(wishes[i] for i in unfilled)
         for i in unfilled:
             keep[i] = min(sizes[i], keep[i] + math.ceil(wishes[i] / whole * left))
-    return _settled(keep, sum(keep) - kept)
+    return _settled(keep, least, sum(keep) - kept)
 
 
 def _check(scores: Sequence[float]) -> None:
@@ -51,12 +51,14 @@ def _check(scores: Sequence[float]) -> None:
             raise ValueError(f"the importance of a group is at least 0 and finite, got {score}")
 
 
-def _settled(keep: list[int], excess: int) -> list[int]:
-    """Takes the excess from the groups that keep most."""
-    for i in sorted(range(len(keep)), key=lambda i: -keep[i]):
-        change = min(excess, keep[i])
-        keep[i] -= change
-        excess -= change
+def _settled(keep: list[int], least: Sequence[int], excess: int) -> list[int]:
+    """Takes the excess from the groups that keep most: of what is above their least, and of that if it's too much."""
+    order = sorted(range(len(keep)), key=lambda i: -keep[i])
+    for limits in (least, [0] * len(keep)):
+        for i in order:
+            change = min(excess, keep[i] - limits[i])
+            keep[i] -= change
+            excess -= change
     return keep
 
 
