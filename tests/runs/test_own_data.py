@@ -105,7 +105,7 @@ def test_four_keys_suffice_for_every_form(typed, tmp_path, kind, form) -> None:
     "words, says",
     [
         (["+exp=xvlm_itr"], r"data=own lacks data\.root=FOLDER \(.*\) and data\.format=NAME \(.* salesforce, "
-         r".*; e\.g\. vlp-bench run \+exp=xvlm_itr data=own data\.root=my_pictures data\.format=salesforce$"),
+         r".*; e\.g\. \+exp=xvlm_itr data=own data\.root=my_pictures data\.format=salesforce$"),
         (["+exp=xvlm_vqa", "data.root=here"], r"data=own lacks data\.format=.* vqav2, .*root=here data\.format=sal"),
         (["+exp=dino_cls"], r"data=own lacks data\.root=.* imagefolder, coop, .* data\.format=imagefolder$"),
         (["+exp=clip_zeroshot", "data.format=coop"], r"data=own lacks data\.root=.* data\.format=coop$"),
