@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import pytest
@@ -99,6 +100,17 @@ def test_four_keys_suffice_for_every_form(typed, tmp_path, kind, form) -> None:
         assert splits["val"].images.open(checking.keys(splits["val"].records[0])[0]).mode == "RGB"
         assert len(list(data.calibration())) >= 1
         assert (specification.benchmark, specification.identity()["benchmark"]) == ("own", "own")
+
+
+def test_a_file_of_another_form_names_the_key_that_is_there(tmp_path) -> None:
+    """Whatever is found while a file is read: there is no data.source with data=own."""
+    (tmp_path / "train.json").write_text('[{"image": "a.png", "caption": "a"}]')
+    for split in ("val", "test"):
+        (tmp_path / f"{split}.json").write_text('[{"image": "a.png", "caption": ["a"]}]')
+    with pytest.raises(ValueError, match=r"looks like the lists of X-VLM.*: set data\.format=salesforce$"):
+        own_datasets.own_data(
+            task="vlp_bench.tasks.retrieval.Retrieval", calibration=SimpleNamespace(), root=str(tmp_path), format="coco"
+        )
 
 
 @pytest.mark.parametrize(
