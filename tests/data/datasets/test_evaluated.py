@@ -26,3 +26,16 @@ def test_a_limit_takes_of_all_classes_alike(tmp_path, limit, counts):
 def test_a_split_that_is_none_is_said(tmp_path, kind, form):
     with pytest.raises(ValueError, match=r"^data\.split=tests: use one of train, val, test; did you mean test\?$"):
         Place(str(tmp_path), form, split="tests").read(kind)
+
+
+def test_names_of_classes_in_another_form_say_which_is_read(tmp_path):
+    (tmp_path / "ant").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "ant" / "0.png")
+    names = tmp_path / "names.json"
+    names.write_text('{"ant": "an ant"}')
+    with pytest.raises(
+        ValueError, match=r"names\.json does not say how 1 classes .* first is ant: .* \('ant NAME'\), or a CSV"
+    ):
+        Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES)
+    names.write_text("ant an ant\n")
+    assert Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES).labelled.names == ("an ant",)

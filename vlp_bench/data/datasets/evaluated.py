@@ -100,7 +100,7 @@ class Place:
         if isinstance(data, Classes):  # of all classes alike
             there = len(data.records)
             count = min(self.limit, there)
-            records = [data.records[place * there // count] for place in range(count)]
+            records = tuple(data.records[place * there // count] for place in range(count))
             return replace(data, labelled=replace(data.labelled, records=records))
         return replace(data, records=data.records[: self.limit])
 
