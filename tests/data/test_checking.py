@@ -278,6 +278,21 @@ def test_class_folders_of_equal_names_are_no_leak(tmp_path, monkeypatch, capsys)
     assert "(the same name and pixels)" in said(monkeypatch, capsys, tmp_path)[1]
 
 
+def test_answers_are_read_with_the_questions_beside_them(tmp_path, monkeypatch, capsys) -> None:
+    """A folder of VQAv2's two files, or both typed; alone a file of answers is none of questions."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    questions, answers = (tmp_path / f"v2_{name}.json" for name in ("OpenEnded_val_questions", "val_annotations"))
+    asked = [{"image_id": 1, "image": "1.png", "question_id": 7, "question": "what is it?"}]
+    given = [{"image_id": 1, "question_id": 7, "answers": [{"answer": "red"}] * 10}]
+    questions.write_text(json.dumps({"questions": asked}))
+    answers.write_text(json.dumps({"annotations": given}))
+    for words in ([tmp_path], [questions, answers, f"images={tmp_path}"]):
+        code, told = said(monkeypatch, capsys, *words)
+        assert (code, "1 record, 10 answers" in told, "nothing to mend" in told) == (0, True, True), told
+        assert str(answers) not in told
+    assert "must be a JSON object with 'questions'" in said(monkeypatch, capsys, answers, f"images={tmp_path}")[1]
+
+
 def test_equal_names_are_compared_even_where_no_image_was_opened(tmp_path) -> None:
     for split in ("train", "val"):
         for i in range(6):

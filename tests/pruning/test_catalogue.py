@@ -1,8 +1,10 @@
 import ast
+import re
 import shutil
 from inspect import signature
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
 from vlp_bench import construct
@@ -70,7 +72,7 @@ def test_hydra_gives_any_solver_any_allocator_schedule_and_sweep():
     "name, options",
     [
         ("itersnip", {"steps": 5, "batches_per_step": 2, "schedule": "linear", "num_batches": 10}),
-        ("chita", {"ridge": 10.0, "block_size": 50, "memory_gb": 1.5}),
+        ("chita", {"ridge": 10.0, "memory_gb": 1.5}),
         ("chita_pp", {"ridge": 10.0, "steps": 5, "batches_per_step": 2, "schedule": "constant"}),
         ("sparsegpt", {"block_size": 64}),
         ("ecoflap", {"epsilon": 0.1, "draws": 2, "max_sparsity": 0.8, "granularity": "layer", "seed": 3}),
@@ -84,6 +86,31 @@ def test_shortcuts_reach_the_part_they_are_for_and_no_other_place(name, options)
             assert f"schedule.{value}" in text
         else:
             assert text.count(f"'{option}': {value!r}") == (2 if option == "seed" else 1)  # ECoFLaP draws with it too
+
+
+def test_a_shortcut_has_one_meaning_and_one_default():
+    """Any part may be put into any pruner: what it reads there must be what the pruner's file means."""
+    found = {}
+    for group in ("allocate", "solve", "schedule"):
+        for file in (catalogue.folder() / group).glob("*.yaml"):
+            for key, default in re.findall(r"oc\.select:\.\.(\w+),(\S+?)}", file.read_text(encoding="utf-8")):
+                found.setdefault(key, set()).add(yaml.safe_load(default))
+    assert (found["block_size"], found["block_weights"]) == ({128}, {10000})
+    for file in catalogue.folder().glob("*.yaml"):
+        for key, own in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+            if key in found and key != "seed":
+                found[key].add(own)
+    assert {key: values for key, values in found.items() if len(values) > 1} == {}
+
+
+@pytest.mark.parametrize("columns", ["sparsegpt", "thanos"])
+def test_columns_of_a_block_are_not_weights_of_a_block(columns):
+    assert catalogue.load("chita", {"solve": columns}).solve == catalogue.load(columns).solve
+    assert catalogue.load(columns, {"solve": "chita"}).solve == catalogue.load("chita").solve
+    assert catalogue.load("chita_pp", {"block_weights": 50}).solve.block_size == 50
+    assert catalogue.load("chita", {"solve": columns, "block_size": 64}).solve.block_size == 64
+    with pytest.raises(ValueError, match=r"'chita' has no option 'block_size': use one of .* block_weights,"):
+        catalogue.load("chita", {"block_size": 64})
 
 
 def test_options_reach_every_part():

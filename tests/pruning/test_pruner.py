@@ -283,7 +283,7 @@ class BodyOnly(vlp_bench.PlainAdapter):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("itersnip", {"steps": 2}), ("chita", {"block_size": 20, "memory_gb": 3e-7})]
+    "name, options", [("itersnip", {"steps": 2}), ("chita", {"block_weights": 20, "memory_gb": 3e-7})]
 )
 def test_momentum_copies_do_not_drift_from_one_sparsity_to_the_next(name, options):
     model = Momentum()

@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import pytest
@@ -101,11 +102,22 @@ def test_four_keys_suffice_for_every_form(typed, tmp_path, kind, form) -> None:
         assert (specification.benchmark, specification.identity()["benchmark"]) == ("own", "own")
 
 
+def test_a_file_of_another_form_names_the_key_that_is_there(tmp_path) -> None:
+    """Whatever is found while a file is read: there is no data.source with data=own."""
+    (tmp_path / "train.json").write_text('[{"image": "a.png", "caption": "a"}]')
+    for split in ("val", "test"):
+        (tmp_path / f"{split}.json").write_text('[{"image": "a.png", "caption": ["a"]}]')
+    with pytest.raises(ValueError, match=r"looks like the lists of X-VLM.*: set data\.format=salesforce$"):
+        own_datasets.own_data(
+            task="vlp_bench.tasks.retrieval.Retrieval", calibration=SimpleNamespace(), root=str(tmp_path), format="coco"
+        )
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
         (["+exp=xvlm_itr"], r"data=own lacks data\.root=FOLDER \(.*\) and data\.format=NAME \(.* salesforce, "
-         r".*; e\.g\. vlp-bench run \+exp=xvlm_itr data=own data\.root=my_pictures data\.format=salesforce$"),
+         r".*; e\.g\. \+exp=xvlm_itr data=own data\.root=my_pictures data\.format=salesforce$"),
         (["+exp=xvlm_vqa", "data.root=here"], r"data=own lacks data\.format=.* vqav2, .*root=here data\.format=sal"),
         (["+exp=dino_cls"], r"data=own lacks data\.root=.* imagefolder, coop, .* data\.format=imagefolder$"),
         (["+exp=clip_zeroshot", "data.format=coop"], r"data=own lacks data\.root=.* data\.format=coop$"),

@@ -199,7 +199,17 @@ def _of_files(paths: Sequence[str], images: str, form: str) -> Splits:
         return _of_files(listed, images or str(below if below.is_dir() else paths[0]), form)
     if len(paths) == 1 and "karpathy" in ([form] if form else _looks_like(paths[0])):
         return {split: _of_karpathy(paths[0], images, split) for split in checking.SPLITS}
-    return {name: (lambda path=path: _recognised(path, images, form)) for name, path in _named(paths).items()}
+    named = _named(_without_answers(paths))
+    return {name: (lambda path=path: _recognised(path, images, form)) for name, path in named.items()}
+
+
+def _without_answers(paths: Sequence[str]) -> list[str]:
+    """All but the files of answers that are read with the questions beside them (VQAv2)."""
+    from vlp_bench.data.readers.coco import answers_beside
+
+    beside = {Path(path): answers_beside(Path(path)) for path in paths}
+    answers = {own for path, own in beside.items() if own != path}
+    return [path for path in paths if Path(path) not in answers]
 
 
 def _annotations(folder: Path) -> list[str]:

@@ -12,6 +12,9 @@ import torch
 from vlp_bench.models.units import HEADS, Group, find_units
 
 WIDTHS = ("intermediate_size", "d_ff", "ffn_dim")
+SIDES = ("encoder", "decoder")  # each with a width of its own, as BART's
+RATIO = "mlp_ratio"  # the width as a whole number of hidden sizes (DINOv2)
+PACKED = "or write the pruned model with --as packed"
 COUNTS = ("num_attention_heads", "num_key_value_heads", "num_heads")
 
 
@@ -25,25 +28,45 @@ def smaller_config(model: Any) -> Any:
     for part, groups in _parts(config, found):
         _set(part, groups)
     _check_own_rules(config, model.config)
-    with torch.device("meta"):
-        likeness = type(model)(copy.deepcopy(config))
-    wanted = {name: tuple(tensor.shape) for name, tensor in likeness.state_dict().items()}
+    wanted = _shapes(type(model), config, found)
     for name, tensor in model.state_dict().items():
         if tuple(tensor.shape) != wanted.get(name):
-            raise ValueError(
-                f"{type(config).__name__} can't say that {name!r} is {tuple(tensor.shape)}: {_cure(name, found)}; or "
-                "write the pruned model with --as packed"
-            )
+            told = f"{type(config).__name__} can't say that {name!r} is {tuple(tensor.shape)}"
+            raise ValueError(f"{told}: {_cure(name, found, config)}; {PACKED}")
     return config
 
 
-def _cure(name: str, groups: list[Group]) -> str:
+def _shapes(kind: type, config: Any, groups: list[Group]) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a model that the configuration makes, by name."""
+    try:
+        with torch.device("meta"):
+            likeness = kind(copy.deepcopy(config))
+    except ValueError as reason:
+        why = str(reason).strip().rstrip(".")
+        told = f"{kind.__name__} refuses the sizes that are left ({why})"
+        raise ValueError(f"{told}: {_neurons_only(_heads(groups))}; {PACKED}") from reason
+    return {name: tuple(tensor.shape) for name, tensor in likeness.state_dict().items()}
+
+
+def _heads(groups: list[Group]) -> list[str]:
+    return [group.name.removesuffix(f" {HEADS}") for group in groups if group.what == HEADS]
+
+
+def _neurons_only(heads: list[str]) -> str:
+    patterns = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", block) for block in heads)
+    return f"a head has hidden_size / heads there, so prune neurons only, with leave=[{','.join(patterns)}]"
+
+
+def _cure(name: str, groups: list[Group], config: Any) -> str:
     """What to prune so that a configuration can tell it, by the layer that it can't."""
-    heads = [group.name.removesuffix(f" {HEADS}") for group in groups if group.what == HEADS]
+    heads = _heads(groups)
     if any(name.startswith(f"{block}.") for block in heads):
-        patterns = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", block) for block in heads)
-        return f"a head has hidden_size / heads there, so prune neurons only, with leave=[{','.join(patterns)}]"
-    return "its layers have one width, so prune all alike, with pruner=wanda_sp or pruner.allocate.between=group"
+        return _neurons_only(heads)
+    hidden = getattr(config, "hidden_size", None)
+    whole = f", a multiple of hidden_size ({hidden})" if hasattr(config, RATIO) and hidden else ""
+    return (
+        f"its layers have one width{whole}, so prune all alike, with pruner=wanda_sp or pruner.allocate.between=group"
+    )
 
 
 def _check_own_rules(config: Any, before: Any) -> None:
@@ -57,7 +80,7 @@ def _check_own_rules(config: Any, before: Any) -> None:
         why = str(reason.__cause__ or reason).strip().rstrip(".")
         raise ValueError(
             f"{type(config).__name__} refuses the sizes that are left ({why}): prune to another sparsity"
-            f"{_fitting(before.get_text_config())}, or write the pruned model with --as packed"
+            f"{_fitting(before.get_text_config())}, {PACKED}"
         ) from reason
 
 
@@ -84,13 +107,20 @@ def _parts(config: Any, groups: list[Group]) -> Iterator[tuple[Any, list[Group]]
 
 def _set(config: Any, groups: list[Group]) -> None:
     """Widths and counts of the groups, if all of a kind have one."""
-    neurons = {group.units for group in groups if group.what != HEADS}
+    neurons = [group for group in groups if group.what != HEADS]
+    widths = {group.units for group in neurons}
     heads = {group.units for group in groups if group.what == HEADS}
-    if len(neurons) == 1:
-        for name in WIDTHS:
-            if hasattr(config, name):
-                setattr(config, name, neurons.pop())
-                break
+    for name in WIDTHS:
+        if hasattr(config, name) and len(widths) == 1:
+            setattr(config, name, *widths)
+            break
+    for side in SIDES:
+        own = {group.units for group in neurons if f"{side}." in group.name}
+        if hasattr(config, f"{side}_ffn_dim") and len(own) == 1:
+            setattr(config, f"{side}_ffn_dim", *own)
+    hidden = getattr(config, "hidden_size", None)
+    if hasattr(config, RATIO) and isinstance(hidden, int) and len(widths) == 1 and min(widths) % hidden == 0:
+        setattr(config, RATIO, min(widths) // hidden)
     if len(heads) == 1:
         _set_heads(config, heads.pop())
 

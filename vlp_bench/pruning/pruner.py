@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from vlp_bench.models.offloading import offloaded
 from vlp_bench.models.stacks import parameters_of
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
-from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, together
+from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, may_differ, together
 from vlp_bench.pruning.allocation.uniform import Dense
 from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.foreign_parts import weights_unchanged
 from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
-from vlp_bench.pruning.selection.patterns import check_share
+from vlp_bench.pruning.selection.patterns import check_share, check_steps, pattern_of
 from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -134,13 +134,29 @@ class Pruner:
         self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
         self._check_batches(asked, max(map(len, paths.values())))
+        self._check_alike(asked, targets)
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
 
     def check_patterns(self, sparsities: Iterable[float]) -> None:
         """Raises ValueError for a sparsity that the solver's n:m pattern can't have; no model is needed."""
-        for sparsity, within in product(sparsities, _patterns(self.solve)):
-            check_share(within, 0.0 if isinstance(self.allocate, Dense) else sparsity)
+        for sparsity, within in [] if isinstance(self.allocate, Dense) else product(sparsities, _patterns(self.solve)):
+            check_share(within, sparsity)
+            check_steps(within, check_path(self.schedule, self.schedule(sparsity), sparsity))
+
+    def _check_alike(self, asked: Calibration, sparsities: Iterable[float]) -> None:
+        """Raises ValueError where layers will keep different shares, and an n:m pattern gives all the same."""
+        groups = [within for within in _patterns(self.solve) if ":" in within]
+        if groups and any(may_differ(self.allocate, asked, sparsity) for sparsity in sparsities):
+            raise ValueError(
+                f"{self.name}: {groups[0]} keeps the same share of every layer, and the budgets of "
+                f"{name_of(self.allocate)} differ from layer to layer: use pruner/allocate=uniform, or no n:m pattern"
+            )
+
+    def _check_groups(self, stage: Calibration, budgets: Mapping[str, int]) -> None:
+        """Raises ValueError for a layer that can't have the solver's n:m pattern, before any is solved."""
+        for within, (name, kept) in product(_patterns(self.solve), budgets.items()):
+            pattern_of(within, stage.layers[name], kept)
 
     def _check_offloaded(self, model: nn.Module) -> None:
         """Raises ValueError for a model whose weights come block by block, unless the sweep does too, in one step."""
@@ -295,6 +311,7 @@ class Pruner:
                 with weights_unchanged(self, calibration.model):
                     budgets = allocate(stage, target)
                     check_budgets(self.allocate, budgets, stage, target)
+                    self._check_groups(stage, budgets)
                     solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), stage, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):

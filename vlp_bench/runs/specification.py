@@ -222,9 +222,7 @@ def check_values(config: DictConfig) -> None:
     told = [OWN_KEYS[key].format(formats=", ".join(allowed)) for key in reversed(own)]
     typed = {"root": "my_pictures", "format": allowed[0]}
     words = [f"data.{key}={value if f'data.{key}' in own else config.data[key]}" for key, value in typed.items()]
-    raise UserError(
-        f"data=own lacks {' and '.join(told)}; e.g. vlp-bench run +exp={config.experiment} data=own {' '.join(words)}"
-    )
+    raise UserError(f"data=own lacks {' and '.join(told)}; e.g. +exp={config.experiment} data=own {' '.join(words)}")
 
 
 def _unresolved_key(config: DictConfig) -> str:

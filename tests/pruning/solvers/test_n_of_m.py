@@ -6,6 +6,7 @@ from torch import nn
 
 import vlp_bench
 from tests.pruning.solvers.test_sparsegpt import inputs, weights
+from vlp_bench.batch import Place
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solvers.dsnot import DSnoT
@@ -45,6 +46,101 @@ def test_another_budget_and_another_width_name_the_layer(name):
     options = {"solve.within": "8:16", **({"block_size": 32} if name in ("sparsegpt", "thanos") else {})}
     with pytest.raises(ValueError, match=r"'0.weight' has 24 inputs, which 8:16 can't group by 16"):
         vlp_bench.prune(model(), name, 0.5, batches(), options=options)
+
+
+class Untouched(list):
+    """Batches that nobody may read."""
+
+    def __iter__(self):
+        raise AssertionError("a pass over the data has begun")
+
+
+class TwoBlocks(nn.Module):
+    """Two blocks of two layers."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Squares(vlp_bench.PlainAdapter):
+    def loss(self, model, batch):
+        return model(batch).square().mean()
+
+
+class InBlocks(Squares):
+    """Each of its own modality, or all of one."""
+
+    def __init__(self, modalities=("all", "all")):
+        self.modalities = modalities
+
+    def place(self, name):
+        block = int(name.split(".")[1])
+        return Place(self.modalities[block], str(block))
+
+
+UNEVEN = ("owl", "dlp", "neuroal", "ecoflap", "ecoflap_first", "das", "snip", "obd", "lamp")
+
+
+@pytest.mark.parametrize("allocate", UNEVEN)
+def test_budgets_that_differ_are_refused_before_the_first_pass(allocate):
+    options = {"solve": "wanda_2_4", "allocate": allocate}
+    with pytest.raises(ValueError, match=r"^wanda: 2:4 keeps the same share .* use pruner/allocate=uniform, or"):
+        vlp_bench.prune(TwoBlocks(), "wanda", 0.5, Untouched([1]), InBlocks(), options=options)
+    nothing = vlp_bench.prune(TwoBlocks(), "wanda", 0.0, [torch.randn(4, 8)] * 2, InBlocks(), options=options)
+    assert nothing.sparsity == 0
+
+
+@pytest.mark.parametrize(
+    "allocate, options, modalities",
+    [
+        ("total", {}, ("all", "all")),
+        ("evenly", {}, ("all", "all")),
+        ("erk", {}, ("all", "all")),  # layers of one shape
+        ("ecoflap", {"allocate.granularity": "model"}, ("all", "all")),
+        ("ecoflap", {"allocate.granularity": "model", "allocate.group_by": "modality"}, ("text", "vision")),
+        ("ecoflap_first", {"allocate.max_sparsity": 0.5}, ("all", "all")),
+        ("das", {"allocate.importance": "equal"}, ("all", "all")),
+        ("neuroal", {"allocate.spreads": [0.0]}, ("all", "all")),
+        ("neuroal", {}, ("text", "vision")),
+        ("snip", {"allocate.group_by": "layer"}, ("all", "all")),
+    ],
+)
+def test_budgets_that_cannot_differ_have_groups(allocate, options, modalities):
+    options = {"solve": "wanda_2_4", "allocate": allocate, **options}
+    batches = [torch.randn(4, 8) for _ in range(2)]
+    found = vlp_bench.prune(TwoBlocks(), "wanda", 0.5, batches, InBlocks(modalities), options=options)
+    for mask in found.masks.values():
+        assert (mask.view(8, 2, 4).sum(2) == 2).all()
+
+
+def test_one_block_has_groups_whatever_shares_out_among_blocks():
+    for allocate in ("owl", "dlp", "ecoflap"):
+        options = {"solve": "wanda_2_4", "allocate": allocate}
+        found = vlp_bench.prune(nn.Linear(8, 8), "wanda", 0.5, [torch.randn(4, 8)] * 2, Squares(), options=options)
+        assert (found.masks["weight"].view(8, 2, 4).sum(2) == 2).all()
+
+
+def test_a_width_that_is_no_group_is_refused_before_the_first_pass():
+    narrow = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 8))
+    for name in ("wanda", "sparsegpt", "gblm"):
+        with pytest.raises(ValueError, match=r"'2.weight' has 6 inputs, which 2:4 can't group by 4"):
+            vlp_bench.prune(narrow, name, 0.5, Untouched([1]), options={"solve.within": "2:4"})
+
+
+def test_steps_that_pass_through_other_shares_are_refused():
+    options = {"solve": "wanda_2_4", "allocate": "uniform", "steps": 2}
+    said = r"step 1 of 2 has sparsity 0.2929, which 2:4 can't have: use pruner/schedule=constant"
+    with pytest.raises(ValueError, match=said):
+        vlp_bench.prune(model(), "itersnip", 0.5, Untouched([1]), options=options)
+    found = vlp_bench.prune(model(), "itersnip", 0.5, batches(), options=options | {"schedule": "constant"})
+    assert all((mask.view(len(mask), -1, 4).sum(2) == 2).all() for mask in found.masks.values())
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartModel,
     BertConfig,
     BertModel,
     CLIPConfig,
     CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
     T5Config,
@@ -177,6 +181,51 @@ def test_a_configuration_that_cannot_tell_is_named(name, word, tmp_path):
     """Their heads are hidden_size / heads wide."""
     with pytest.raises(ValueError, match=rf"{word} can't say that '.*' is \(.*\): a head has hidden_size"):
         save_pretrained(halved(name, "heads")[1], tmp_path)
+
+
+def dinov2():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 4}
+    return Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2)).eval()
+
+
+def bart():
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_layers": 1, "decoder_layers": 1}
+    sizes = {"vocab_size": 64, "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48}
+    return BartModel(BartConfig(**heads, **sizes, max_position_embeddings=16)).eval()
+
+
+def first_neurons(model, share):
+    """The model with this share of the neurons of each network, cut."""
+    groups = [group for group in find_units(model) if group.what == "neurons"]
+    return shrink(model, {group.name: torch.arange(int(group.units * share)) for group in groups})
+
+
+@pytest.mark.parametrize("make, count", [(dinov2, 2 * 32 * 65), (bart, 32 * 65 + 24 * 65)])
+def test_widths_that_a_configuration_tells_otherwise_are_stored(make, count, tmp_path):
+    """As a multiple of the hidden size (DINOv2), or the encoder's and the decoder's (BART)."""
+    whole, small = make(), first_neurons(make(), 0.5)
+    loaded = from_pretrained(save_pretrained(small, tmp_path))
+    assert {n: p.shape for n, p in loaded.named_parameters()} == {n: p.shape for n, p in small.named_parameters()}
+    assert sum(p.numel() for p in whole.parameters()) - sum(p.numel() for p in loaded.parameters()) == count
+
+
+def test_a_width_between_two_multiples_says_so(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"Dinov2Config can't say that .* have one width, a multiple of hidden_size \(32\)"
+    ):
+        save_pretrained(first_neurons(dinov2(), 0.75), tmp_path)
+
+
+def test_what_the_model_itself_refuses_is_one_line(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = BertModel(BertConfig(vocab_size=64, **sizes))
+    heads = [group for group in find_units(model) if group.what == "heads"]
+    small = shrink(model, {group.name: torch.arange(3) for group in heads})
+    said = (
+        r"^\w+ refuses the sizes that are left \(.*\): a head has hidden_size / heads there, .* leave=\[.*\]; or write"
+    )
+    with pytest.raises(ValueError, match=said):
+        save_pretrained(small, tmp_path)
 
 
 def test_a_configuration_with_rules_of_its_own_is_named(tmp_path):

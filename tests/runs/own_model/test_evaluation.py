@@ -357,6 +357,11 @@ def test_evaluate_names_all_it_lacks():
             ["model=x", "task=vqa", "data.root=x", "taks.beams=2"],
             r"taks.beams=2: expected key=value with a key of model, ",
         ),
+        (
+            ["+exp=xvlm_itr", "model=x"],
+            r"\+exp=xvlm_itr: an experiment of vlp-bench run \(\+exp=xvlm_itr pruner=NAME\), whose model comes with "
+            "it; for a folder one of ecoflap_eva, ecoflap_flant5, ecoflap_llama is needed$",
+        ),
         (["+exp=ecoflap", "model=x"], r"\+exp=ecoflap: one of ecoflap_eva, ecoflap_flant5, ecoflap_llama is needed"),
         (["+exp=ecoflap_llama", "model=x"], "data.root= is missing"),
     ],

@@ -40,6 +40,10 @@ def refused(monkeypatch, tmp_path, capsys):
         ([], ["no experiment given", "+exp=NAME", "xvlm_itr"]),
         (["+exp=xvlm_it"], ["xvlm_it:", "no such experiment", "did you mean xvlm_itr"]),
         (["exp=xvlm_itr"], ["plus sign", "+exp=xvlm_itr"]),
+        (
+            ["+exp=ecoflap_eva"],
+            ["exp=ecoflap_eva: an experiment of vlp-bench run, compare, prune", "one of blip2_gqa, "],
+        ),
         ([EXP, "pruner=multiflo"], ["pruner=multiflo", "omp", "did you mean multiflow"]),
         ([EXP, "benchmark=papr"], ["mini, minilm, paper", "did you mean paper?"]),
         ([EXP, "sparsty=0.5"], ["sparsty=0.5", "did you mean sparsity?"]),

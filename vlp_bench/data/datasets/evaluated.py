@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.data import checking
-from vlp_bench.data.datasets.own import check_root, found, placed
+from vlp_bench.data.datasets.own import NAMES, check_root, found, placed
 from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import formats
 from vlp_bench.data.readers.classes import read_folders
 from vlp_bench.data.readers.corpus import CORPORA, corpus_file, read_corpus, read_mmlu
 from vlp_bench.data.records import LabelledImages, MultipleChoice
 from vlp_bench.data.transforms.decoding import Folder
+from vlp_bench.spelling import did_you_mean
 
 CAPTIONS, QUESTIONS, CLASSES, CORPUS, EXAM = "captions", "questions", "classes", "corpus", "exam"
 DEV = "dev"
@@ -89,13 +90,17 @@ class Place:
         """
         formats.check(self.format, FORMATS[kind], "data.format")
         check_root(Path(self.root), ("test",))
+        if kind in (CAPTIONS, QUESTIONS) and self.split not in NAMES:
+            raise ValueError(f"data.split={self.split}: use one of {', '.join(NAMES)}{did_you_mean(self.split, NAMES)}")
         return self._cut(_READERS[kind](self))
 
     def _cut(self, data: Data) -> Data:
         if not self.limit or isinstance(data, Corpus):
             return data
         if isinstance(data, Classes):  # of all classes alike
-            records = data.records[:: max(1, len(data.records) // self.limit)][: self.limit]
+            there = len(data.records)
+            count = min(self.limit, there)
+            records = tuple(data.records[place * there // count] for place in range(count))
             return replace(data, labelled=replace(data.labelled, records=records))
         return replace(data, records=data.records[: self.limit])
 

@@ -317,6 +317,16 @@ def readers(key: str) -> list[str]:
     return [kind for kind in KINDS if key in _read_by(kind)]
 
 
+@contextmanager
+def _own_keys() -> Iterator[None]:
+    """Errors of a source, and of what reads its files, name its keys where they stand here: no `source` is between."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.source.", "data.")) from error
+
+
+@_own_keys()
 def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given]) -> SeededData:
     """The data of a task from one folder.
 
@@ -342,19 +352,9 @@ def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given
         cut = _cut(calibration, len(labelled.labelled("calibration").records))
         shown = LabelledCalibration(cut.transform, cut.num_batches, cut.batch_size, cut.seed)
         return make(labelled, calibration=shown, **settings)
-    with _own_keys():
-        read = files.source(source)
+    read = files.source(source)
     _check_images(read)
     return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
-
-
-@contextmanager
-def _own_keys() -> Iterator[None]:
-    """Errors of a source name its keys where they stand here: no `source` is between."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error).replace("data.source.", "data.")) from error
 
 
 _SENTENCES = ("template", "sentences", "vocab", "max_unknown")

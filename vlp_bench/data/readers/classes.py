@@ -36,7 +36,10 @@ def read_folders(path: str | Path, names: str | Path | None = None) -> LabelledI
     folders = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
     called = _class_names(Path(names)) if names is not None else {folder: folder for folder in folders}
     if unknown := [folder for folder in folders if folder not in called]:
-        raise ValueError(f"{names} does not say how {len(unknown)} classes are called, the first is {unknown[0]}")
+        raise ValueError(
+            f"{names} does not say how {len(unknown)} classes are called, the first is {unknown[0]}: it needs a line "
+            f"for every folder ('{unknown[0]} NAME'), or a CSV table with folder_name,class_name"
+        )
     records = tuple(
         LabelledImage(f"{folder}/{image.name}", label)
         for label, folder in enumerate(folders)

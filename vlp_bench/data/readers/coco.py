@@ -118,7 +118,7 @@ def read_vqa(path: str | Path, answers: str | Path | None = None) -> list[Questi
     place = _image_places(path, content)
     found = distinct(path, checked.parsed(path, asked, lambda record: _vqa_question(record, place)))
     shown = {record.get("question_id"): record.get("image_id") for record in asked if isinstance(record, dict)}
-    beside = Path(answers) if answers is not None else _annotations(path)
+    beside = Path(answers) if answers is not None else answers_beside(path)
     if answers is None and (beside == path or not beside.is_file()):
         return found
     return _answered(path, found, beside, shown)
@@ -157,8 +157,11 @@ def _named_image(record: Record) -> tuple[str, str]:
     return str(checked.identity(record, "id")), checked.image(record, "file_name")
 
 
-def _annotations(path: Path) -> Path:
-    """v2_OpenEnded_mscoco_val2014_questions.json -> v2_mscoco_val2014_annotations.json."""
+def answers_beside(path: Path) -> Path:
+    """The file of the answers to a file of questions, by its name; the same file where that is no such name.
+
+    v2_OpenEnded_mscoco_val2014_questions.json -> v2_mscoco_val2014_annotations.json.
+    """
     return path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
 
 

@@ -44,6 +44,15 @@ def check_budgets(allocate: Allocate, budgets: Mapping[str, int], calibration: C
         )
 
 
+def may_differ(allocate: Allocate, calibration: Calibration, sparsity: float) -> bool:
+    """Whether layers will keep different shares, but for chance, as far as is known before anything is measured.
+
+    An allocator whose shares follow from data says so: `may_differ(calibration, sparsity)`.
+    """
+    said = getattr(allocate, "may_differ", None)
+    return said is not None and sparsity > 0 and said(calibration, sparsity)
+
+
 def exactly(count: int) -> range:
     """The range of one number."""
     return range(count, count + 1)

@@ -46,6 +46,13 @@ class DiversityBudgets:
         """As ECoFLaP's share-out."""
         return self._share_out().may_give(calibration, sparsity)
 
+    def may_differ(self, calibration: Calibration, sparsity: float) -> bool:
+        """Whether layers of several sizes share, or what they give decides."""
+        sizes = {layer.size for layer in calibration.layers.values()}
+        return self._share_out().may_differ(calibration, sparsity) and not (
+            self.importance == "equal" and len(sizes) == 1
+        )
+
     def importances(self, calibration: Calibration) -> dict[str, float]:
         """One number for each layer."""
         if self.importance == "equal":

@@ -67,6 +67,10 @@ class GlobalThreshold:
             return exactly(budget)
         return range(budget + 1 + (len(calibration.layers) if self.hand_over == "ratios" else 0))
 
+    def may_differ(self, calibration: Calibration, sparsity: float) -> bool:
+        """Whether layers compete with each other."""
+        return any(len(group) > 1 for group in grouped(calibration.layers.values(), self.group_by))
+
     def _compete(
         self, group: list[Layer], calibration: Calibration, sparsities: Sequence[float]
     ) -> list[dict[str, int]]:

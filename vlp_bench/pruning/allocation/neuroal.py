@@ -52,6 +52,11 @@ class NeuroAL:
         tried = [self._budgets(calibration, depths, width, sparsity) for width in spreads]
         return min(tried, key=lambda budgets: self.change(few, budgets)) if len(tried) > 1 else tried[0]
 
+    def may_differ(self, calibration: Calibration, sparsity: float) -> bool:
+        """Whether a modality has more than one block, and a spread is tried."""
+        layers = list(calibration.layers.values())
+        return max(self.spreads) > 0 and len(grouped(layers, "block")) > len(grouped(layers, "modality"))
+
     def change(self, calibration: Calibration, budgets: dict[str, int]) -> float:
         """How much the layers' inputs differ when their blocks are pruned to these budgets; weights are as before."""
         changes: list[float] = []

@@ -40,6 +40,10 @@ class Spread(ABC):
         kept = share_out(blocks, spread(values, sizes, 2 * self.spread, kept_of(calibration.total, sparsity)))
         return {name: kept[name] for name in calibration.layers}
 
+    def may_differ(self, calibration: Calibration, sparsity: float) -> bool:
+        """Whether there is more than one block."""
+        return len(grouped(calibration.layers.values(), "block")) > 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class OWL(Spread):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -25,14 +25,27 @@ def check_within(within: str, others: Collection[str] = ("layer",)) -> None:
 
 def check_share(within: str, sparsity: float) -> None:
     """Raises ValueError unless n:m removes about this share of the weights; what removes nothing has no pattern."""
-    if ":" not in within or sparsity == 0:
-        return
-    n, m = map(int, within.split(":"))
-    if abs(sparsity - (1 - n / m)) > NEAR:
+    if not _has_share(within, sparsity):
+        n, m = map(int, within.split(":"))
         raise ValueError(
             f"sparsity={sparsity:g}: {within} keeps {n} of every {m} weights, which is sparsity {1 - n / m:g}: ask for "
             f"that, or for another pattern than within={within}"
         )
+
+
+def check_steps(within: str, path: Sequence[float]) -> None:
+    """Raises ValueError for a step on the way to n:m that removes another share of the weights."""
+    for step, sparsity in enumerate(path, 1):
+        if not _has_share(within, sparsity):
+            raise ValueError(
+                f"step {step} of {len(path)} has sparsity {sparsity:.4g}, which {within} can't have: use "
+                "pruner/schedule=constant, whose steps have the last one's, or no n:m pattern"
+            )
+
+
+def _has_share(within: str, sparsity: float) -> bool:
+    n, _, m = within.partition(":")
+    return not m or sparsity == 0 or abs(sparsity - (1 - int(n) / int(m))) <= NEAR
 
 
 def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
@@ -52,7 +65,7 @@ def pattern_of(within: str, layer: Layer, kept: int) -> Pattern | None:
     if kept * m != layer.size * n:
         raise ValueError(
             f"{within} keeps {n} of every {m} weights and {layer.name!r} should keep {kept} of {layer.size}: "
-            f"ask for sparsity {1 - n / m:g} with uniform budgets"
+            f"ask for sparsity {1 - n / m:g} with uniform budgets (pruner/allocate=uniform)"
         )
     return n, m
 

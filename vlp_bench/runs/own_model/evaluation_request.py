@@ -78,7 +78,11 @@ def preset_in(words: Sequence[str]) -> tuple[str, list[str], list[str]]:
         return "", [], others
     known = choices(PRESETS)
     if len(names) > 1 or names[0] not in known:
-        raise UserError(f"{EXP}{','.join(names)}: one of {', '.join(known)} is needed{closest(names[0], known)}")
+        trained = (
+            f"an experiment of vlp-bench run ({EXP}{names[0]} pruner=NAME), whose model comes with it; for a folder "
+        )
+        told = trained if names[0] in choices("exp") else ""
+        raise UserError(f"{EXP}{','.join(names)}: {told}one of {', '.join(known)} is needed{closest(names[0], known)}")
     text = (conf_folder() / PRESETS / f"{names[0]}.yaml").read_text(encoding="utf-8")
     return names[0], [f"{key}={value}" for key, value in yaml.safe_load(text).items()], others
 

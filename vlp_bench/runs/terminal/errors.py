@@ -153,6 +153,9 @@ def _unreadable(word: str) -> str:
 def _unknown_choice(missing: str) -> str:
     group, _, given = missing.rpartition("/")
     allowed = choices(group)
+    if group == "exp" and given in choices("evaluation/exp"):
+        verbs = "vlp-bench run, compare, prune and evaluate, of a model that is a folder (model=FOLDER)"
+        return f"exp={given}: an experiment of {verbs}; here it is one of {', '.join(allowed)}"
     if now := REPLACED.get(f"{group}={given}"):
         return f"{group}={given} is {now} now"
     base, _, benchmark = given.rpartition("_")

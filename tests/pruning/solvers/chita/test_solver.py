@@ -224,7 +224,7 @@ def test_memory_changes_the_passes_not_the_answer(caplog):
         with caplog.at_level(logging.INFO):
             answers.append(
                 vlp_bench.prune(
-                    model, "chita", 0.5, labelled(3), adapter, options={"memory_gb": memory_gb, "block_size": 30}
+                    model, "chita", 0.5, labelled(3), adapter, options={"memory_gb": memory_gb, "block_weights": 30}
                 )
             )
         assert adapter.calls == 3 * passes
@@ -238,7 +238,7 @@ def test_memory_changes_the_passes_not_the_answer(caplog):
 
 @pytest.mark.parametrize("build", [sequential, Tied])
 def test_weights_live_on_the_mask_and_never_return(build):
-    found = vlp_bench.prune(build(), "chita_pp", [0.5, 0.9], labelled(4), options={"steps": 3, "block_size": 20})
+    found = vlp_bench.prune(build(), "chita_pp", [0.5, 0.9], labelled(4), options={"steps": 3, "block_weights": 20})
     for solution in found.values():
         assert all(not solution.weights[name][~mask].any() for name, mask in solution.masks.items())
         assert solution.weights.keys() == solution.masks.keys()
@@ -284,7 +284,7 @@ def test_lossy_rows_take_fewer_passes_and_give_nearly_the_same():
     assert [plan(blocks, 5, 5e-6, precision).passes for precision in forms] == [2, 1, 1]
     assert [plan(blocks, 5, 3e-6, precision).passes for precision in forms] == [3, 2, 1]
     exact, *rounded = (
-        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_size": 30})
+        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_weights": 30})
         for rows in forms
     )
     for found in rounded:
@@ -297,7 +297,7 @@ def test_lossy_rows_take_fewer_passes_and_give_nearly_the_same():
 def test_auto_keeps_rows_exactly_where_they_fit():
     assert [fitting(350, 5, gb) for gb in (7e-6, 6.9e-6, 3.4e-6, 1e-7)] == ["float32", "bfloat16", "int8", "int8"]
     auto, exact = (
-        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_size": 30})
+        vlp_bench.prune(sequential(), "chita", 0.5, labelled(6), options={"solve.rows": rows, "block_weights": 30})
         for rows in ("auto", "float32")
     )
     assert all(weights.equal(exact.weights[name]) for name, weights in auto.weights.items())

@@ -58,7 +58,7 @@ class ProportionalBudgets:
         Raises:
             ValueError: max_sparsity is below the target.
         """
-        limit = min(1.0, sparsity + FREEDOM) if self.max_sparsity is None else self.max_sparsity
+        limit = self._limit(sparsity)
         if limit < sparsity:
             raise ValueError(f"max_sparsity is {limit}, below the sparsity of {sparsity} that is asked for")
         kept: dict[str, int] = {}
@@ -88,6 +88,14 @@ class ProportionalBudgets:
             return exactly(budget)
         groups = sum(len(self._groups(own)) for own in competitors)
         return range(budget - groups, budget + 3 * groups + len(calibration.layers) + 1)
+
+    def may_differ(self, calibration: Calibration, sparsity: float) -> bool:
+        """Whether groups compete, with room to differ."""
+        competitors = grouped(calibration.layers.values(), self.group_by)
+        return self._limit(sparsity) > sparsity and any(len(self._groups(own)) > 1 for own in competitors)
+
+    def _limit(self, sparsity: float) -> float:
+        return min(1.0, sparsity + FREEDOM) if self.max_sparsity is None else self.max_sparsity
 
     def _groups(self, layers: list[Layer]) -> list[list[Layer]]:
         return grouped(layers, "modality" if self.granularity == "model" else self.granularity)

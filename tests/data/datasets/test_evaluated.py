@@ -1,0 +1,41 @@
+"""What is read of a folder to evaluate a model as it is."""
+
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from vlp_bench.data.datasets.evaluated import CAPTIONS, CLASSES, QUESTIONS, Place
+
+
+@pytest.mark.parametrize(
+    "limit, counts", [(3, [1, 1, 1]), (5, [2, 2, 1]), (8, [3, 3, 2]), (9, [3, 3, 3]), (20, [3, 3, 3])]
+)
+def test_a_limit_takes_of_all_classes_alike(tmp_path, limit, counts):
+    """More than half of the images too: the folders come one after the other."""
+    for name in ("ant", "bee", "cow"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (2, 2)).save(tmp_path / name / f"{number}.png")
+    records = Place(str(tmp_path), "imagefolder", limit=limit).read(CLASSES).records
+    assert sorted(Counter(record.label for record in records).values(), reverse=True) == counts
+    assert len({record.image for record in records}) == sum(counts)
+
+
+@pytest.mark.parametrize("kind, form", [(CAPTIONS, "karpathy"), (CAPTIONS, "salesforce"), (QUESTIONS, "vqav2")])
+def test_a_split_that_is_none_is_said(tmp_path, kind, form):
+    with pytest.raises(ValueError, match=r"^data\.split=tests: use one of train, val, test; did you mean test\?$"):
+        Place(str(tmp_path), form, split="tests").read(kind)
+
+
+def test_names_of_classes_in_another_form_say_which_is_read(tmp_path):
+    (tmp_path / "ant").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "ant" / "0.png")
+    names = tmp_path / "names.json"
+    names.write_text('{"ant": "an ant"}')
+    with pytest.raises(
+        ValueError, match=r"names\.json does not say how 1 classes .* first is ant: .* \('ant NAME'\), or a CSV"
+    ):
+        Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES)
+    names.write_text("ant an ant\n")
+    assert Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES).labelled.names == ("an ant",)
