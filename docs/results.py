@@ -72,7 +72,7 @@ CELL_OF = {
     "multiflow": "magnitude_by_modality × multiflow",
 }
 """Whole pruners that are cells of the grid: L2's and LAMP's scores order the weights of a layer as |w| does."""
-MOST = 6  # pruners, more than which an experiment in a readable range is shown among the results
+MOST = 6  # pruners with which an experiment in a readable range is shown among the results
 APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
@@ -127,7 +127,14 @@ def collect_apart(out: Path, name: str) -> None:
         shown = frame["split"].eq("test") & frame["metric"].isin(m for ms in HEADLINES.values() for m in ms)
         shown |= frame["metric"].eq("seconds") | frame["status"].eq("ERR")
         columns = [*COLUMNS[:4], "epochs", *COLUMNS[4:], *ORIGIN]
-        _write(pd.concat([frame.loc[shown, columns], _not_again(recorded(file), frame)]).sort_values(columns[:6]), file)
+        rows = _newest(pd.concat([frame.loc[shown, columns], _not_again(recorded(file), frame)]))
+        _write(rows.sort_values(columns[:6]), file)
+
+
+def _newest(frame: pd.DataFrame) -> pd.DataFrame:
+    """One run a cell: the last."""
+    runs = frame.sort_values("time").drop_duplicates([*COLUMNS[:4], "epochs"], keep="last")["run"]
+    return frame.loc[frame["run"].isin(runs), :]
 
 
 def _not_again(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +178,7 @@ def side_by_side(frame: pd.DataFrame, columns: list[tuple[str, str]]) -> Iterato
     for level in sorted(set(frame["sparsity"]) - {0.0}):
         there = [matching(table, sparsity=level) for table in tables]
         seeds = ["seeds", *("–" if rows.empty else f"{rows['seeds'].max():g}" for rows in there)]
-        best = [leader(rows, level) if len(rows) > MOST and rows["seeds"].max() > 1 else "" for rows in there]
+        best = [leader(rows, level) if len(rows) >= MOST and rows["seeds"].max() > 1 else "" for rows in there]
         rows = [[f"{100 * level:g} %", *heads]]
         for name in _pruners(frame):
             at = 0.0 if name == "dense" else level
@@ -236,7 +243,7 @@ def ranged() -> pd.DataFrame:
     """The test rows of benchmark=world of experiments with most of the pruners."""
     frame, _ = _longest_apart(pd.read_csv(ROOT / "experiments" / "readable_range" / "results.csv"))
     pruners = frame.groupby("exp")["pruner"].transform("nunique")
-    return frame.loc[pruners > MOST, :]
+    return frame.loc[pruners >= MOST, :]
 
 
 def _longest_apart(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
