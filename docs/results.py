@@ -389,6 +389,11 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def analysed(table: pd.DataFrame) -> bool:
+    """Whether there are enough cells for an analysis of variance."""
+    return min(complete(table).shape) >= 3
+
+
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """The test rows of combinations, with their two choices."""
     found = frame.loc[frame["split"].eq("test") & frame["pruner"].str.contains(" × "), :]
@@ -434,7 +439,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
     for (exp, level), table in grids_of(frame).items():
         told = [str(exp), f"{100 * level:g} %", f"{int(table.notna().to_numpy().sum())}"]
         whole = complete(table)
-        if min(whole.shape) < 3:
+        if not analysed(table):
             rows.append([*told, *["too few"] * 5])
             continue
         found = two_way(whole)
@@ -584,7 +589,7 @@ def grid_map(picture: Path) -> None:
     file = ROOT / "experiments" / GRID / "results.csv"
     if file.is_file():
         found = grids_of(with_whole_pruners(pd.read_csv(file))).items()
-        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in found if min(table.shape) >= 3}
+        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in found if analysed(table)}
         title = "R@1 (%), mean of both directions: budgets down, choice of weights across"
         plot_grids(grids, title, [picture], "budgets by / weights chosen by")
 
