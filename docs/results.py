@@ -72,6 +72,7 @@ CELL_OF = {
     "multiflow": "magnitude_by_modality × multiflow",
 }
 """Whole pruners that are cells of the grid: L2's and LAMP's scores order the weights of a layer as |w| does."""
+FEW = 2  # pruners, of which none is called the best
 MOST = 6  # pruners with which an experiment in a readable range is shown among the results
 APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
@@ -178,7 +179,7 @@ def side_by_side(frame: pd.DataFrame, columns: list[tuple[str, str]]) -> Iterato
     for level in sorted(set(frame["sparsity"]) - {0.0}):
         there = [matching(table, sparsity=level) for table in tables]
         seeds = ["seeds", *("–" if rows.empty else f"{rows['seeds'].max():g}" for rows in there)]
-        best = [leader(rows, level) if len(rows) >= MOST and rows["seeds"].max() > 1 else "" for rows in there]
+        best = [leader(rows, level) if len(rows) > FEW else "" for rows in there]
         rows = [[f"{100 * level:g} %", *heads]]
         for name in _pruners(frame):
             at = 0.0 if name == "dense" else level
@@ -231,8 +232,8 @@ def readable() -> Iterator[str]:
         "## A readable range\n\n"
         "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
         f"alone (`experiments/readable_range`). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
-        "hours of one thread on a shared machine; mean ± std over seeds, the best of several seeds in bold, cells of "
-        "fewer seeds than others marked and never bold, – where nothing was run.\n"
+        "hours of one thread on a shared machine; mean ± std over seeds, the best in bold, cells of fewer "
+        "seeds than others marked and never bold, – where nothing was run.\n"
     )
     columns = [(exp, m) for exp in present(frame) for m in HEADLINES[exp.split("_")[1]][:2]]
     yield from side_by_side(frame, [(e, m) for e, m in columns if not matching(frame, exp=e, metric=m).empty])

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -578,3 +579,19 @@ def test_lines_of_a_method_are_those_that_no_other_comes_to():
     assert found["omp"][1:3] == (0, 0)  # a score, a threshold and a solver that others have
     assert found["fisher"][2] == 1
     assert found["chita"][3] > 100  # with CHITA++
+
+
+def test_a_grid_is_analysed_in_its_largest_part_without_gaps(results):
+    grid = pd.DataFrame(
+        {"a": [1.0, 2, 3, np.nan], "b": [1.0, 2, 3, 4], "c": [3.0, 1, 2, np.nan], "d": [9.0] + 3 * [np.nan]}
+    )
+    assert results.complete(grid).equals(grid.loc[:2, ["a", "b", "c"]])
+    assert results.analysed(grid)
+    assert not results.analysed(grid.loc[:1, :])
+
+
+def test_one_run_a_cell_is_kept_the_last(results):
+    cell = {"exp": "xvlm_itr", "pruner": "omp", "sparsity": 0.9, "seed": 0, "epochs": 2}
+    rows = [cell | {"run": run, "time": time} for run, time in (("new", "2026-11-27"), ("old", "2026-11-26"))]
+    other = cell | {"seed": 1, "run": "other", "time": "2026-11-25"}
+    assert list(results._newest(pd.DataFrame([*rows, other]))["run"]) == ["new", "other"]

@@ -17,12 +17,13 @@ COLLAPSED, KEPT = 0.1, 0.9  # shares of the dense model's number
 
 
 def recorded(exp: str, weights: str | None, benchmark: str = "mini") -> pd.DataFrame:
-    """Shipped rows of an experiment that began from the weights with this hash; maybe none."""
+    """Shipped rows of an experiment's own recipe that began from the weights with this hash; maybe none."""
     file = next((place for place in PLACES.get(benchmark, ()) if place.is_file()), None)
     if file is None:
         return pd.DataFrame()
     frame = pd.read_csv(file, dtype={"weights": str})
-    return matching(frame, exp=exp, weights=weights, split="test")
+    rows = matching(frame, exp=exp, weights=weights, split="test")
+    return rows.loc[rows["epochs"].eq(rows["epochs"].min()), :] if "epochs" in rows else rows
 
 
 def told(frame: pd.DataFrame) -> str:
