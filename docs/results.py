@@ -18,7 +18,7 @@ from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import plot_grids, plot_panels, plot_sparsity
 from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
-from vlp_bench.results.statistics import average_ranks, cells, clustered, summary, two_way
+from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, summary, two_way
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
@@ -392,7 +392,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 
 def analysed(table: pd.DataFrame) -> bool:
     """Whether there are enough cells for an analysis of variance."""
-    return min(complete(table).shape) >= 3
+    return min(complete(table).shape) >= FEWEST
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:

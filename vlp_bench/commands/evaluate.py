@@ -9,7 +9,7 @@ side, with the change against the dense one, and a model that has been measured 
     model         folders with config.json and .safetensors, or hf:owner/name; several with commas between
     task          retrieval, vqa, captioning, perplexity, multiple_choice or classification
     data.root     the folder of the data, data.format what they are in (docs/evaluate.md lists the formats of each task)
-    data.KEY      test (the file, where its name does not tell), images, split (test), names, limit (the first N)
+    data.KEY      test (the file, where its name does not tell), images, split (test), names, limit (N records)
     task.KEY      prompt, batch_size, shots, window, ... (docs/keys.md)
     +exp=NAME     task and data of a row of ECoFLaP's tables
     out           where the rows go (outputs)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from vlp_bench.data.datasets.evaluated import CAPTIONS, CLASSES, QUESTIONS, Place
+from vlp_bench.data.datasets.evaluated import CAPTIONS, CLASSES, EXAM, FORMATS, QUESTIONS, Place
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,15 @@ def test_names_of_classes_in_another_form_say_which_is_read(tmp_path):
         Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES)
     names.write_text("ant an ant\n")
     assert Place(str(tmp_path), "imagefolder", names=str(names)).read(CLASSES).labelled.names == ("an ant",)
+
+
+def test_a_limit_takes_of_all_subjects_alike(tmp_path):
+    for split, count in (("dev", 1), ("test", 4)):
+        (tmp_path / split).mkdir()
+        for subject in ("algebra", "biology", "chemistry"):
+            lines = "".join(f"{subject} {number},1,2,3,4,A\n" for number in range(count))
+            (tmp_path / split / f"{subject}_{split}.csv").write_text(lines)
+    records = Place(str(tmp_path), FORMATS[EXAM][0], limit=6).read(EXAM).records
+    assert [record.question for record in records] == [
+        f"{subject} {number}" for subject in ("algebra", "biology", "chemistry") for number in (0, 2)
+    ]

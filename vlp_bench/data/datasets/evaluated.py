@@ -59,6 +59,12 @@ class Exam:
 Data = formats.Split[Any] | Classes | Corpus | Exam
 
 
+def _evenly(records: Sequence[Any], limit: int) -> list[Any]:
+    """At most so many, at equal distances: files list one class or subject after the other."""
+    count = min(limit, len(records))
+    return [records[place * len(records) // count] for place in range(count)]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the data lie and how they are read.
@@ -71,7 +77,7 @@ class Place:
         images: the folder that an annotation file's paths start from; else `images` below the root, or the root.
         split: which split is taken.
         names: of class folders, a file that says what they are called (`n01440764 tench` a line).
-        limit: so many of the records are taken, the first; 0: all.
+        limit: so many of the records are taken, of all classes and subjects alike, of others the first; 0: all.
     """
 
     root: str
@@ -97,11 +103,10 @@ class Place:
     def _cut(self, data: Data) -> Data:
         if not self.limit or isinstance(data, Corpus):
             return data
-        if isinstance(data, Classes):  # of all classes alike
-            there = len(data.records)
-            count = min(self.limit, there)
-            records = tuple(data.records[place * there // count] for place in range(count))
-            return replace(data, labelled=replace(data.labelled, records=records))
+        if isinstance(data, Classes):
+            return replace(data, labelled=replace(data.labelled, records=tuple(_evenly(data.records, self.limit))))
+        if isinstance(data, Exam):
+            return replace(data, records=_evenly(data.records, self.limit))
         return replace(data, records=data.records[: self.limit])
 
     @property
