@@ -73,5 +73,7 @@ def test_without_an_experiment_all_runs_on_disk_are_shown(words, tmp_path):
     assert folder.name.endswith(run)
     with pytest.raises(UserError, match="say which experiment"):
         runs_of(["pruner=omp"])
+    with pytest.raises(UserError, match=r"did you mean paths.out=there\?"):
+        runs_of(["out=there"])
     with pytest.raises(UserError, match="there are no runs"):
         runs_of([f"paths.out={tmp_path}/nowhere"])

@@ -156,5 +156,6 @@ def test_a_repository_in_the_hub_s_cache(small, released, tmp_path, monkeypatch,
     assert code == 0
     assert "is the benchmark's initialisation: MULTIFLOW's DINO" in said
     assert "model_type vit" in said
+    assert "model show" not in said
     code, said = checked(capsys, "hf:nobody/nothing")
     assert code == 2

@@ -43,7 +43,8 @@ def runs_of(words: Sequence[str]) -> list[Run]:
         return [(cell.folder, cell.specification.run) for cell in cells_of(words)]
     others = [word for word in words if not word.startswith("paths.out=")]
     if others:
-        raise UserError(f"{others[0]}: say which experiment, +exp=NAME, or nothing but paths.out=FOLDER")
+        hint = f"; did you mean paths.{others[0]}?" if others[0].startswith("out=") else ""
+        raise UserError(f"{others[0]}: say which experiment, +exp=NAME, or nothing but paths.out=FOLDER{hint}")
     out = next((word.partition("=")[2] for word in words), "outputs")
     folders = sorted(folder for folder in (Path(out) / "runs").glob("*-*") if folder.is_dir())
     if not folders:

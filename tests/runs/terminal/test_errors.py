@@ -49,6 +49,12 @@ def refused(monkeypatch, tmp_path, capsys):
         ([EXP, "sparsty=0.5"], ["sparsty=0.5", "did you mean sparsity?"]),
         ([EXP, "prunner=omp"], ["prunner=omp", "did you mean pruner"]),
         ([EXP, "task.lrr=1"], ["task.lrr=1", "allowed in task", "did you mean lr?"]),
+        ([EXP, "lr=1"], ["lr=1", "did you mean task.lr?"]),
+        ([EXP, "out=there"], ["out=there", "did you mean paths.out?"]),
+        (
+            [EXP, "pruner=wanda", "pruner/solve=sparsegpt", "pruner.block_size=64"],
+            ["pruner.block_size=64", "did you mean pruner.solve.block_size?"],
+        ),
         ([EXP, "task.lr.peak=1"], ["task.lr.peak=1", "allowed in task"]),
         (["task.lr=1"], ["task.lr=1", "together with +exp=NAME"]),
         ([EXP, "+seed=1"], ["already at 'seed'"]),

@@ -62,7 +62,9 @@ def identify(place: Path | str, configs: Sequence[Config] | None = None) -> Find
     read = cache(lambda roots: read_released(path, roots))
     findings = [_held_against(path, read(family_of(config).roots), config, ours is not None) for config in candidates]
     best = min(findings, key=lambda found: found.faults)
-    return replace(best, notes=[*best.notes, *_told(place)])
+    other = f"`vlp-bench model show {place}` says what `vlp-bench prune` would prune of another model of transformers"
+    foreign = [other] if model_type(located(place)) and not best.fits else []
+    return replace(best, notes=[*best.notes, *_told(place), *foreign])
 
 
 def _folder(place: Path | str) -> Finding:

@@ -175,7 +175,10 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     if not names:
         return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"
     parent, allowed = _siblings(key, names)
-    near = moved(key) or closest(key.rpartition(".")[2], allowed) or closest(key, names)
+    last = key.rpartition(".")[2]
+    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    same = f"; did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else ""
+    near = moved(key) or same or closest(last, allowed) or closest(key, names)
     return f"{given}: there is no value {key}; allowed{' in ' + parent if parent else ''}: {', '.join(allowed)}{near}"
 
 
@@ -193,7 +196,7 @@ def known_keys(arguments: Sequence[str]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    chosen = [word for word in arguments if word.lstrip("+").split("=")[0] in groups()]
+    chosen = [word for word in arguments if word.lstrip("+").split("=")[0].split("/")[0] in groups()]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
