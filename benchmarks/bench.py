@@ -36,7 +36,19 @@ QUICK = ("46 M weights", "XVLM small")  # models of rows that are quick to measu
 CLOSE = 0.1
 ONCE = ("lamp3_first", "omp", "lamp3")  # whose baselines take long
 BLOCKS = ("block_wanda", "block_sparsegpt", "passes")
-CALLS = ("omp3", "omp3_first", "omp", "lamp3", "lamp3_first", "snip", "snip_first", "multiflow2", "multiflow16")
+CALLS = (
+    "omp3",
+    "omp3_first",
+    "omp",
+    "lamp3",
+    "lamp3_first",
+    "snip",
+    "snip_first",
+    "multiflow2",
+    "multiflow16",
+    "multiflow2_bf16",
+    "multiflow16_bf16",
+)
 NAMES = ("demo", *CALLS, *BLOCKS, "thresholds")
 DEMO = ("run", "+exp=xvlm_itr", "pruner=multiflow", "sparsity=0.9")
 COLUMNS = ("row", "seconds", "GiB", "ratio", "goal", "stored", "", "against")

@@ -14,8 +14,9 @@ Goals: OMP at three sparsities 1.3 times as fast as one `numpy.partition` for al
 fast as `torch.nn.utils.prune.global_unstructured`; LAMP at three sparsities 10 times as fast as sort, cumulative sum
 and `kthvalue`; SNIP's mask from gradients that are known 6 times as fast as concatenate and `kthvalue`; MULTIFLOW at
 three sparsities 6 (2 batches) and 5 times (16) as fast as the released way; its `floor` is what the ratio would be if
-the forward passes over the batches were all of the call. `kernel` rows are of a part of a call. `benchmarks/bench.py`
-compares some of the rows with those that are stored.
+the forward passes over the batches were all of the call. Rows in `_bf16` have the passes of both sides in bfloat16,
+which processors with AMX are fast at (`pruning_precision=bf16`). `kernel` rows are of a part of a call.
+`benchmarks/bench.py` compares some of the rows with those that are stored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from statistics import median
@@ -45,6 +46,7 @@ import vlp_bench
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning import weights_hash
 from vlp_bench.pruning.adapter import adapter_for
+from vlp_bench.pruning.precision import Precision
 from vlp_bench.pruning.selection.order_statistics import search
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
@@ -219,8 +221,8 @@ def _first(run: Callable[..., Masks]) -> Callable[..., Masks]:
     return first
 
 
-def _multiflow(model: Any, sparsities: list[float], batches: Any) -> Masks:
-    found: Any = vlp_bench.prune(model, "multiflow", sparsities, batches)
+def _multiflow(model: Any, sparsities: list[float], batches: Any, precision: Precision = "fp32") -> Masks:
+    found: Any = vlp_bench.prune(model, "multiflow", sparsities, Calibration(model, batches, precision=precision))
     return [list(found[sparsity].masks.values()) for sparsity in sparsities]
 
 
@@ -231,6 +233,28 @@ def _forward(model: Any, sparsities: list[float], batches: Any) -> Masks:
     for part in (part for batch in batches for part in batch):
         adapter.encode(model, part)
     return []
+
+
+def _in_bf16(run: Callable[..., Masks]) -> Callable[..., Masks]:
+    """The call with forward passes in bfloat16, as autocast has them."""
+
+    def cast(*given: Any) -> Masks:
+        with torch.autocast("cpu", torch.bfloat16):
+            return run(*given)
+
+    return cast
+
+
+def _multiflow_work(batches: int, goal: float) -> Work:
+    name = f"MULTIFLOW, 3 sparsities, {batches} batches"
+    return Work(name, SPARSITIES, _multiflow, {KEPT: multiflow}, goal, batches=batches, rounds=1, floor=_forward)
+
+
+def _bf16(work: Work) -> Work:
+    """Both sides, and the floor, in bfloat16."""
+    others = {side: _in_bf16(run) for side, run in work.baselines.items()}
+    ours = partial(_multiflow, precision="bf16")
+    return replace(work, name=f"{work.name}, bf16", ours=ours, baselines=others, floor=_in_bf16(_forward))
 
 
 def _thresholds(model: StandIn, sparsities: list[float]) -> Masks:
@@ -266,26 +290,10 @@ ROWS = {
     "snip_first": Work(
         "SNIP's mask, first call", [0.75], _first(_snip), {"concatenate, kthvalue": snip_by_torch}, 6, True
     ),
-    "multiflow2": Work(
-        "MULTIFLOW, 3 sparsities, 2 batches",
-        SPARSITIES,
-        _multiflow,
-        {KEPT: multiflow},
-        6,
-        batches=2,
-        rounds=1,
-        floor=_forward,
-    ),
-    "multiflow16": Work(
-        "MULTIFLOW, 3 sparsities, 16 batches",
-        SPARSITIES,
-        _multiflow,
-        {KEPT: multiflow},
-        5,
-        batches=16,
-        rounds=1,
-        floor=_forward,
-    ),
+    "multiflow2": _multiflow_work(2, 6),
+    "multiflow16": _multiflow_work(16, 5),
+    "multiflow2_bf16": _bf16(_multiflow_work(2, 6)),
+    "multiflow16_bf16": _bf16(_multiflow_work(16, 5)),
     "thresholds": Work(
         "3 thresholds",
         SPARSITIES,
