@@ -49,6 +49,7 @@ CALLS = (
     "multiflow2_bf16",
     "multiflow16_bf16",
 )
+ONLY_FULL = ("multiflow2_bf16", "multiflow16_bf16")  # without names: `make bench` has ten minutes
 NAMES = ("demo", *CALLS, *BLOCKS, "thresholds")
 DEMO = ("run", "+exp=xvlm_itr", "pruner=multiflow", "sparsity=0.9")
 COLUMNS = ("row", "seconds", "GiB", "ratio", "goal", "stored", "", "against")
@@ -202,7 +203,9 @@ def measure(names: Sequence[str], file: Path, full: bool = False) -> Iterator[Ro
 def main() -> None:
     """Measure, compare, and keep where that is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(NAMES)}; none: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"rows: {', '.join(NAMES)}; none: all (in bf16 with --full alone)"
+    )
     parser.add_argument("--full", action="store_true", help="at the size of the goals")
     parser.add_argument("--keep", action="store_true", help="add the rows to those that are stored")
     parser.add_argument("--write", action="store_true", help="write the stored rows into docs/costs.md, and no more")
@@ -214,7 +217,8 @@ def main() -> None:
         parser.error(f"there is no row {min(unknown)!r}: use {', '.join(NAMES)}")
     stored = read(STORED)
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(measure(args.names or NAMES, Path(folder) / "rows.jsonl", args.full))
+        default = NAMES if args.full else [name for name in NAMES if name not in ONLY_FULL]
+        rows = list(measure(args.names or default, Path(folder) / "rows.jsonl", args.full))
     print(f"\n{table(rows, stored)}\n\n{rows[0]['machine']}, torch {rows[0]['torch']}, load {os.getloadavg()[0]:.1f}")
     if args.keep:
         STORED.parent.mkdir(exist_ok=True)
