@@ -33,6 +33,7 @@ ORDER = (
     *("dense", "random", "omp", "l2", "lamp", "snip", "itersnip", "chita", "chita_pp", "tamt"),
     *("multiflow_edges", "multiflow_nodes", "multiflow_128", "multiflow"),
 )
+BESIDE = ("wanda", "sparsegpt")  # in a readable range alone
 ENCODER = (
     *("dense", "random", "omp", "l2", "lamp", "lmp", "snip", "fisher", "obd", "chita", "chita_pp", "itersnip", "tamt"),
     *("multiflow", "wanda", "ria", "ecoflap", "ecoflap_first", "sparsegpt"),
@@ -234,7 +235,8 @@ def readable() -> Iterator[str]:
         "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
         f"alone (`experiments/readable_range`). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
         "hours of one thread on a shared machine; mean ± std over seeds, the best in bold, cells of fewer "
-        "seeds than others marked and never bold, – where nothing was run.\n"
+        "seeds than others marked and never bold, – where nothing was run. Wanda and SparseGPT, block by block, stand "
+        "beside the papers' ten.\n"
     )
     columns = [(exp, m) for exp in present(frame) for m in HEADLINES[exp.split("_")[1]][:2]]
     yield from side_by_side(frame, [(e, m) for e, m in columns if not matching(frame, exp=e, metric=m).empty])
@@ -368,7 +370,7 @@ def _one(value: float) -> str:
 
 def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
     for exp, rows in frame.groupby("exp", sort=False):
-        pruners, levels = [p for p in ORDER if p in set(rows["pruner"])], sorted(set(rows["sparsity"]) - {0.0})
+        pruners, levels = _pruners(rows), sorted(set(rows["sparsity"]) - {0.0})
         for metric in HEADLINES[str(exp).split("_")[1]][:2]:
             if metric in set(rows["metric"]):
                 yield from headed(rows, f"`{exp}`", metric, pruners, levels)
@@ -517,7 +519,7 @@ def _model(exp: str) -> str:
 
 
 def _pruners(frame: pd.DataFrame) -> list[str]:
-    return [name for name in ORDER if name in set(frame["pruner"])]
+    return [name for name in (*ORDER, *BESIDE) if name in set(frame["pruner"])]
 
 
 def experiment(frame: pd.DataFrame, exp: str) -> list[str]:
