@@ -5,12 +5,19 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.precision import FASTEST, resolved
+from vlp_bench.pruning.precision import FASTEST, SLOW, multiplies_bf16, resolved
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(params=[True, False])
+def amx(request, monkeypatch):
+    """A processor with matrix units for bfloat16, and one without."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": request.param}, raising=False)
+    return request.param
 
 
 @pytest.fixture
@@ -98,3 +105,18 @@ def test_a_mask_says_its_precision():
         p: vlp_bench.prune(model, "wanda", 0.5, Calibration(model, batches, precision=p)) for p in ("fp32", "bf16")
     }
     assert {p: solution.report["precision"] for p, solution in found.items()} == {"fp32": "fp32", "bf16": "bf16"}
+
+
+def test_bf16_is_said_to_be_slow_where_it_is(amx, caplog):
+    assert multiplies_bf16(CPU) == amx
+    assert multiplies_bf16(GPU)
+    model = sequential()
+    for precision in ("fp32", "bf16", "bf16"):
+        Calibration(model, labelled(), precision=precision).norms()
+    said = [record.message for record in caplog.records]
+    assert said == [] if amx else said == [f"pruning_precision=bf16: {SLOW}; fp32 is faster here"]
+
+
+def test_a_torch_that_cannot_tell_counts_as_slow(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not multiplies_bf16(CPU)

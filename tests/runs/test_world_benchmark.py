@@ -35,7 +35,7 @@ def test_the_wider_xvlm_is_what_its_yaml_says():
 @pytest.mark.parametrize("exp", READABLE)
 def test_every_main_experiment_has_it(exp):
     [run] = typed(exp)
-    assert (run.benchmark, run.config["precision"]) == ("world", "bf16-mixed")
+    assert (run.benchmark, run.config["precision"]) == ("world", "auto")
     assert run.as_shipped
 
 

@@ -12,8 +12,9 @@ seen.
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from vlp_bench.runs.schema import Precision
 from vlp_bench.runs.terminal.errors import one_line
 from vlp_bench.runs.terminal.numbers import positive, whole
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--vision-layers", type=whole(1), default=4)
     p.add_argument("--text-layers", type=whole(1), default=2)
     p.add_argument("--fusion-layers", type=whole(1), default=3)
-    p.add_argument("--precision", default="bf16-mixed", choices=("32-true", "bf16-mixed", "16-mixed"))
+    p.add_argument("--precision", default="auto", choices=get_args(Precision), help="auto: bf16-mixed where it is fast")
     p.add_argument("--threads", type=whole(1), default=1, help="one thread and bf16 do as many steps as two in fp32")
     p.add_argument("--workers", type=whole(0), default=1, help="processes that draw scenes ahead")
     p.add_argument("--accelerator", default="cpu", help="cpu, gpu, auto")

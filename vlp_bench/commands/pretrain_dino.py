@@ -11,7 +11,9 @@ beside it, its curves (curves/) and what was run (pretraining.json). A killed ru
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
+from vlp_bench.runs.schema import Precision
 from vlp_bench.runs.terminal.errors import one_line
 from vlp_bench.runs.terminal.numbers import positive, whole
 
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=whole(0), default=0, help="of weights and data")
     p.add_argument("--width", type=whole(1), default=128)
     p.add_argument("--layers", type=whole(1), default=4)
-    p.add_argument("--precision", default="bf16-mixed", choices=("32-true", "bf16-mixed", "16-mixed"))
+    p.add_argument("--precision", default="auto", choices=get_args(Precision), help="auto: bf16-mixed where it is fast")
     p.add_argument("--threads", type=whole(1), default=1)
     p.add_argument("--accelerator", default="cpu", help="cpu, gpu, auto")
     p.add_argument("--probe-every", type=whole(1), default=250, help="steps between two looks at what it has learnt")

@@ -2,13 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
@@ -27,13 +26,6 @@ from vlp_bench.tasks.finetuning import FineTuning
 from vlp_bench.tasks.optimisation import Diverged
 
 LAST = "last.ckpt"  # in the folder of a run that is not done
-
-
-def root_device(config: Mapping[str, Any]) -> torch.device:
-    """Where conf/trainer will train, so that pruning happens there too."""
-    choice = config["trainer"].get("accelerator", "auto")
-    wanted = torch.cuda.is_available() if choice == "auto" else choice in ("gpu", "cuda")
-    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
 
 
 def finetune(

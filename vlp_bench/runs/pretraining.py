@@ -17,6 +17,7 @@ from vlp_bench.data.shapes.curriculum import Remaining
 from vlp_bench.lifetime import begin_loader
 from vlp_bench.models.checkpoints.families import Model
 from vlp_bench.models.checkpoints.read_write import save_model, weights_hash
+from vlp_bench.runs.device import training_precision
 from vlp_bench.runs.provenance import commit, hardware, versions
 
 
@@ -30,6 +31,7 @@ class PretrainingRun:
     def __init__(self, args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
         seed_everything(args.seed, verbose=False)
+        self.precision: Any = training_precision({"trainer": vars(args)})
         self.args, self.began, self.last = args, time.time(), args.out / "last.ckpt"
         found = self.last.is_file()
         self.done = int(torch.load(self.last, weights_only=True, map_location="cpu")["global_step"]) if found else 0
@@ -72,7 +74,7 @@ class PretrainingRun:
             max_steps=args.steps,
             accelerator=args.accelerator,
             devices=1,
-            precision=args.precision,
+            precision=self.precision,
             gradient_clip_val=1.0,
             logger=CSVLogger(args.out, name="curves", version=f"from_{self.done}"),
             log_every_n_steps=25,
@@ -88,6 +90,6 @@ class PretrainingRun:
         run = {"arguments": arguments, "commit": revision, "uncommitted_changes": dirty, **(about or {})}
         file = save_model(self.args.out / name, model, run, dtype=torch.float16)
         took = {"first_step": self.done, "seconds": round(time.time() - self.began)}
-        where = {"versions": versions(), "hardware": hardware(), "weights": weights_hash(file)}
-        text = json.dumps(run | took | where, indent=1) + "\n"
+        where = {"versions": versions(), "hardware": hardware(), "precision": self.precision}
+        text = json.dumps(run | took | where | {"weights": weights_hash(file)}, indent=1) + "\n"
         (self.args.out / "pretraining.json").write_text(text, encoding="utf-8")

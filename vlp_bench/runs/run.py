@@ -17,7 +17,8 @@ from vlp_bench.results import examples
 from vlp_bench.results.row import Row
 from vlp_bench.results.store import Store
 from vlp_bench.runs import screen
-from vlp_bench.runs.finetune import LAST, finetune, root_device
+from vlp_bench.runs.device import about_precision, root_device, training_precision
+from vlp_bench.runs.finetune import LAST, finetune
 from vlp_bench.runs.lock import exclusive
 from vlp_bench.runs.object_cache import ObjectCache, monitored
 from vlp_bench.runs.process_plan import Plan
@@ -93,6 +94,8 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         provenance["data"] = data.fingerprint()
     screen.header(helpers.console, specification)
     screen.plan(helpers.console, specification, plan)
+    screen.say(helpers.console, about_precision(config))
+    provenance["precision"] = training_precision(config)
     again = config["force"] and not helpers.masks_are_new
     with Pruning(helpers.console, specification.folder) as watch:
         prune = PruneOnce(specification, data, root_device(config), again, watch)

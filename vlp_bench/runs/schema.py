@@ -15,7 +15,7 @@ from vlp_bench.runs.terminal.conf import moved
 from vlp_bench.runs.terminal.errors import UserError
 
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 PruningPrecision = Literal["auto", "fp32", "tf32", "bf16"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda"]
 NARROWER = {"trainer.precision": Precision, "trainer.accelerator": Accelerator}  # than Lightning's own annotations

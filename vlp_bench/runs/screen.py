@@ -75,6 +75,12 @@ def plan(console: Console, specification: Specification, plan: Plan) -> None:
         )
 
 
+def say(console: Console, line: str) -> None:
+    """A line, if there is one."""
+    if line:
+        console.print(escape(line), soft_wrap=True)
+
+
 def pruned(console: Console, found: Pruned) -> None:
     """Sparsity by modality and block, with the time it took or the file it came from."""
     seconds = found.solution.report["seconds"]

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from vlp_bench.lifetime import begin_as
 from vlp_bench.results.store import Store
-from vlp_bench.runs.finetune import root_device
+from vlp_bench.runs.device import root_device
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.prune_once import by_pruner, prune_once

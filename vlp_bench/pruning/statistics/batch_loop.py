@@ -19,7 +19,7 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
-from vlp_bench.pruning.precision import Precision, cast, products_in
+from vlp_bench.pruning.precision import SLOW, Precision, cast, multiplies_bf16, products_in
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.around import rewind
 from vlp_bench.pruning.statistics.batch_errors import named
@@ -339,6 +339,8 @@ class Passes:
         device, fast = self._device, torch.backends.mha.get_fastpath_enabled()
         eager = torch.compiler.set_stance("force_eager") if is_compiled(self.model) else nullcontext()
         own = products_in(self.precision)
+        if self.precision == "bf16" and not multiplies_bf16(device):
+            warn_once(log, self.model, f"pruning_precision=bf16: {SLOW}; fp32 is faster here")
         with (
             processes.apart(),
             eager,
