@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.models.foreign.zoo import ZOO
 from tests.runs.own_model.folders import folder, texts
@@ -266,3 +267,13 @@ def test_the_page_about_models_that_are_larger_than_the_device(monkeypatch, tmp_
     ]
     call(monkeypatch, prune, *[word for word in words(pruning) if word != "device=cuda"], "yes=true")
     assert Solution.load(tmp_path / "out" / "mask.safetensors").sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_sixteen_bits_are_said_to_be_slow_where_they_are(monkeypatch, llama, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
+    given = [f"model={llama}", "sparsity=0.5", f"calibration={texts(tmp_path)}", "yes=true"]
+    hint = "dtype=float32 takes twice the memory"
+    assert hint in call(monkeypatch, prune, *given, "pruner=wanda", "dtype=bfloat16", f"out={tmp_path}/a")
+    assert hint not in call(monkeypatch, prune, *given, "pruner=wanda", "dtype=float32", f"out={tmp_path}/b")
+    omp = [word for word in given if not word.startswith("calibration")]
+    assert hint not in call(monkeypatch, prune, *omp, "pruner=omp", "dtype=bfloat16", f"out={tmp_path}/c")

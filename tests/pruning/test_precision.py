@@ -5,7 +5,7 @@ from torch import nn
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning import catalogue
-from vlp_bench.pruning.precision import FASTEST, SLOW, multiplies_bf16, resolved
+from vlp_bench.pruning.precision import FASTEST, SLOW, multiplies_bf16, resolved, slow_dtype
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms
@@ -120,3 +120,21 @@ def test_bf16_is_said_to_be_slow_where_it_is(amx, caplog):
 def test_a_torch_that_cannot_tell_counts_as_slow(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not multiplies_bf16(CPU)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "slow"),
+    [
+        (torch.float32, {}, False),
+        (torch.bfloat16, {"amx_bf16": True}, False),
+        (torch.bfloat16, {"avx512_fp16": True}, True),
+        (torch.float16, {"avx512_fp16": True}, False),
+        (torch.float16, {"amx_bf16": True}, True),
+    ],
+)
+def test_weights_in_16_bits_are_said_to_be_slow_where_they_are(dtype, units, slow, monkeypatch):
+    for architecture in ("x86_64", "aarch64"):  # others nobody has measured
+        known = {"architecture": architecture, **units}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
+        assert bool(slow_dtype(dtype, CPU)) == (slow and architecture == "x86_64")
+        assert slow_dtype(dtype, GPU) == ""

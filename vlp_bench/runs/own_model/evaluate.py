@@ -19,6 +19,7 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.checkpoints.pretrained import MASK
 from vlp_bench.models.foreign.loading import found_folder, load, skeleton
+from vlp_bench.pruning.precision import slow_dtype
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.pruner_names import named
 from vlp_bench.results.row import OWN, Row
@@ -206,6 +207,7 @@ def _measured(
     with quietly(), _enough_memory(device), Evaluating(console, what=model.label) as watch:
         own = load(model.folder, asked.evaluation.words.dtype)
         check_fits(asked.task, own, asked.evaluation.words.task)
+        screen.hint(console, slow_dtype(own.dtype, device))
         found = measured(nn.Module.to(own, device), model.folder, asked.task, asked.data, watch.of)  # pyright: ignore
     known = {"data": fingerprint(asked.data), "mask": model.mask, "notes": dict(found.notes)}
     provenance.update(known | {"seconds": round(time.monotonic() - began, 3)})

@@ -24,7 +24,7 @@ from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import Needs, needs_of
-from vlp_bench.pruning.precision import resolved
+from vlp_bench.pruning.precision import resolved, slow_dtype
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -93,6 +93,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     _approve(request, console)
     batches = None
     if data is not None:
+        screen.hint(console, slow_dtype(model.dtype, device))
         console.print(f"calibrated on {data.told}", soft_wrap=True, markup=False)
         batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()

@@ -33,6 +33,12 @@ def show(console: Console, name: str, structure: Structure) -> None:
         print_table(_dense(structure))
 
 
+def hint(console: Console, line: str) -> None:
+    """What would be faster, if anything would."""
+    if line:
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+
+
 def _pruned(structure: Structure) -> Table:
     table = Table("modality", box=None, pad_edge=False)
     table.add_column("blocks", no_wrap=True)
