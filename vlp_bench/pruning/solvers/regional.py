@@ -62,7 +62,8 @@ class Regional:
                 batches = torch.randperm(len(dense), generator=draws)[:drawn].tolist()
                 self._follow(calibration, {number: dense[number] for number in batches}, squares)
             solved = self.solve(calibration.subset(layers), budgets)
-            weights = {name: layers[name].weight.detach().clone() for name in solved.masks} | solved.weights
+            weights = {name: layers[name].weight.detach().masked_fill(~own, 0) for name, own in solved.masks.items()}
+            weights |= solved.weights
         return Solved(solved.masks, weights, solved.biases, solved.permutations)
 
     def _follow(self, calibration: Calibration, dense: Mapping[int, list[Tensor]], squares: Sums) -> None:
