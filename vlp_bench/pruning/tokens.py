@@ -45,11 +45,10 @@ LIKENESS = 0.1  # how like all tokens the chosen ones must be, where nothing is 
 
 
 def chosen(select: Select, solve: Solve) -> Solve:
-    """The solver with statistics of the chosen tokens."""
+    """The solver with statistics of the chosen tokens; for a calibration whose batches no processes share."""
 
     def solved(calibration: Calibration, budgets: dict[str, int]) -> Solved:
-        alone = calibration.subset(calibration.layers)  # every process chooses for all batches
-        adapter = _Choosing(calibration.adapter, select(alone))
+        adapter = _Choosing(calibration.adapter, select(calibration.subset(calibration.layers)))
         return solve(calibration.subset(calibration.layers, adapter=adapter), budgets)
 
     return solved

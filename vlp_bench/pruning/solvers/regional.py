@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Regional:
     share: float = 0.25
     lr: float = 3e-7
     compat: Compat = "corrected"
+    in_every_process: ClassVar[bool] = True  # each step changes the weights that the next batch meets
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
