@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.models.small import SMALL_BLIP, SMALL_XVLM
+from tests.pruning import test_tokens as mixed
 from tests.pruning.test_xvlm import CONFIG, batch
 from tests.support.forked import together
 from vlp_bench import processes
@@ -148,6 +149,24 @@ def test_block_gradients_similarities_and_chosen_tokens_are_those_of_one_process
     for found in together(2, lambda: pruned(model, None, names, options), tmp_path):
         for name in names:
             assert all(torch.equal(found[name]["masks"][n], mask) for n, mask in alone[name]["masks"].items())
+
+
+@pytest.mark.parametrize(
+    "name, options", [("wanda_pp_ro", {}), ("atv", {"tokens.alpha": 0.3}), ("wanda_pp_ro", {"tokens": "amia"})]
+)
+def test_what_looks_at_several_batches_at_a_time_does_so_in_every_process(tmp_path, name, options):
+    model, data = mixed.blocks(), mixed.batches(5)
+    options = options | ({"solve.lr": 1e-3, "solve.share": 1.0} if name == "wanda_pp_ro" else {})
+
+    def found():
+        calibration = Calibration(model, data, mixed.Mixed(), shared=True)
+        solution = catalogue.load(name, options).prune(model, 0.5, calibration)
+        return {"masks": solution.masks, "weights": solution.weights}
+
+    alone = found()
+    for own in together(2, found, tmp_path):
+        for kind, expected in alone.items():
+            assert all(torch.equal(own[kind][n], tensor) for n, tensor in expected.items())
 
 
 def test_processes_share_what_is_kept_on_disk(model, tmp_path):

@@ -231,6 +231,7 @@ def saved_weights(model, solution, folder):
     solution.save(folder / "masks.safetensors")
     read = Solution.load(folder / "masks.safetensors")
     assert all(read.masks[name].equal(mask) for name, mask in solution.masks.items())
+    assert all(read.weights[name].equal(values) for name, values in solution.weights.items())
 
 
 def same(one, other):

@@ -130,14 +130,14 @@ def test_a_mask_of_tokens_says_nothing_of_a_pooler():
     norms = Calibration(model, [batch], Words()).norms()
     torch.testing.assert_close(norms["pooler.weight"], (x[:, 0].square().sum(0) / 4).sqrt(), rtol=1e-5, atol=1e-7)
     counted = x[batch["attention_mask"].bool()]
-    torch.testing.assert_close(norms["flat.weight"], (counted.square().sum(0) / 32).sqrt(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(norms["flat.weight"], (counted.square().sum(0) / 4).sqrt(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_list_of_tokens_without_an_adapter_is_counted_and_said(caplog):
     model, batch = Pooled(), words()
     x = model.body(model.words(batch["input_ids"])).detach().double().flatten(0, 1)
     norms = Calibration(model, [batch]).norms()
-    torch.testing.assert_close(norms["flat.weight"], (x.square().sum(0) / 32).sqrt(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(norms["flat.weight"], (x.square().sum(0) / 4).sqrt(), rtol=1e-5, atol=1e-7)
     assert "flat.weight reads (32, 6)" in caplog.text
 
 

@@ -139,7 +139,7 @@ def test_atv(alpha):
     inputs = {"0.0.weight": (data, middle), "1.0.weight": (middle, last)}
     for name, (ins, outs) in inputs.items():
         expected = numpy_atv([x.numpy() for x in ins], [x.numpy() for x in outs], alpha)
-        assert [part[name].tolist() for part in choice] == [mask.tolist() for mask in expected]
+        assert [part[name][0].tolist() for part in choice] == [mask.tolist() for mask in expected]
 
 
 def test_atv_leaves_one_modality_alone_and_tells_how_many_stay(caplog):
@@ -284,7 +284,7 @@ def test_norms_are_those_of_the_chosen_tokens():
     parts = vlp_bench.pruning.catalogue.load("wanda")
     Pruner(allocate=parts.allocate, solve=solve, tokens=select).prune(model, 0.5, data, Mixed())
     choice = select(Calibration(model, data, Mixed()))
-    squares = [(x.numpy() ** 2)[part["0.0.weight"].numpy()].sum(0) for x, part in zip(data, choice, strict=True)]
+    squares = [(x.numpy() ** 2)[part["0.0.weight"][0].numpy()].sum(0) for x, part in zip(data, choice, strict=True)]
     np.testing.assert_allclose(norms["0.0.weight"].numpy(), np.sqrt(sum(squares) / 6), rtol=1e-5)
 
 
@@ -295,3 +295,138 @@ def test_a_choice_is_no_part_of_a_pruner_that_has_none():
     parts = vlp_bench.pruning.catalogue.load("wanda")
     with pytest.raises(ValueError, match="tokens must be a function or an object that can be called: 7"):
         Pruner(allocate=parts.allocate, solve=parts.solve, tokens=7)
+
+
+class Readings(nn.Module):
+    """A block that is called twice, one whose weight is another's of other tokens, one that reads tokens of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+        self.blocks[2][0].weight = self.blocks[1][0].weight
+
+    def forward(self, x):
+        x = self.blocks[0](self.blocks[0](x))
+        return self.blocks[1](x).mean() + self.blocks[2](x[:, :5]).mean()
+
+
+class Images(PlainAdapter):
+    def modality_mask(self, batch, name, tokens):
+        return IMAGE[:tokens].expand(len(batch), -1)
+
+
+def norms_of(model, data, select, adapter):
+    seen = {}
+
+    def solve(calibration, budgets):
+        seen.update({name: own.numpy() for name, own in calibration.norms().items()})
+        return parts.solve(calibration, budgets)
+
+    parts = vlp_bench.pruning.catalogue.load("wanda")
+    Pruner(allocate=parts.allocate, solve=solve, tokens=select).prune(model, 0.5, data, adapter)
+    return seen
+
+
+@pytest.mark.parametrize("select", [partial(tokens.atv, alpha=0.5), tokens.amia])
+def test_every_reading_of_a_layer_has_tokens_of_its_own(select):
+    torch.manual_seed(0)
+    model, data = Readings().double(), batches()
+    found = norms_of(model, data, select, Images())
+    blocks, sums, calls = model.blocks, {0: 0.0, 1: 0.0}, {0: [], 1: [], 2: []}
+    with torch.no_grad():
+        for x in data:
+            for number, take in ((0, lambda x: x), (0, lambda x: x), (1, lambda x: x), (2, lambda x: x[:, :5])):
+                given = take(x)
+                calls[number] += [(given, blocks[number](given), blocks[number][0](given))]
+                x = calls[number][-1][1] if number == 0 else x
+    for number, own in calls.items():  # the third is no block of ATV's: the name of its weight is another's
+        every = [np.ones(given.shape[:2], bool) for given, _, _ in own]
+        masks = every if select is not tokens.amia and number == 2 else chosen_by_hand(select, own)
+        for chosen, (given, _, _) in zip(masks, own, strict=True):
+            sums[min(number, 1)] += (given.numpy() ** 2)[chosen].sum(0)
+    for number, total in sums.items():
+        np.testing.assert_allclose(found[f"blocks.{number}.0.weight"], np.sqrt(total / 12), rtol=1e-6)
+
+
+def chosen_by_hand(select, calls):
+    """Of every call (given, what the block gave, what the layer gave) the tokens that count, (rows, tokens) bool."""
+    images = [IMAGE[: given.shape[1]].numpy() for given, _, _ in calls]
+    if select is tokens.amia:
+        return [
+            np.array([amia_by_hand(row, image) for row in F.normalize(own, dim=-1).numpy()])
+            for (_, _, own), image in zip(calls, images, strict=True)
+        ]
+    changes = [1 - F.cosine_similarity(given, block, dim=-1).numpy() for given, block, _ in calls]
+    mean = np.concatenate([own[:, image].ravel() for own, image in zip(changes, images, strict=True)]).mean()
+    masks = []
+    for own, image in zip(changes, images, strict=True):
+        k = min(image.sum(), round(min(1, 0.5 * mean) * (~image).sum()))
+        first = np.argsort(np.where(image, -own, np.inf), axis=1, kind="stable")[:, :k]
+        mask = np.broadcast_to(~image, own.shape).copy()
+        np.put_along_axis(mask, first, True, axis=1)
+        masks.append(mask)
+    return masks
+
+
+def amia_by_hand(row, image):
+    density = np.mean(numpy_similarities(row, np.ones(len(row), bool), image))
+    chosen = numpy_amia(row, np.full(len(row), 1 / len(row)), 0.1 * np.sqrt(1 - density))
+    return np.isin(np.arange(len(row)), chosen)
+
+
+def test_what_a_block_that_is_not_called_reads_counts_and_that_is_said(caplog):
+    class Past(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
+
+        def forward(self, x):
+            return self.blocks[1](self.blocks[0][1](self.blocks[0][0](x)))  # the parts of the first one by one
+
+    torch.manual_seed(0)
+    model, data = Past().double(), batches()
+    for select in (tokens.atv, tokens.amia):
+        found = norms_of(model, data, select, Images())
+        every = np.sqrt(sum((x.numpy() ** 2).sum((0, 1)) for x in data) / 6)
+        np.testing.assert_allclose(found["blocks.0.0.weight"], every, rtol=1e-6)
+    assert "no batch calls the block of blocks.0.0.weight as a module" in caplog.text
+
+
+def test_a_layer_outside_all_blocks_is_no_block_of_atv():
+    model = nn.Sequential(nn.Linear(8, 8, bias=False)).double()
+    assert tokens.atv(Calibration(model, batches(), Images())) == [{}, {}]
+
+
+def test_outputs_that_are_not_finite_are_refused_by_name():
+    data = batches()
+    data[1][0, 0, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"the outputs of '0\.0\.weight' in calibration batch 1 hold NaN"):
+        vlp_bench.prune(blocks(), "omp", 0.5, data, Words(), options={"allocate": "das"})
+
+
+class Padded(nn.Module):
+    """Its batches tell of their padding, its adapter doesn't."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
+
+    def forward(self, inputs_embeds, attention_mask):
+        return self.blocks[1](self.blocks[0](inputs_embeds)).mean()
+
+
+@pytest.mark.parametrize("sweep", ["at_once", "block_by_block"])
+def test_padding_that_only_the_batch_tells_of_is_never_chosen(sweep):
+    torch.manual_seed(0)
+    model, results = Padded().double(), []
+    for filling in (0.0, 30.0):
+        data = [
+            {"inputs_embeds": x.masked_fill(~KEPT[..., None], filling), "attention_mask": KEPT.long()}
+            for x in batches()
+        ]
+        found = vlp_bench.prune(model, "sparsegpt", 0.5, data, options={"sweep": sweep, "tokens": "amia"})
+        results.append(found.weights)
+    plain = vlp_bench.prune(model, "sparsegpt", 0.5, data, options={"sweep": sweep}).weights
+    for name, own in results[0].items():
+        torch.testing.assert_close(own, results[1][name])
+        assert not torch.allclose(own, plain[name])

@@ -134,7 +134,9 @@ class PlainAdapter:
 
 def guesses_padding(adapter: Adapter) -> bool:
     """Whether nobody says which tokens count: the adapter has no `token_mask` of its own."""
-    answers = getattr(adapter, "answers", adapter)
+    answers: Any = adapter
+    while hasattr(answers, "answers"):
+        answers = answers.answers
     return getattr(type(answers), "token_mask", None) is PlainAdapter.token_mask
 
 

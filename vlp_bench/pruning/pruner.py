@@ -312,7 +312,9 @@ class Pruner:
                     budgets = allocate(stage, target)
                     check_budgets(self.allocate, budgets, stage, target)
                     self._check_groups(stage, budgets)
-                    solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), stage, budgets)
+                    apart = self.tokens is not None or _in_every_process(self.solve)
+                    asked = stage.in_every_process() if apart else stage
+                    solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), asked, budgets)
                 check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
@@ -398,6 +400,12 @@ def _patterns(part: Any) -> list[str]:
     given = {field.name: getattr(part, field.name) for field in fields(part)}
     own = [given["within"]] if isinstance(given.get("within"), str) else []
     return own + [within for value in given.values() for within in _patterns(value)]
+
+
+def _in_every_process(part: Any) -> bool:
+    """Whether a solver, or one in it, has to run every batch in every process."""
+    inside = [getattr(part, field.name) for field in fields(part)] if is_dataclass(part) else []
+    return getattr(part, "in_every_process", False) or any(map(_in_every_process, inside))
 
 
 def _left_out(value: Any, field: Field[Any]) -> bool:

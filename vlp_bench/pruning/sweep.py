@@ -46,6 +46,9 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     explorer = calibration.subset(layers, adapter=resuming)
     with resuming.exploring():
         found = blocks(explorer)
+    if resuming.leaves_uncalled():
+        with resuming.exploring():
+            blocks(explorer)
     try:
         return _Resumed(solve, calibration, budgets, found, resuming).solved()
     except ControlFlowChanged as reason:

@@ -52,6 +52,25 @@ def test_an_assignment_is_the_best_for_its_place():
     assert kept_score(scores[:, found], 1, 2) >= first - 1e-9
 
 
+@pytest.mark.parametrize("kept, group", [(1, 4), (2, 4), (3, 4), (1, 2), (2, 8)])
+def test_every_place_has_a_best_assignment(kept, group):
+    """Of 1:4 there are often several: an input that no row would keep is worth the same wherever it goes."""
+    several = 0
+    for seed in range(8):
+        scores = torch.rand(4, 4 * group, generator=torch.Generator().manual_seed(seed)).double() ** 4
+        order = dealt(scores, group)
+        before, after = order.view(4, group), assigned(scores, order, kept, group).view(4, group)
+        for place in range(group):
+            done, todo = after[:, :place], before[:, place + 1 :]
+            worth = [
+                kept_score(scores[:, torch.cat([done, own[:, None], todo], 1).view(-1)], kept, group)
+                for own in (after[:, place], *(before[list(way), place] for way in permutations(range(4))))
+            ]
+            assert worth[0] == pytest.approx(max(worth), rel=1e-12)
+            several += sum(own == pytest.approx(worth[0], rel=1e-12) for own in worth[1:]) > 1
+    assert several or (kept, group) != (1, 4)
+
+
 @pytest.mark.parametrize("sweep", ["at_once", "block_by_block"])
 def test_the_mask_is_n_of_m_in_the_order_that_is_told(sweep, tmp_path):
     options = {"solve": "ria_2_4_permuted", "sweep": sweep}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Regional:
     share: float = 0.25
     lr: float = 3e-7
     compat: Compat = "corrected"
+    in_every_process: ClassVar[bool] = True  # each step changes the weights that the next batch meets
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
@@ -62,7 +64,8 @@ class Regional:
                 batches = torch.randperm(len(dense), generator=draws)[:drawn].tolist()
                 self._follow(calibration, {number: dense[number] for number in batches}, squares)
             solved = self.solve(calibration.subset(layers), budgets)
-            weights = {name: layers[name].weight.detach().clone() for name in solved.masks} | solved.weights
+            weights = {name: layers[name].weight.detach().masked_fill(~own, 0) for name, own in solved.masks.items()}
+            weights |= solved.weights
         return Solved(solved.masks, weights, solved.biases, solved.permutations)
 
     def _follow(self, calibration: Calibration, dense: Mapping[int, list[Tensor]], squares: Sums) -> None:

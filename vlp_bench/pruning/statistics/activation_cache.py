@@ -53,7 +53,8 @@ class ActivationCache:
     def replaying(self, changed: Layer | None = None) -> Iterator[None]:
         """Gives again, in the one run of the model inside, what the changed layer can't have changed."""
         holders = {self._owner.get(reader.module) for reader in changed.readers} if changed else set()
-        with self._instead(_Run(self, holders).forward):
+        called = {block if block is not None and self._known[block] else None for block in holders}
+        with self._instead(_Run(self, called).forward):
             yield
 
     def forget(self) -> None:
@@ -131,7 +132,10 @@ class _Run:
 
 
 def blocks_of(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
-    """The modules that places are named after, else those that hold all layers of one; none that holds another."""
+    """The modules that places are named after, else those that hold all layers of one; none that holds another.
+
+    None that can't be called, either: of a container the model calls what is in it.
+    """
     groups: dict[tuple[str, str], list[list[str]]] = {}
     for layer in layers:
         groups.setdefault((layer.place.modality, layer.place.block), []).append(layer.name.split(".")[:-1])
@@ -140,13 +144,18 @@ def blocks_of(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
     return [
         modules[path]
         for path in sorted(paths)
-        if path and runs_as_written(modules[path]) and not any(o.startswith(f"{path}.") for o in paths)
+        if path and is_called(modules[path]) and not any(o.startswith(f"{path}.") for o in paths)
     ]
+
+
+def is_called(module: nn.Module) -> bool:
+    """Whether a module has a forward, and that is its own."""
+    return type(module).forward is not nn.Module.forward and runs_as_written(module)
 
 
 def _path(block: str, innermost: str, modules: Mapping[str, nn.Module]) -> str:
     """A decoder's layer is one, though the weights it doesn't share may all be in its attention."""
-    called = isinstance(modules.get(block), nn.Module) and not isinstance(modules[block], nn.ModuleList | nn.ModuleDict)
+    called = block in modules and type(modules[block]).forward is not nn.Module.forward
     return block if called and f"{innermost}.".startswith(f"{block}.") else innermost
 
 

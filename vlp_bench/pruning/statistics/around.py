@@ -15,7 +15,7 @@ class Around:
     """Answers as the given adapter does.
 
     Two more things may be said to it, that a model's adapter needn't hear: a pass over the batches begins (`rewind`),
-    and what blocks give is looked at (`with_outputs`).
+    and what blocks give is looked at (`with_outputs`). One may be asked: which tokens were chosen (`chosen_tokens`).
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -42,11 +42,22 @@ class Around:
     def rows(self, batch: Any) -> int:
         return self.answers.rows(batch)
 
+    def chosen_tokens(self, name: str) -> Tensor | None:
+        return chosen_tokens(self.answers, name)
+
     def rewind(self) -> None:
         rewind(self.answers)
 
     def with_outputs(self) -> AbstractContextManager[None]:
         return with_outputs(self.answers)
+
+
+def chosen_tokens(adapter: Adapter, name: str) -> Tensor | None:
+    """(rows, tokens) bool, those that count of what a layer reads next, if they have no padding; None: all.
+
+    To be asked once for every reading.
+    """
+    return adapter.chosen_tokens(name) if isinstance(adapter, Around) else None
 
 
 def rewind(adapter: Adapter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
 from vlp_bench.pruning.statistics.around import with_outputs
-from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
+from vlp_bench.pruning.statistics.batch_loop import refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
+from vlp_bench.pruning.statistics.inputs import in_rows
 from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
@@ -48,10 +49,20 @@ class BlockGradients:
         relay = calibration.relay(take)
         for number in BlockWatch(calibration, measure).through(relay):
             refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
-        check_reached(calibration.layers, calls)
+        _check_seen(calibration.layers, calls)
         return {
             name: layer.from_stored(sums[name].div_(calls[name]).sqrt_()) for name, layer in calibration.layers.items()
         }
+
+
+def _check_seen(layers: Iterable[str], calls: Mapping[str, int]) -> None:
+    """Raises ValueError with the first layer of whose block no call was seen."""
+    for name in layers:
+        if not calls.get(name):
+            raise ValueError(
+                f"no calibration batch calls the block of {name!r} as a module, block(x), so what it gives isn't seen: "
+                "give batches that do, leave it out in prunable(), or use a pruner without block gradients"
+            )
 
 
 def holders(
@@ -108,16 +119,18 @@ class BlockWatch:
         layers = self._blocks[block]
         given = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         if given.requires_grad and given.numel():  # an expert may get no rows of a batch
-            self._measure(layers, given, self._counts(given, layers[-1].name))
+            counts = self._counts(given, layers[-1].name)
+            given = in_rows(given, self._masks.rows) if given.ndim == 2 and self._masks is not None else given
+            self._measure(layers, given, counts.reshape(*given.shape[:-1], 1) if counts.ndim else counts)
         torch.set_grad_enabled(False)
         return _detached(output)
 
     def _counts(self, given: Tensor, name: str) -> Tensor:
-        """Bool, of a shape that fits a block's output (rows, ..., d); `name` is of its last layer."""
+        """Bool, one for each token of a block's output, or one for all; `name` is of its last layer."""
         mask = self._masks.at(name, given) if self._masks is not None else None
         if mask is None:
             return torch.ones((), dtype=torch.bool, device=given.device)
-        return mask.to(given.device).reshape(*given.shape[:-1], 1).bool()
+        return mask.to(given.device).bool()
 
 
 def _cut_off(block: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -96,18 +96,8 @@ class Resuming(Around):
         super().__init__(adapter)
         self._layers, self._keeps_all = layers, keeps_all
         self._kept: set[int] = set()  # calls whose outputs something else than the next block has asked for
-        self._blocks = [b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)]
-        owner = {module: block for block in self._blocks for module in block.modules()}
-        self._inside: dict[nn.Module, set[str]] = {block: set() for block in self._blocks}
-        # Which layers a module reads, by the block around it. One that reads several reads them at once.
-        self._readers: dict[nn.Module | None, dict[nn.Module, list[str]]] = {}
-        for name, layer in layers.items():
-            for reader in layer.readers:
-                block = owner.get(reader.module)
-                around = None if block is reader.module else block  # whose own hooks come before its forward
-                self._readers.setdefault(around, {}).setdefault(reader.module, []).append(name)
-                if block is not None:
-                    self._inside[block].add(name)
+        self._called = set[nn.Module]()  # blocks, by the first batch
+        self._resume([b for b in blocks_of(model, layers.values()) if not isinstance(b, nn.MultiheadAttention)])
         self._wanted: list[str] = []
         self._solved: set[str] = set()
         self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
@@ -116,12 +106,36 @@ class Resuming(Around):
         self._may_stop, self._outputs, self._finishes = False, False, False
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
 
+    def _resume(self, blocks: list[nn.Module]) -> None:
+        """From now on what these give is kept."""
+        self._blocks = blocks
+        owner = {module: block for block in blocks for module in block.modules()}
+        self._inside: dict[nn.Module, set[str]] = {block: set() for block in blocks}
+        # Which layers a module reads, by the block around it. One that reads several reads them at once.
+        self._readers: dict[nn.Module | None, dict[nn.Module, list[str]]] = {}
+        for name, layer in self._layers.items():
+            for reader in layer.readers:
+                block = owner.get(reader.module)
+                around = None if block is reader.module else block  # whose own hooks come before its forward
+                self._readers.setdefault(around, {}).setdefault(reader.module, []).append(name)
+                if block is not None:
+                    self._inside[block].add(name)
+
     @contextmanager
     def exploring(self) -> Iterator[None]:
         """Whole passes, to learn how often the parts of a batch read each layer."""
         self._expected = []
+        self._called.clear()
         yield
         self.calls = 0
+
+    def leaves_uncalled(self) -> bool:
+        """Takes blocks of which the model called the parts alone for none; true: there were such, explore again."""
+        called = [block for block in self._blocks if block in self._called]
+        found = len(called) < len(self._blocks)
+        if found:
+            self._resume(called)
+        return found
 
     def rewind(self) -> None:
         """A pass over the batches begins."""
@@ -251,6 +265,7 @@ class _Run:
         def resumed(*args: Any, **kwargs: Any) -> Any:
             number = self.calls
             self.calls += 1
+            self.plan._called.add(block)
             if number < len(self.tape.outputs):
                 self.seen.update(self.tape.reads[number])
                 output = self.tape.given(number)

@@ -191,6 +191,14 @@ class Calibration(Passes):
         part._before_sweep = before_sweep or self._before_sweep
         return part
 
+    def in_every_process(self) -> Calibration:
+        """The same questions to all batches, in every process: for what looks at more than one batch at a time."""
+        if not self.shared:
+            return self
+        alone = self.subset(self.layers)
+        alone.shared = False
+        return alone
+
     def first(self, batches: int) -> Calibration:
         """The same questions to the first of its batches alone."""
         few = self.subset(self.layers)

@@ -73,6 +73,15 @@ def sum_of_products(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return total
 
 
+def in_rows(x: Tensor, rows: int) -> Tensor:
+    """(rows, t, d) where the tokens of all rows lie in one column, (rows·t, d) or (rows·t, 1, d); else as it is.
+
+    OPT's feed-forward networks read such columns.
+    """
+    column = x.ndim > 1 and x.numel() == len(x) * x.shape[-1] and 0 < rows < len(x) and len(x) % rows == 0
+    return x.reshape(rows, -1, x.shape[-1]) if column else x
+
+
 def _below(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The rows of a square matrix, some at a time, up to the diagonal and the end of its tile."""
     for first in range(0, len(matrix), TILE):
@@ -183,6 +192,7 @@ class _Seen:
     tensor: weakref.ref[Tensor]
     writes: int
     mask: Tensor | None
+    rows: int
     tokens: int
     totals: tuple[Tensor, ...]
 
@@ -209,6 +219,7 @@ class InputWatch:
         self._layers, self._statistics, self._tell = list(layers), statistics, tell
         self._masks: TokenMasks | None = None
         self._seen: dict[int, _Seen] = {}
+        self._tokens: dict[int, int] = {}  # of the part's inputs (rows, ..., d): rows, by their number of tokens
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -226,6 +237,7 @@ class InputWatch:
         """Says which tokens count in the forward pass that follows."""
         self._masks = masks
         self._seen.clear()
+        self._tokens.clear()
 
     def _mask_of_experts(self, stack: str, x: Tensor) -> Tensor | None:
         return self._masks.at_experts(stack, x) if self._statistics and self._masks is not None else None
@@ -241,15 +253,23 @@ class InputWatch:
         mask = self._masks.at(name, x) if self._statistics and self._masks is not None else None
         mask = None if mask is None else mask.cpu()
         seen = self._measured(x, mask)
-        self._tell(Event(name, (x.shape[0] if x.ndim > 1 else 1, seen.tokens), seen.totals))
+        self._tell(Event(name, (seen.rows, seen.tokens), seen.totals))
+
+    def _in_rows(self, x: Tensor) -> Tensor:
+        """x, or (rows, t, d) if it is a column of all the tokens of an input (rows, ..., d) of the same pass."""
+        if x.ndim > 2:
+            self._tokens.setdefault(x.numel() // x.shape[-1], len(x))
+        return in_rows(x, self._tokens.get(len(x), 0)) if x.ndim == 2 else x
 
     def _measured(self, x: Tensor, mask: Tensor | None) -> _Seen:
         seen = self._seen.get(id(x))
         if seen is None or not seen.answers(x, mask):
             tokens = x.numel() // x.shape[-1] if mask is None else int(mask.count_nonzero())
+            y = self._in_rows(x)
+            rows = len(y) if y.ndim > 1 else 1
             with uncast(x.device):
-                totals = tuple(statistic.measure(x, mask) for statistic in self._statistics)
-            seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, tokens, totals)
+                totals = tuple(statistic.measure(y, mask) for statistic in self._statistics)
+            seen = self._seen[id(x)] = _Seen(weakref.ref(x), writes_of(x), mask, rows, tokens, totals)
         return seen
 
 

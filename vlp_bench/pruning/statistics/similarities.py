@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import modality_mask
 from vlp_bench.pruning.layers import Layer, Reader
-from vlp_bench.pruning.statistics.batch_loop import check_reached
+from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event
-from vlp_bench.pruning.statistics.inputs import watch
+from vlp_bench.pruning.statistics.inputs import in_rows, watch
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 Outputs = Callable[[str, Tensor], None]  # (layer, its outputs (rows, tokens, d_out))
@@ -29,26 +29,28 @@ class OutputSimilarities:
     def of(self, calibration: Any) -> dict[str, Tensor]:
         """By layer."""
         found = {name: torch.zeros(2, 3, dtype=torch.float64) for name in calibration.layers}
-        rows = dict.fromkeys(found, 0)
+        rows, telling = dict.fromkeys(found, 0), dict[str, Tensor]()
         part: list[Any] = [None]
 
         def take(event: Event) -> None:
             rows[event.layer] += int(event.numbers[0])
             found[event.layer] += event.tensors[0].cpu()
+            telling[event.layer] = telling.get(event.layer, 0) + event.tensors[1]
 
         relay = calibration.relay(take)
 
         def see(name: str, outputs: Tensor) -> None:
             if not outputs.numel():  # an expert that is sent no token
                 return
-            outputs = by_row(outputs, calibration.adapter.rows(part[0]))
+            outputs = in_rows(outputs, calibration.adapter.rows(part[0]))
             kept, image = masks_of(calibration.adapter, calibration.model, part[0], name, outputs)
             each = torch.stack([similarities(*one) for one in zip(normalised(outputs), kept, image, strict=True)])
-            relay(Event(name, (len(each), 0), (torch.stack([each.nansum(0), (~each.isnan()).sum(0)]),)))
+            sums = torch.stack([each.nansum(0), (~each.isnan()).sum(0)])
+            relay(Event(name, (len(each), 0), (sums, outputs[kept].double().sum())))
 
         begin = lambda given: part.__setitem__(0, given)  # noqa: E731
-        for _ in calibration.forwards(relay, outputs_seen(calibration.layers.values(), see), begin):
-            pass
+        for number in calibration.forwards(relay, outputs_seen(calibration.layers.values(), see), begin):
+            refuse_infinite(telling, f"the outputs of {{}} in calibration batch {number}")
         check_reached(found, rows)
         return {name: sums / counts for name, (sums, counts) in found.items()}
 
@@ -77,12 +79,6 @@ def _within(tokens: Tensor) -> Tensor:
 def normalised(outputs: Tensor) -> Tensor:
     """Every token with length 1; zeros stay."""
     return F.normalize(outputs.float(), dim=-1)
-
-
-def by_row(tokens: Tensor, rows: int) -> Tensor:
-    """(rows, t, d), also where a model hands a layer all tokens of a batch in one column (OPT's feed-forward)."""
-    column = tokens.shape[1] == 1 and len(tokens) > rows and len(tokens) % rows == 0
-    return tokens.reshape(rows, -1, tokens.shape[-1]) if column else tokens
 
 
 def masks_of(adapter: Any, model: nn.Module, part: Any, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import Adapter, guesses_padding
 from vlp_bench.pruning.said_once import warn_once
+from vlp_bench.pruning.statistics.around import chosen_tokens
 from vlp_bench.pruning.statistics.padding import CURE, doubt, padding_mask
 
 log = logging.getLogger(__name__)
@@ -28,14 +29,27 @@ class TokenMasks:
         self._adapter, self._model, self._part = adapter, model, part
         self._guesses = guesses_padding(adapter)
 
+    @cached_property
+    def rows(self) -> int:
+        """Of the part, as the adapter counts them."""
+        return self._adapter.rows(self._part)
+
     def at(self, name: str, x: Tensor) -> Tensor | None:
         """What counts of x (rows, ..., d_in), which reaches the layer of that name; None: everything.
 
         A mask (rows, tokens) says nothing of x (rows, d_in), which is no token.
 
+        Of these only the chosen ones count, if there is a choice of what the layer reads (see `pruning.tokens`).
+
         Raises:
             ValueError: the mask doesn't fit.
         """
+        mask, own = self._counting(name, x), chosen_tokens(self._adapter, name)
+        if own is None or own.numel() * x.shape[-1] != x.numel():  # it reads something else than what was chosen from
+            return mask
+        return own if mask is None else own & mask.to(own.device).reshape(own.shape)
+
+    def _counting(self, name: str, x: Tensor) -> Tensor | None:
         rows = x.shape[0] if x.ndim > 1 else 1
         tokens = x.numel() // max(1, rows * x.shape[-1])
         mask = self._mask(name, tokens)
@@ -47,8 +61,8 @@ class TokenMasks:
 
     def at_experts(self, name: str, x: Tensor) -> Tensor | None:
         """What counts of x (..., d), the tokens of all rows one after the other, which reach stacked experts."""
-        rows, tokens = self._adapter.rows(self._part), x.numel() // x.shape[-1]
-        mask = self._mask(name, tokens // rows if rows and tokens % rows == 0 else tokens)
+        tokens = x.numel() // x.shape[-1]
+        mask = self._mask(name, tokens // self.rows if self.rows and tokens % self.rows == 0 else tokens)
         fits = mask is None or not self._guesses or tokens % mask.numel() == 0
         return mask if fits else self._counted_all(f"{name} reads {tuple(x.shape)}")
 

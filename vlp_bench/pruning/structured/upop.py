@@ -72,8 +72,9 @@ class UPop:
             )
         with preserve_weights(layers):
             keep = self._search(calibration, gates, asked)
-            weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-        return Solved(masks_of(gates.groups, keep, layers), weights)
+            masks = masks_of(gates.groups, keep, layers)
+            weights = {name: layer.weight.detach().masked_fill(~masks[name], 0) for name, layer in layers.items()}
+        return Solved(masks, weights)
 
     def may_keep(self, layer: Any, budget: int) -> range:
         """Any number: all units of the model compete."""
