@@ -96,8 +96,6 @@ def test_dead_inputs_go_first_and_official_damps_only_what_fails():
     mask, values = SparseGPT().solve(weights(), x.t() @ x, 120)
     assert not values[:, :4].any()
     assert not mask[:, :4].any()
-    small = SparseGPT().solve(weights(), 1e-8 * (x.t() @ x).double(), 120)[1]
-    torch.testing.assert_close(small, values)  # damped by a share of the curvature, whatever its unit
     singular = inputs(rank=3)
     official, _ = SparseGPT(compat="official").solve(weights(), singular.t() @ singular, 120)
     assert official.any()

@@ -36,9 +36,8 @@ class SparseGPT:
     Args:
         block_size: columns decided on together.
         damping: share of the mean curvature added to the diagonal of the Hessian.
-        compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails (where an input that is
-            always zero counts with a curvature of 1 in the mean), and within a block of columns everything up to and
-            including the threshold at int(s·n) goes.
+        compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails, and within a block of
+            columns everything up to and including the threshold at int(s·n) goes.
         within: "layer", or n:m as "2:4" (see `selection.patterns`): the best n of every group, as its turn comes.
     """
 
@@ -106,11 +105,10 @@ class SparseGPT:
         """
         check_finite(products)
         dead, times = products.diagonal() == 0, int(self.compat == "corrected")
-        curvature = products.diagonal().double().masked_fill(dead, 0.5 * (self.compat == "official")).mean()
         while True:
             hessian = products.to(torch.float64, copy=True)
             hessian.diagonal()[dead] = 1
-            hessian.diagonal().add_(times * self.damping * curvature)
+            hessian.diagonal().add_(times * self.damping * hessian.diagonal().mean())
             if invert_upper_(hessian):
                 return Factor(hessian, dead)
             times += 1

@@ -72,7 +72,9 @@ class Thanos:
 def _inverse(products: Tensor, damping: float) -> Tensor:
     """Of the damped products, with a curvature of 1 where there is no input."""
     diagonal = products.diagonal()
-    return torch.linalg.inv(products + torch.diag(damping * diagonal.mean() + (diagonal == 0).double()))
+    dead = diagonal == 0
+    hessian = products + torch.diag(dead.double())
+    return torch.linalg.inv(hessian + torch.eye(len(products)).to(products) * damping * hessian.diagonal().mean())
 
 
 def _without(inverse: Tensor, columns: int) -> Tensor:
