@@ -75,7 +75,7 @@ class TransformersAdapter:
         given = dict(self._with_targets(batch))
         if not getattr(self.tree.model.config, "is_encoder_decoder", False):
             given.pop("labels", None)
-        if "logits_to_keep" in self._takes and not self._prunes_output:
+        if "logits_to_keep" in self._takes and "labels" not in given and not self._prunes_output:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
         with torch.no_grad(), self._seeing_shapes(model):
             _tower(model, given)(**given)
