@@ -349,6 +349,13 @@ ZOO: dict[str, Kind] = {
         lambda: {**words(5), **pixels(64), "labels": torch.randint(3, 58, (B, 6))},
         {"vision": 5, "text": 4}, 73, ("model.language_model.shared.weight",),
     ),
+    "vilt": Kind(
+        lambda: t.ViltForQuestionAnswering(
+            t.ViltConfig(**SEEN, vocab_size=64, max_position_embeddings=64, num_labels=5)
+        ),
+        lambda: {**words(), **pixels(), "pixel_mask": torch.ones(B, 16, 16), "labels": torch.rand(B, 5)},
+        {"fusion": 2}, 13, ("classifier.3.weight",),
+    ),
     "git": Kind(
         lambda: t.GitForCausalLM(t.GitConfig(vision_config=SEEN, **WORDS, max_position_embeddings=64)),
         lambda: {**words(), **pixels()}, {"vision": 2, "fusion": 2}, 25, ("output.weight",),

@@ -19,7 +19,8 @@ from vlp_bench.models.foreign.structure import Structure, Weight, structure_of
 from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, is_cross, reads_other_side
 
 IMAGE_FIRST = ("git",)
-"""Models whose layers read an image's tokens before the text's, which no tree tells."""
+TEXT_FIRST = ("vilt", "visual_bert", "layoutlmv2", "layoutlmv3")
+"""Models whose layers read an image's tokens before the text's, or behind them, which no tree tells."""
 
 
 class TransformersAdapter:
@@ -124,6 +125,8 @@ class TransformersAdapter:
             return token_masks.of_text(batch) if self.tree.modality(path) == TEXT else None
         if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
             return token_masks.after_images(token_masks.of_text(batch), tokens)
+        if tower is None and self.tree.model.config.model_type in TEXT_FIRST and token_masks.is_full(batch):
+            return token_masks.before_images(token_masks.of_text(batch), tokens)
         return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
 
     def _of_queries(self, batch: Mapping[str, Any], tokens: int) -> Tensor | None:

@@ -31,6 +31,9 @@ BEGUN = "a photo of"
 """What the encoder of a model with a decoder reads beside an image; the decoder says the caption."""
 
 
+NEEDS_NONE = "a pruner that reads weights only needs no data (omp, lamp, random; vlp-bench list pruners)"
+
+
 def reads(model: PreTrainedModel) -> set[str]:
     """Which of "image" and "text" a model takes."""
     takes = signature(model.forward).parameters
@@ -103,6 +106,9 @@ class Inputs:
 
     def _maker(self, kind: str, with_images: bool) -> Callable[[Sequence[Example]], Any]:
         sees, said = reads(self.model), type(self.model).__name__
+        main = self.model.main_input_name
+        if not sees or main.startswith(("input_features", "input_values")):
+            raise ValueError(f"{said} reads {main}, neither images nor texts: {NEEDS_NONE}")
         if kind != CAPTIONS and "text" not in sees:
             raise ValueError(f"the calibration set holds {kind}, and {said} reads images: give a folder of images")
         if kind == CHATS and with_images and "image" not in sees:

@@ -18,7 +18,7 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import found_folder, load, skeleton, skeleton_with_buffers
+from vlp_bench.models.foreign.loading import check_numbers, found_folder, load, skeleton, skeleton_with_buffers
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
@@ -80,6 +80,7 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
     folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
+    check_numbers(folder)
     pruner.check_patterns(request.sparsities)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
@@ -89,6 +90,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
     adapter = _adapter(model, request)
     screen.show(console, f"{request.model} ({type(model).__name__})", adapter.structure)
+    _check_leaves_some(adapter, request)
     _check_sees(data, adapter, request)
     _approve(request, console)
     batches = None
@@ -140,6 +142,13 @@ def _data(request: Request, reads: str) -> Data | None:
 
 def _adapter(model: nn.Module, selection: Selection) -> TransformersAdapter:
     return TransformersAdapter(model, **selection.options)
+
+
+def _check_leaves_some(adapter: TransformersAdapter, selection: Selection) -> None:
+    """UserError where nothing is left to prune."""
+    if not adapter.structure.prunable:
+        left = "a smaller leave=" if selection.leave else "also=[PATTERN] or prune_heads=true"
+        raise UserError(f"model={selection.model}: nothing of it is pruned, the table says why; {left} may change that")
 
 
 def _check_sees(data: Data | None, adapter: TransformersAdapter, request: Request) -> None:
