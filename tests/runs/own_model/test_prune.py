@@ -290,3 +290,47 @@ def test_weights_that_are_codes_or_called_otherwise_or_an_adapter_s(tmp_path):
     refused(place, tmp_path, r"its weights are called model\.fp16\.safetensors, and from_pretrained looks for model\.s")
     (place / "config.json").rename(place / "adapter_config.json")
     refused(place, tmp_path, r"no config\.json in it; .*it is an adapter: merge it into its model")
+
+
+def test_a_score_of_ones_own_is_allowed_by_name(sets, folders, tmp_path, monkeypatch):
+    score = "def smallest(layer, calibration, power: float = 1.0):\n    return -layer.matrix.abs() ** power\n"
+    (tmp_path / "scores_of_mine.py").write_text(score)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"pruner": "omp", "pruner.solve.score._target_": "scores_of_mine.smallest"}
+    refused(folders("clip"), tmp_path, r"scores_of_mine\.smallest: only what conf/ names .* allow=\[NAME\]", **named)
+    allowed = named | {"allow": "[scores_of_mine.smallest]", "calibration": sets["pictures"]}
+    [(solution, out)], _ = pruned(folders("clip"), tmp_path / "out", **allowed)
+    key = "text_model.encoder.layers.0.mlp.fc1.weight"
+    weight, mask = dict(built("clip").named_parameters())[key].abs(), solution.masks[key]
+    assert weight[mask].max() <= weight[~mask].min()
+    assert "scores_of_mine.smallest" in str(vlp_bench.Solution.load(out / "mask.safetensors").report["settings"])
+
+
+@pytest.mark.parametrize("out", ["model", ".", "texts"])
+def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, out):
+    """Neither the model, nor what it is calibrated on, nor a folder around them."""
+    monkeypatch.chdir(tmp_path)
+    folder("llama", tmp_path / "model")
+    texts(tmp_path), (tmp_path / "texts").mkdir(), (tmp_path / "texts.jsonl").rename("texts/a.jsonl")
+    words = ["model=model/llama", "calibration=texts/a.jsonl", f"out={out}", "force=true"]
+    with pytest.raises(ValueError, match=rf"^out={out} would replace (model|calibration)=.*: choose another folder$"):
+        request_of(words)
+    request_of([*words[:2], "out=texts/pruned", "force=true"])
+
+
+def test_a_set_that_is_not_read_is_told(folders, tmp_path):
+    _, shown = pruned(folders("llama"), tmp_path / "out", pruner="omp", calibration="nowhere")
+    assert "pruner=omp reads weights only: calibration= is not read" in shown
+
+
+def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, caplog):
+    for name in ("red", "blue"):
+        pictures(tmp_path / "set" / name, 3, listed=False)
+        for file in (tmp_path / "set" / name).glob("*.txt"):
+            file.unlink()
+    words = {"pruner": "snip", "calibration": tmp_path / "set", "batch_size": 2}
+    refused(folders("vit"), tmp_path, "labels are needed", **words)
+    assert [r.getMessage() for r in caplog.records if "class folders" in r.getMessage()] == [
+        "2 of 2 class folders, the first is blue, are not in the labels of the model's config.json: the images have no "
+        "labels, which a loss needs"
+    ]

@@ -31,7 +31,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.pruner_names import named
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
-from vlp_bench.runs.own_model.request import Request, Selection
+from vlp_bench.runs.own_model.request import Request, Selection, listed
 from vlp_bench.runs.own_model.writing import whole, write, write_stored
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.progress import Pruning
@@ -86,7 +86,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     if request.plan:
         return _planned(request, pruner, needs, console)
     reads = needs.reads
-    data = _data(request, reads)
+    data = _data(request, reads, console)
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
     adapter = _adapter(model, request)
     screen.show(console, f"{request.model} ({type(model).__name__})", adapter.structure)
@@ -120,7 +120,8 @@ def _pruner(request: Request, options: Mapping[str, Any]) -> Pruner:
     from omegaconf import OmegaConf
 
     seeded = "seed" in OmegaConf.load(catalogue.folder() / f"{request.pruner}.yaml")
-    return catalogue.load(request.pruner, {**({"seed": request.seed} if seeded else {}), **options})
+    given = {**({"seed": request.seed} if seeded else {}), **options}
+    return catalogue.load(request.pruner, given, listed(request.allow))
 
 
 def checked_device(name: str) -> torch.device:
@@ -130,9 +131,11 @@ def checked_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _data(request: Request, reads: str) -> Data | None:
+def _data(request: Request, reads: str, console: Console) -> Data | None:
     """What is calibrated on; None for a pruner that reads weights only. UserError if it is not given and needed."""
     if reads == "weights":
+        if request.calibration:
+            console.print(f"pruner={request.pruner} reads weights only: calibration= is not read", markup=False)
         return None
     if not request.calibration:
         raise UserError(f"pruner={request.pruner} reads {reads}: give calibration=PATH, {KINDS}")
