@@ -11,7 +11,6 @@ from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.tree import Tree
 
 TWO = {"text_config": PAIR, "vision_config": SEEN, "projection_dim": 32}
-SOUND = LAYERS | {"num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
 
 
 def on_meta(model, config):
@@ -78,3 +77,25 @@ def test_a_tower_is_of_what_it_takes(model, config, layers):
 )  # fmt: skip
 def test_layers_in_lists_of_lists_and_in_sequences(model, config, blocks):
     assert Tree(on_meta(model, config)).blocks == blocks
+
+
+def test_a_table_of_distances_is_one_of_positions():
+    """LayoutLMv3 multiplies it with ones and zeros, one of many."""
+    model = on_meta(t.LayoutLMv3Model, t.LayoutLMv3Config(**SEEN, vocab_size=64, input_size=16))
+    reasons = {weight.name: weight.reason for weight in TransformersAdapter(model).structure.weights}
+    assert reasons["encoder.rel_pos_bias.weight"] == reasons["encoder.rel_pos_x_bias.weight"] == "table of positions"
+    assert not reasons["encoder.layer.0.attention.self.query.weight"]
+
+
+def test_layers_of_the_text_come_before_the_image_s():
+    """Of texts and images in one row, the padding of the texts alone doesn't count."""
+    model = on_meta(t.ViltModel, t.ViltConfig(**SEEN, vocab_size=64))
+    adapter, mask = TransformersAdapter(model), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    name = "encoder.layer.0.output.dense.weight"
+    batch = {"input_ids": mask, "attention_mask": mask, "pixel_values": torch.zeros(2, 3, 16, 16)}
+    found = adapter.token_mask(batch, name, 5)
+    assert found is not None
+    assert found.tolist() == [[True] * 5, [True, False, False, True, True]]
+    filled = batch | {"pixel_mask": torch.tensor([1, 0])[:, None, None].expand(2, 16, 16)}
+    with pytest.raises(ValueError, match="which are padding can't be known"):
+        adapter.token_mask(filled, name, 5)
