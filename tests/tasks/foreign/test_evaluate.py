@@ -381,18 +381,26 @@ def test_no_split_of_a_format_of_folders_is_one_line_without_contradiction(tmp_p
 @pytest.mark.parametrize(
     ("kind", "place", "message"),
     [
-        (CORPUS, {"format": "text", "limit": 3}, r"data\.limit=3: nothing of the kind is asked of corpus.* keys are"),
-        (CORPUS, {"format": "text", "images": "x"}, r"data\.images=x: nothing of the kind"),
-        (EXAM, {"format": "mmlu", "names": "x"}, r"data\.names=x: nothing of the kind"),
-        (CLASSES, {"format": "imagefolder", "images": "x"}, r"data\.images=x: nothing of the kind"),
+        (
+            CORPUS,
+            {"format": "text", "limit": 3},
+            r"data\.limit=3: this means nothing for corpus .*: leave it out; the keys are",
+        ),
+        (CORPUS, {"format": "text", "images": "x"}, r"data\.images=x: this means nothing for"),
+        (EXAM, {"format": "mmlu", "names": "x"}, r"data\.names=x: this means nothing for"),
+        (CLASSES, {"format": "imagefolder", "images": "x"}, r"data\.images=x: this means nothing for"),
         (
             CLASSES,
             {"format": "imagefolder", "limit": -3},
             r"data\.limit=-3: expected a number of records, or 0 for all",
         ),
         (CLASSES, {"format": "imagefolder", "split": "train"}, r"data\.split=train: .* has no folder train"),
-        (CAPTIONS, {"format": "parquet", "images": "x"}, r"data\.images=x: nothing of the kind .* the format parquet"),
-        (CAPTIONS, {"format": "karpathy", "names": "x"}, r"data\.names=x: nothing of the kind"),
+        (
+            CAPTIONS,
+            {"format": "parquet", "images": "x"},
+            r"data\.images=x: this means nothing for captions in the format parquet",
+        ),
+        (CAPTIONS, {"format": "karpathy", "names": "x"}, r"data\.names=x: this means nothing for"),
     ],
 )
 def test_keys_of_the_data_that_would_not_be_heeded(tmp_path, kind, place, message):

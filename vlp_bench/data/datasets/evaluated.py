@@ -109,8 +109,8 @@ class Place:
         for key in (key for key in sorted(unheeded) if getattr(self, key)):
             others = [f"data.{one.name}" for one in fields(self) if one.name not in unheeded]
             raise ValueError(
-                f"data.{key}={getattr(self, key)}: nothing of the kind is asked of {kind} in the format {self.format}; "
-                f"leave it out, the keys are {', '.join(others)}"
+                f"data.{key}={getattr(self, key)}: this means nothing for {kind} in the format {self.format}: "
+                f"leave it out; the keys are {', '.join(others)}"
             )
 
     def _cut(self, data: Data) -> Data:
