@@ -12,10 +12,11 @@ and a card; a folder below it for each of several sparsities.
     calibration   images with captions (a folder), texts (.jsonl, .txt) or chats (.jsonl); for pruners that need data
     out           the folder to write; force=true replaces one that is there
     yes           true: do not ask; needed where there is no terminal
-    modality      vision, text or fusion: prune its layers only
+    modality      vision, text, fusion or audio: prune its layers only
     prune_heads   true: output embeddings and classifiers too
     also, leave   patterns of names that are pruned, or stay dense: leave=[*.layers.0.*,visual_projection]
     num_samples, batch_size, max_length, seed   of the calibration data (128, 8, what the model allows up to 512, 0)
+    allow         functions of a package of your own that pruner.KEY names: allow=[my_package.my_score]
     device, dtype  cpu or cuda (cpu); float32, bfloat16, float16 (as stored)
     offload       true: one block's weights on the device at a time, for wanda, sparsegpt, ecoflap
     plan          true: only say what it would take, from config.json; tflops=NUMBER, as measured, gives seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlp_bench.construct import construct
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["build", "folder", "load", "names"]
 
 
-def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
+def load(name: str, options: Mapping[str, Any] | None = None, allow: Collection[str] = ()) -> Pruner:
     """The pruner of conf/pruner/`name`.yaml with some of its keys set.
 
     Args:
         name: a file's name without its ending.
         options: keys of that file, or of what it is made of ("solve.within"); a group ("allocate", "solve",
             "schedule", "sweep", "tokens") takes the name of one of its choices.
+        allow: names of functions and classes of your own that `options` may name.
 
     Raises:
         ValueError: an unknown name or option, or a value it can't have; says what is allowed.
@@ -36,7 +37,8 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
         raise ValueError(f"options are a mapping of the pruner's keys to values, got {options!r}")
     check_choice("pruner", name, names())
     try:
-        return build(_composed(name, dict(options or {})), name, [key.partition(".")[0] for key in options or {}])
+        typed = [key.partition(".")[0] for key in options or {}]
+        return build(_composed(name, dict(options or {})), name, typed, allow)
     except InterpolationKeyError as reason:
         lacking = re.search(r"'(.*?)'", str(reason))
         raise ValueError(
@@ -46,7 +48,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Pruner:
         raise ValueError(f"pruner {name!r}: {' '.join(str(reason).split())}") from reason
 
 
-def build(node: DictConfig, name: str = "", typed: list[str] | None = None) -> Pruner:
+def build(node: DictConfig, name: str = "", typed: list[str] | None = None, allow: Collection[str] = ()) -> Pruner:
     """The pruner of a composed configuration, `config.pruner`; see `options.constructor_call`.
 
     Raises:
@@ -54,7 +56,7 @@ def build(node: DictConfig, name: str = "", typed: list[str] | None = None) -> P
     """
     call = constructor_call(node, name or str(node.get("name")), typed or ())
     try:
-        return construct(call)
+        return construct(call, allow=allow)
     except ValueError as reason:
         raise ValueError(f"pruner {name!r}: {reason}") from reason
 

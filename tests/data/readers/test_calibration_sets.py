@@ -80,6 +80,81 @@ def test_chats(tmp_path):
         assert record.messages[0]["content"] == [{"type": "image"}, {"type": "text", "text": "What?"}]
 
 
+SHOWN = [{"type": "image"}, {"type": "text", "text": "What?"}]
+URL = {"type": "image_url"}
+SAID = {"role": "assistant", "content": "Red."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"images": ["a.png"], "messages": [{"role": "user", "content": "<image>What?"}, SAID]},
+        {"images": ["a.png"], "messages": [{"role": "user", "content": SHOWN}, SAID]},
+        {"image": "a.png", "conversations": [{"role": "user", "content": "<image>\nWhat?"}, SAID]},
+        {"images": "a.png", "messages": [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "Red."}]},
+        {"messages": [{"role": "user", "content": [URL | {"image_url": {"url": "a.png"}}, SHOWN[1]]}, SAID]},
+        {"messages": [{"role": "user", "content": [URL | {"image_url": "a.png"}, SHOWN[1]]}, SAID]},
+    ],
+)  # fmt: skip
+def test_dialects_of_chats(tmp_path, row, caplog):
+    """Images listed beside the turns are shown where their mark stands; names of roles and keys are free."""
+    picture(tmp_path / "a.png")
+    [record] = read_set(lines(tmp_path / "a.jsonl", row)).records
+    assert record.images == ("a.png",)
+    assert [message["role"] for message in record.messages] == ["user", "assistant"]
+    assert record.messages[0]["content"] == SHOWN
+    assert record.messages[1]["content"] == [{"type": "text", "text": "Red."}]
+    assert not caplog.messages
+
+
+def test_a_mark_is_a_text_where_no_image_is_listed(tmp_path):
+    row = {"messages": [{"role": "developer", "content": "Say <image>."}]}
+    [record] = read_set(lines(tmp_path / "a.jsonl", row)).records
+    assert record.messages == ({"role": "system", "content": [{"type": "text", "text": "Say <image>."}]},)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("metadata.csv", '\ufefffile_name,text\r\na.png,"red, and dark"\r\nb.png,blue\r\n'),
+        ("captions.txt", 'image,caption\na.png,"red, and dark"\nb.png,blue\n'),
+        ("list.tsv", "path\tcaption\tsource\na.png\tred, and dark\t\nb.png\tblue\tx\n"),
+    ],
+)
+def test_a_table_of_images_and_captions(tmp_path, name, content):
+    """Alone in the folder it is the folder's list; images may lie in images/ below it."""
+    picture(tmp_path / "a.png"), picture(tmp_path / "images/b.png")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for place in (tmp_path, tmp_path / name):
+        found = read_set(place)
+        assert found.kind == CAPTIONS
+        assert [(*row.images, row.text) for row in found.records] == [
+            ("a.png", "red, and dark"),
+            ("images/b.png", "blue"),
+        ]
+
+
+def test_a_table_of_texts(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,one\n2,"two, three"\n')
+    assert [row.text for row in read_set(tmp_path / "a.csv").records] == ["one", "two, three"]
+
+
+def test_a_list_below_the_folder_is_not_overlooked(tmp_path):
+    picture(tmp_path / "train/a.png")
+    lines(tmp_path / "train/metadata.jsonl", {"file_name": "a.png", "text": "one"})
+    with pytest.raises(ValueError, match=r"no list lies there, but .*metadata\.jsonl does; give calibration=.*train$"):
+        read_set(tmp_path)
+
+
+def test_classes_that_cannot_be_told_are_said(tmp_path, caplog):
+    for name in ("train/red/a.png", "train/blue/b.png"):
+        picture(tmp_path / name)
+    assert read_set(tmp_path / "train").classes == ("blue", "red")
+    assert not caplog.messages
+    assert read_set(tmp_path).classes == ()
+    assert "its images are of no class" in caplog.text
+
+
 def test_examples_are_drawn_once_by_a_seed(tmp_path):
     found = read_set(lines(tmp_path / "a.txt", *(f"text {n}" for n in range(50))))
     drawn = [[e.text for e in found.examples(20, seed)] for seed in (0, 0, 1)]
@@ -110,12 +185,22 @@ def test_images_are_upright_and_transparency_is_white(tmp_path):
         ([{"image": "/etc/a.png", "caption": "one"}], r"line 1: '/etc/a.png' is not a path below"),
         ([{"image": "https://x.org/a.png", "caption": "one"}], r"line 1: 'https://x.org/a.png' is not a path below"),
         ([{"image": "gone.png", "caption": "one"}], r"line 1: there is no image .*gone.png: paths start from"),
-        ([{"image": "a.png"}], r"line 1: needs 'text', a text or a list of texts"),
+        ([{"image": "a.png"}], r"line 1: needs 'caption', a text or a list of texts"),
+        (
+            [{"image": "a.png", "captions": ["one"]}],
+            r"line 1: needs 'caption'.* 'captions' is there: call it 'caption'",
+        ),
+        (['"one"'], r"line 1: 'one' is no object; give a folder of images"),
+        ([{"messages": [{"role": "user", "content": None}]}], r"line 1: needs 'content', a text or a list of parts"),
+        (
+            [{"images": ["a.png", "a.png"], "messages": [{"role": "user", "content": "<image>What?"}]}],
+            r"line 1: its conversation shows 1 images \(<image>\), 'images' gives 2; make them equal",
+        ),
         ([{"messages": []}], r"line 1: needs 'messages', a list of at least one object, got \[\]"),
         ([{"messages": [{"role": "bot", "content": "x"}]}], r"line 1: 'role' must be one of .*, got 'bot'"),
         (
             [{"messages": [{"role": "user", "content": [{"type": "video"}]}]}],
-            r"line 1: 'type' must be 'text' or 'image'",
+            r"line 1: 'type' must be 'text', 'image' or 'image_url'",
         ),
         (
             [{"image": "a.png", "conversations": [{"from": "human", "value": "What?"}]}],
@@ -133,13 +218,19 @@ def test_a_bad_record_is_named_with_its_line(tmp_path, rows, message):
 
 def test_what_is_no_set(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.csv").write_text("a,b")
+    (tmp_path / "a.xml").write_text("a,b")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "cut.csv").write_text("text\none, two\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "odd.json").write_text('{"a": 1}')
     for name, message in (
         ("gone", "no such file or folder; give a folder of images with captions"),
         ("empty", "no image and no list lies there"),
-        ("a.csv", r"its name ends in \.csv"),
+        ("a.xml", r"its name ends in \.xml"),
+        ("a.csv", "line 2: its keys are 'a', 'b'; give a folder of images"),
+        ("cut.csv", "line 2 has 2 columns where the first line has 1; put a text that holds ',' in quotes"),
+        ("latin.txt", "save it as UTF-8"),
         ("empty.jsonl", "is empty"),
         ("odd.json", "none of the formats that are known"),
     ):

@@ -16,6 +16,9 @@ GATES = {"num_experts_per_tok": 2, "num_local_experts": 4}
 IMAGE, VIDEO, BEGIN, END = 63, 62, 60, 61
 QWEN = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": BEGIN, "vision_end_token_id": END}
 TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 4, "out_hidden_size": 32}
+STAGES = {"depths": [1, 1, 2, 1], "embed_dim": [8, 16, 32, 32], "num_heads": [1, 2, 4, 4], "num_groups": [1, 2, 4, 4]}
+STEPS = {"patch_size": [7, 3, 3, 3], "patch_stride": [4, 2, 2, 2], "patch_padding": [3, 1, 1, 1], "projection_dim": 32}
+DAVIT = STAGES | STEPS | {"window_size": 4}
 TURNS = {"rope_type": "default", "mrope_section": [1, 1, 2]}
 B, T = 3, 24
 
@@ -125,6 +128,18 @@ def _opt() -> dict[str, Any]:
     return {"model_type": "opt", **sizes, **places, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
+def _bart() -> dict[str, Any]:
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    heads = {
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "vocab_size": 64,
+        "max_position_embeddings": 64,
+    }
+    signs = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    return sizes | heads | signs | {"forced_eos_token_id": 2}
+
+
 def _t5(**more: Any) -> dict[str, Any]:
     sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     signs = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
@@ -217,13 +232,7 @@ ZOO: dict[str, Kind] = {
     "t5_backbone": Kind(lambda: t.T5Model(t.T5Config(**_t5())), words, {"text": 4}, 36, ("shared.weight",), loss=False),
     "t5": Kind(lambda: t.T5ForConditionalGeneration(t.T5Config(**_t5())), words, {"text": 4}, 36, ("shared.weight",)),
     "bart": Kind(
-        lambda: t.BartForConditionalGeneration(
-            t.BartConfig(
-                vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
-                encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=64, pad_token_id=0,
-                bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=2,
-            )
-        ),
+        lambda: t.BartForConditionalGeneration(t.BartConfig(**_bart())),
         words, {"text": 4}, 32, ("model.shared.weight",),
     ),
     "bert": Kind(
@@ -330,6 +339,22 @@ ZOO: dict[str, Kind] = {
             image_token_index=IMAGE,
         ),
         mllama, {"vision": 3, "text": 2, "fusion": 1}, 33, ("lm_head.weight",),
+    ),
+    "florence2": Kind(
+        lambda: t.Florence2ForConditionalGeneration(
+            t.Florence2Config(
+                vision_config=DAVIT, text_config={"model_type": "bart", **_bart()}, image_token_id=IMAGE
+            )
+        ),
+        lambda: {**words(5), **pixels(64), "labels": torch.randint(3, 58, (B, 6))},
+        {"vision": 5, "text": 4}, 73, ("model.language_model.shared.weight",),
+    ),
+    "vilt": Kind(
+        lambda: t.ViltForQuestionAnswering(
+            t.ViltConfig(**SEEN, vocab_size=64, max_position_embeddings=64, num_labels=5)
+        ),
+        lambda: {**words(), **pixels(), "pixel_mask": torch.ones(B, 16, 16), "labels": torch.rand(B, 5)},
+        {"fusion": 2}, 13, ("classifier.3.weight",),
     ),
     "git": Kind(
         lambda: t.GitForCausalLM(t.GitConfig(vision_config=SEEN, **WORDS, max_position_embeddings=64)),

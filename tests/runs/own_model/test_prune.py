@@ -8,7 +8,7 @@ import transformers
 
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, built
-from tests.runs.own_model.folders import chats, folder, lines, pictures, texts
+from tests.runs.own_model.folders import PROCESSORS, chats, folder, lines, pictures, texts, tokenizer
 from vlp_bench.commands import export, masks
 from vlp_bench.data.readers.calibration_sets import read_set
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
@@ -233,3 +233,104 @@ def test_words_longer_than_the_model_s_table_are_refused(folders, tmp_path):
     file = lines(tmp_path / "texts.jsonl", [{"text": "a strange dog"}] * 2)
     with pytest.raises(ValueError, match="gives the id 64, the model has 64 words: it is another's"):
         pruned(place, tmp_path / "out", pruner="wanda", sparsity=0.5, calibration=file)
+
+
+def refused(place, tmp_path, message, **words):
+    with pytest.raises(ValueError, match=message) as error:
+        pruned(place, tmp_path / "out", **words)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_which_nothing_goes(tmp_path):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]}
+    transformers.ResNetModel(transformers.ResNetConfig(**sizes)).save_pretrained(tmp_path / "model")
+    refused(tmp_path / "model", tmp_path, r"nothing of it is pruned, the table says why; also=", pruner="omp")
+
+
+def test_a_model_of_sounds_is_calibrated_by_no_set(sets, tmp_path):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 64, "num_mel_bins": 8}
+    signs = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    config = transformers.WhisperConfig(**sizes, **heads, **signs, max_source_positions=8, max_target_positions=16)
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "model")
+    refused(
+        tmp_path / "model", tmp_path, r"reads input_features, neither images nor texts: a pruner that reads weights",
+        pruner="wanda", calibration=sets["texts"],
+    )  # fmt: skip
+    [(solution, _)], _ = pruned(tmp_path / "model", tmp_path / "out", pruner="omp")
+    assert solution.sparsity == 0.5
+
+
+def test_what_the_model_says_of_the_first_batch_is_one_line(sets, tmp_path):
+    """Found when it is asked which layers are reached, before any statistic."""
+    vision, words = ({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+                     {"vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64})  # fmt: skip
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**vision, image_size=16, patch_size=4),
+        transformers.GPT2Config(**words, add_cross_attention=True, is_decoder=True),
+    )
+    transformers.VisionEncoderDecoderModel(config).save_pretrained(tmp_path / "model")
+    PROCESSORS["vit"]().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    refused(
+        tmp_path / "model", tmp_path, r"the model can't take calibration batch 0 \(.*has no attribute 'pad_token_id'",
+        pruner="wanda", calibration=sets["pictures"],
+    )  # fmt: skip
+
+
+def test_weights_that_are_codes_or_called_otherwise_or_an_adapter_s(tmp_path):
+    place = folder("llama", tmp_path / "model")
+    config = json.loads((place / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (place / "config.json").write_text(json.dumps(quantised))
+    refused(place, tmp_path, r"its weights are quantised \(gptq\): give the model as it was before that", pruner="omp")
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "model.safetensors").rename(place / "model.fp16.safetensors")
+    refused(place, tmp_path, r"its weights are called model\.fp16\.safetensors, and from_pretrained looks for model\.s")
+    (place / "config.json").rename(place / "adapter_config.json")
+    refused(place, tmp_path, r"no config\.json in it; .*it is an adapter: merge it into its model")
+
+
+def test_a_score_of_ones_own_is_allowed_by_name(sets, folders, tmp_path, monkeypatch):
+    score = "def smallest(layer, calibration, power: float = 1.0):\n    return -layer.matrix.abs() ** power\n"
+    (tmp_path / "scores_of_mine.py").write_text(score)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"pruner": "omp", "pruner.solve.score._target_": "scores_of_mine.smallest"}
+    refused(folders("clip"), tmp_path, r"scores_of_mine\.smallest: only what conf/ names .* allow=\[NAME\]", **named)
+    allowed = named | {"allow": "[scores_of_mine.smallest]", "calibration": sets["pictures"]}
+    [(solution, out)], _ = pruned(folders("clip"), tmp_path / "out", **allowed)
+    key = "text_model.encoder.layers.0.mlp.fc1.weight"
+    weight, mask = dict(built("clip").named_parameters())[key].abs(), solution.masks[key]
+    assert weight[mask].max() <= weight[~mask].min()
+    assert "scores_of_mine.smallest" in str(vlp_bench.Solution.load(out / "mask.safetensors").report["settings"])
+
+
+@pytest.mark.parametrize("out", ["model", ".", "texts"])
+def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, out):
+    """Neither the model, nor what it is calibrated on, nor a folder around them."""
+    monkeypatch.chdir(tmp_path)
+    folder("llama", tmp_path / "model")
+    texts(tmp_path), (tmp_path / "texts").mkdir(), (tmp_path / "texts.jsonl").rename("texts/a.jsonl")
+    words = ["model=model/llama", "calibration=texts/a.jsonl", f"out={out}", "force=true"]
+    with pytest.raises(ValueError, match=rf"^out={out} would replace (model|calibration)=.*: choose another folder$"):
+        request_of(words)
+    request_of([*words[:2], "out=texts/pruned", "force=true"])
+
+
+def test_a_set_that_is_not_read_is_told(folders, tmp_path):
+    _, shown = pruned(folders("llama"), tmp_path / "out", pruner="omp", calibration="nowhere")
+    assert "pruner=omp reads weights only: calibration= is not read" in shown
+
+
+def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, caplog):
+    for name in ("red", "blue"):
+        pictures(tmp_path / "set" / name, 3, listed=False)
+        for file in (tmp_path / "set" / name).glob("*.txt"):
+            file.unlink()
+    words = {"pruner": "snip", "calibration": tmp_path / "set", "batch_size": 2}
+    refused(folders("vit"), tmp_path, "labels are needed", **words)
+    assert [r.getMessage() for r in caplog.records if "class folders" in r.getMessage()] == [
+        "2 of 2 class folders, the first is blue, are not in the labels of the model's config.json: the images have no "
+        "labels, which a loss needs"
+    ]

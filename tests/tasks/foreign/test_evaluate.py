@@ -23,7 +23,7 @@ from tests.tasks.foreign.exams import (
     text,
     vqa,
 )
-from vlp_bench.data.datasets.evaluated import CAPTIONS, CORPUS, Place
+from vlp_bench.data.datasets.evaluated import CAPTIONS, CLASSES, CORPUS, EXAM, Place
 from vlp_bench.data.readers.corpus import read_corpus
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.models.foreign.likelihood import Told, log_likelihoods
@@ -376,3 +376,34 @@ def test_no_split_of_a_format_of_folders_is_one_line_without_contradiction(tmp_p
     folder.rename(tmp_path / "val")
     assert len(Place(str(tmp_path), "files").read(CAPTIONS).records) == 3
     assert "what is tested is the validation split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "message"),
+    [
+        (
+            CORPUS,
+            {"format": "text", "limit": 3},
+            r"data\.limit=3: this means nothing for corpus .*: leave it out; the keys are",
+        ),
+        (CORPUS, {"format": "text", "images": "x"}, r"data\.images=x: this means nothing for"),
+        (EXAM, {"format": "mmlu", "names": "x"}, r"data\.names=x: this means nothing for"),
+        (CLASSES, {"format": "imagefolder", "images": "x"}, r"data\.images=x: this means nothing for"),
+        (
+            CLASSES,
+            {"format": "imagefolder", "limit": -3},
+            r"data\.limit=-3: expected a number of records, or 0 for all",
+        ),
+        (CLASSES, {"format": "imagefolder", "split": "train"}, r"data\.split=train: .* has no folder train"),
+        (
+            CAPTIONS,
+            {"format": "parquet", "images": "x"},
+            r"data\.images=x: this means nothing for captions in the format parquet",
+        ),
+        (CAPTIONS, {"format": "karpathy", "names": "x"}, r"data\.names=x: this means nothing for"),
+    ],
+)
+def test_keys_of_the_data_that_would_not_be_heeded(tmp_path, kind, place, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Place(str(tmp_path), **place).read(kind)
+    assert "\n" not in str(error.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,26 @@ class Place:
             ValueError: another format, or files that are not there or wrong.
         """
         formats.check(self.format, FORMATS[kind], "data.format")
+        self._check(kind)
         check_root(Path(self.root), ("test",))
         if kind in (CAPTIONS, QUESTIONS) and self.split not in NAMES:
             raise ValueError(f"data.split={self.split}: use one of {', '.join(NAMES)}{did_you_mean(self.split, NAMES)}")
         return self._cut(_READERS[kind](self))
 
+    def _check(self, kind: str) -> None:
+        """ValueError for a number of records that is none, or a key that would not be heeded."""
+        if self.limit < 0:
+            raise ValueError(f"data.limit={self.limit}: expected a number of records, or 0 for all")
+        unheeded = UNHEEDED[kind] | ({"images"} if self.format in formats.HOLDING_IMAGES else set())
+        for key in (key for key in sorted(unheeded) if getattr(self, key)):
+            others = [f"data.{one.name}" for one in fields(self) if one.name not in unheeded]
+            raise ValueError(
+                f"data.{key}={getattr(self, key)}: this means nothing for {kind} in the format {self.format}: "
+                f"leave it out; the keys are {', '.join(others)}"
+            )
+
     def _cut(self, data: Data) -> Data:
-        if not self.limit or isinstance(data, Corpus):
+        if not self.limit:
             return data
         if isinstance(data, Classes):
             return replace(data, labelled=replace(data.labelled, records=tuple(_evenly(data.records, self.limit))))
@@ -152,6 +165,10 @@ def _classes(place: Place) -> Data:
     root = Path(place.root)
     named = (root / name for name in ((place.split, "val") if place.split == "test" else (place.split,)))
     folder = place.named if place.test else next((one for one in named if one.is_dir()), root)
+    if folder == root and place.split != "test":
+        raise ValueError(
+            f"data.split={place.split}: {root} has no folder {place.split}; name one with data.test=FOLDER"
+        )
     read = read_folders(folder, place.names or None)
     folders = tuple(sorted(one.name for one in folder.iterdir() if one.is_dir()))
     return Classes(read, folders, Folder(folder))
@@ -177,6 +194,11 @@ FORMATS: Mapping[str, Sequence[str]] = {
     EXAM: ("mmlu",),
 }
 """Kind of data -> its formats."""
+UNHEEDED: Mapping[str, set[str]] = {
+    CAPTIONS: {"names"}, QUESTIONS: {"names"}, CLASSES: {"images"}, CORPUS: {"images", "names", "limit"},
+    EXAM: {"images", "names"},
+}  # fmt: skip
+"""Kind of data -> keys of a `Place` that mean nothing there."""
 
 
 def fingerprint(data: Data) -> str:

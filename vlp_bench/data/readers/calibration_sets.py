@@ -5,6 +5,8 @@ Every error names the file, the line (or record) and what would mend it. No path
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,17 +27,21 @@ from vlp_bench.data.transforms.decoding import Folder, inside
 _log = logging.getLogger(__name__)
 CAPTIONS, TEXTS, CHATS = "images with captions", "texts", "chats"
 KINDS = (
-    "a folder of images with captions (captions.jsonl, Karpathy's JSON, or a .txt beside each image), or in a folder "
-    "for every class, "
+    "a folder of images with captions (captions.jsonl or .csv, Karpathy's JSON, or a .txt beside each image), or in a "
+    "folder for every class, "
     'a file of texts (.jsonl with {"text": ...}, or .txt, one a line), '
     'or a file of chats (.jsonl with {"messages": [...]} or LLaVA\'s {"conversations": [...]})'
 )
-LISTS = ("captions.jsonl", "metadata.jsonl", "captions.json", "dataset.json")
+LISTS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "captions.json", "dataset.json")
 """Files a folder of images is described by, in order of preference."""
 IMAGE_KEYS = ("image", "file_name", "filename", "path")
+CAPTION_KEYS = ("text", "caption")
+TABLES = (".csv", ".tsv")
+TURNS = ("messages", "conversations")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+ROLES |= {"developer": "system"}
 MARK = "<image>"
-"""Where LLaVA's conversations show an image."""
+"""Where a turn shows the next image that its record lists."""
 Message = Mapping[str, Any]
 """`{"role": str, "content": [{"type": "image"} or {"type": "text", "text": str}]}`, as chat templates read it."""
 
@@ -109,7 +115,9 @@ def _repeated(records: Sequence[Row]) -> Iterator[str]:
     said = Counter(map(repr, records))
     if again := len(records) - len(said):
         first = next(record for record in records if said[repr(record)] > 1)
-        yield f"{again} of {len(records)} records stand in it twice, the first is {checked.brief(first.text or first)}"
+        said_first = next((m["content"] for m in first.messages), first.images)
+        told = checked.brief(first.text or said_first)
+        yield f"{again} of {len(records)} records stand in it twice, the first is {told}"
     if several := sum(len({*record.images}) < len(record.images) for record in records):
         yield f"{several} of {len(records)} records show an image twice"
     if several := sum(
@@ -127,9 +135,9 @@ def _read(path: Path) -> CalibrationSet:
         return _of_folder(path)
     if not path.is_file():
         raise ValueError(f"calibration={path}: no such file or folder; give {KINDS}")
-    if path.suffix == ".txt":
+    if path.suffix == ".txt" and not _is_table_of_captions(path):
         return CalibrationSet(path, TEXTS, [Row(text=line) for line in checked.lines(path)], path.parent)
-    if path.suffix not in (".json", ".jsonl"):
+    if path.suffix not in (".json", ".jsonl", ".txt", *TABLES):
         raise ValueError(f"calibration={path}: its name ends in {path.suffix or 'nothing'}; give {KINDS}")
     return _of_file(path)
 
@@ -138,14 +146,17 @@ def _read(path: Path) -> CalibrationSet:
 
 
 def _of_folder(path: Path) -> CalibrationSet:
-    """By its list, else by the one JSON file in it, else by the .txt beside each image."""
+    """By its list, else by the one JSON file or table in it, else by the .txt beside each image."""
     lists = [path / name for name in LISTS if (path / name).is_file()]
-    lists = lists or sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
+    tables = (file for ending in (*TABLES, ".txt") for file in path.glob(f"*{ending}"))
+    lists = lists or sorted([*path.glob("*.jsonl"), *path.glob("*.json"), *filter(_is_table_of_captions, tables)])
     if len(lists) > 1 and lists[0].name not in LISTS:
         names = ", ".join(file.name for file in lists[:4])
         raise ValueError(f"calibration={path}: {names} lie there; give the path of one of them")
     if lists:
         return _of_file(lists[0])
+    if below := next((file for name in LISTS for file in sorted(path.glob(f"*/{name}"))), None):
+        raise ValueError(f"calibration={path}: no list lies there, but {below} does; give calibration={below.parent}")
     images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not images:
         raise ValueError(f"calibration={path}: no image and no list lies there; give {KINDS}")
@@ -155,7 +166,10 @@ def _of_folder(path: Path) -> CalibrationSet:
         raise ValueError(f"{lacks} has no {lacks.stem}.txt beside it, as others have: write it or take the image away")
     texts = [" ".join(checked.lines(image.with_suffix(".txt"))) if captioned else "" for image in images]
     names = [image.relative_to(path) for image in images]
-    classes = tuple(sorted({name.parts[0] for name in names})) if all(len(name.parts) == 2 for name in names) else ()
+    depths = {len(name.parts) for name in names}
+    classes = tuple(sorted({name.parts[0] for name in names})) if depths == {2} else ()
+    if depths - {1, 2} or len(depths) > 1:
+        _log.warning("%s: its images are of no class, as not all lie in a folder of its own for every class", path)
     records = [
         Row((name.as_posix(),), text, label=classes.index(name.parts[0]) if classes else -1)
         for name, text in zip(names, texts, strict=True)
@@ -176,14 +190,20 @@ def _of_file(path: Path) -> CalibrationSet:
             return CalibrationSet(path, kind, list(_parsed(path, found, parse)), path.parent)
     if path.suffix == ".json":
         return _known(path)
-    keys = ", ".join(map(repr, list(first)[:6])) or "no key"
-    raise ValueError(f"{path}, {found[0][0]}: its keys are {keys}; give {KINDS}")
+    keys = (
+        f"its keys are {', '.join(map(repr, list(first)[:6]))}"
+        if first
+        else f"{checked.brief(found[0][1])} is no object"
+    )
+    raise ValueError(f"{path}, {found[0][0]}: {keys}; give {KINDS}")
 
 
 def _entries(path: Path) -> list[tuple[str, Any]] | None:
     """(line or record in words, its content); None for a JSON file that is no list."""
     if path.suffix == ".jsonl":
         found = [(f"line {n}", _decoded(path, n, text)) for n, text in _lines(path) if text.strip()]
+    elif path.suffix != ".json":
+        found = list(_table(path))
     else:
         content = checked.load(path)
         if not isinstance(content, list):
@@ -192,6 +212,34 @@ def _entries(path: Path) -> list[tuple[str, Any]] | None:
     if not found:
         raise ValueError(f"{path} is empty; is the download complete?")
     return found
+
+
+def _is_table_of_captions(path: Path) -> bool:
+    """Whether its first line is the head of a table of images and captions."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        head = _columns(file.readline(4096))[1]
+    return any(key in head for key in IMAGE_KEYS) and any(key in head for key in CAPTION_KEYS)
+
+
+def _columns(line: str) -> tuple[str, list[str]]:
+    """What separates the columns of a table's first line, and their names."""
+    separator = max(",\t;|", key=line.count)
+    return separator, [name.strip() for name in next(csv.reader([line.strip()], delimiter=separator), [])]
+
+
+def _table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table with a head, quoted as spreadsheets write it; empty fields are no keys."""
+    text = checked.text_of(path)
+    separator, names = _columns(text.partition("\n")[0])
+    rows = csv.reader(io.StringIO(text), delimiter=separator)
+    for fields in rows:
+        if rows.line_num > 1 and fields:
+            if len(fields) != len(names):
+                what = f"{len(fields)} columns where the first line has {len(names)}"
+                raise ValueError(
+                    f"{path}, line {rows.line_num} has {what}; put a text that holds {separator!r} in quotes"
+                )
+            yield f"line {rows.line_num}", {n: f.strip() for n, f in zip(names, fields, strict=True) if f.strip()}
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -225,7 +273,7 @@ def _parsed(path: Path, entries: Sequence[tuple[str, Any]], parse: Callable[[Rec
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
-            keys.see(record)
+            keys.see({key: value for key, value in record.items() if key not in TURNS})
             yield parse(record, path.parent)
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{path}, {where}: {error}") from None
@@ -240,14 +288,14 @@ def _key(record: Record, root: Path, keys: Sequence[str] = IMAGE_KEYS) -> str:
 
 
 def _there(key: str, root: Path) -> str:
-    for place in (key, f"images/{key}"):
+    for place in (key, f"images/{key}", f"Images/{key}"):
         if (root / inside(place)).is_file():
             return place
     raise BadRecord(f"there is no image {root / key}: paths start from the folder of the file")
 
 
 def _captioned(record: Record, root: Path) -> Row:
-    caption = "caption" if "caption" in record else "text"
+    caption = "text" if "text" in record and "caption" not in record else "caption"
     return Row((_key(record, root),), checked.texts(record, caption)[0])
 
 
@@ -258,11 +306,41 @@ def _text(record: Record, root: Path) -> Row:
 # Chats
 
 
-def _messages(record: Record, root: Path) -> Row:
-    """`{"messages": [{"role": ..., "content": text or [{"type": "image", "image": path}, {"type": "text", ...}]}]}`."""
-    images: list[str] = []
-    said = [_message(message, root, images) for message in _listed(record, "messages")]
-    return Row(tuple(images), "", tuple(said))
+class _Pictures:
+    """The images of a chat in their order: named where they are shown, or listed by the record and shown by a mark."""
+
+    def __init__(self, record: Record, root: Path) -> None:
+        self.root, self.key = root, next((key for key in ("image", "images") if key in record), "")
+        given = record.get(self.key) or []
+        self.listed = [_key({"image": one}, root) for one in (given if isinstance(given, list) else [given])]
+        self.keys: list[str] = []
+        self.shown = 0
+
+    def named(self, key: str) -> None:
+        self.keys.append(key)
+
+    def next(self) -> None:
+        self.keys += self.listed[self.shown : self.shown + 1]
+        self.shown += 1
+
+    def check(self) -> None:
+        """BadRecord if not all that are listed are shown once."""
+        if self.shown != len(self.listed):
+            shows = f"its conversation shows {self.shown} images ({MARK})"
+            raise BadRecord(f"{shows}, {self.key or 'image'!r} gives {len(self.listed)}; make them equal")
+
+
+def _chat(record: Record, root: Path) -> Row:
+    """OpenAI's, ShareGPT's or LLaVA's turns, with images in them or beside them.
+
+    `{"messages": [{"role": ..., "content": text or [{"type": "image", "image": path}, {"type": "text", ...}]}]}` or
+    `{"conversations": [{"from": "human", "value": "<image>\\n..."}]}`; `"image"` or `"images"` lists paths.
+    """
+    listed, pictures = next((key for key in TURNS if key in record), TURNS[0]), _Pictures(record, root)
+    marked = bool(pictures.key) or listed == "conversations"
+    said = [_message(turn, pictures, marked) for turn in _listed(record, listed)]
+    pictures.check()
+    return Row(tuple(pictures.keys), "", tuple(said))
 
 
 def _listed(record: Record, key: str) -> list[Any]:
@@ -272,10 +350,16 @@ def _listed(record: Record, key: str) -> list[Any]:
     return found
 
 
-def _message(message: Record, root: Path, images: list[str]) -> Message:
-    content = message.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else _listed(message, "content")
-    return {"role": _role(message, "role"), "content": [_part(part, root, images) for part in parts]}
+def _message(turn: Record, pictures: _Pictures, marked: bool) -> Message:
+    role, content = ("from", "value") if "from" in turn else ("role", "content")
+    if not isinstance(turn.get(content), str | list):
+        raise BadRecord(f"needs {content!r}, a text or a list of parts, got {checked.got(turn, content)}")
+    if isinstance(turn[content], list):
+        parts = [_part(part, pictures) for part in _listed(turn, content)]
+    else:
+        text = checked.text(turn, content)
+        parts = list(_split(text, pictures)) if marked else [{"type": "text", "text": text}]
+    return {"role": _role(turn, role), "content": parts}
 
 
 def _role(message: Record, key: str) -> str:
@@ -285,38 +369,32 @@ def _role(message: Record, key: str) -> str:
     return ROLES[found]
 
 
-def _part(part: Record, root: Path, images: list[str]) -> dict[str, str]:
+def _part(part: Record, pictures: _Pictures) -> dict[str, str]:
     kind = part.get("type")
     if kind == "text":
         return {"type": "text", "text": checked.text(part, "text")}
-    if kind == "image":
-        images.append(_key(part, root, ("image", "path", "file_name", "url")))
-        return {"type": "image"}
-    raise BadRecord(f"'type' must be 'text' or 'image', got {checked.brief(kind)}")
+    if kind not in ("image", "image_url"):
+        raise BadRecord(f"'type' must be 'text', 'image' or 'image_url', got {checked.brief(kind)}")
+    place = part.get("image_url", part)  # OpenAI's {"image_url": {"url": path}}
+    place = place if isinstance(place, dict) else {"url": place}
+    if pictures.listed and not place.keys() - {"type"}:
+        pictures.next()
+    else:
+        pictures.named(_key(place, pictures.root, ("image", "path", "file_name", "url")))
+    return {"type": "image"}
 
 
-def _conversation(record: Record, root: Path) -> Row:
-    """LLaVA's: `{"image": path or [path, ...], "conversations": [{"from": "human", "value": "<image>\\n..."}]}`."""
-    given = record.get("image", [])
-    images = tuple(_key({"image": one}, root) for one in (given if isinstance(given, list) else [given]))
-    turns = [(_role(turn, "from"), checked.text(turn, "value")) for turn in _listed(record, "conversations")]
-    shown = sum(text.count(MARK) for _, text in turns)
-    if shown != len(images):
-        raise BadRecord(f"its conversation shows {shown} images ({MARK}), 'image' gives {len(images)}; make them equal")
-    return Row(images, "", tuple({"role": role, "content": list(_split(text))} for role, text in turns))
-
-
-def _split(text: str) -> Iterator[dict[str, str]]:
+def _split(text: str, pictures: _Pictures) -> Iterator[dict[str, str]]:
     for number, piece in enumerate(text.split(MARK)):
         if number:
+            pictures.next()
             yield {"type": "image"}
         if piece.strip():
             yield {"type": "text", "text": piece.strip()}
 
 
 _PARSERS: Sequence[tuple[str, Sequence[str], Callable[[Record, Path], Row]]] = (
-    (CHATS, ("messages",), _messages),
-    (CHATS, ("conversations",), _conversation),
+    (CHATS, TURNS, _chat),
     (CAPTIONS, IMAGE_KEYS, _captioned),
     (TEXTS, ("text",), _text),
 )

@@ -71,7 +71,9 @@ def text_of(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}): is paths.data the folder it should be in?") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not JSON or text ({error.reason}); is the download complete?") from None
+        raise ValueError(
+            f"{path} is not JSON or text ({error.reason}): save it as UTF-8; is the download complete?"
+        ) from None
 
 
 def _decoded(path: Path, text: str, infinite: bool = False) -> Any:

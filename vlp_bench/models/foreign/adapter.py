@@ -19,7 +19,8 @@ from vlp_bench.models.foreign.structure import Structure, Weight, structure_of
 from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, is_cross, reads_other_side
 
 IMAGE_FIRST = ("git",)
-"""Models whose layers read an image's tokens before the text's, which no tree tells."""
+TEXT_FIRST = ("vilt", "visual_bert", "layoutlmv2", "layoutlmv3")
+"""Models whose layers read an image's tokens before the text's, or behind them, which no tree tells."""
 
 
 class TransformersAdapter:
@@ -75,7 +76,7 @@ class TransformersAdapter:
         given = dict(self._with_targets(batch))
         if not getattr(self.tree.model.config, "is_encoder_decoder", False):
             given.pop("labels", None)
-        if "logits_to_keep" in self._takes and not self._prunes_output:
+        if "logits_to_keep" in self._takes and "labels" not in given and not self._prunes_output:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
         with torch.no_grad(), self._seeing_shapes(model):
             _tower(model, given)(**given)
@@ -124,6 +125,8 @@ class TransformersAdapter:
             return token_masks.of_text(batch) if self.tree.modality(path) == TEXT else None
         if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
             return token_masks.after_images(token_masks.of_text(batch), tokens)
+        if tower is None and self.tree.model.config.model_type in TEXT_FIRST and token_masks.is_full(batch):
+            return token_masks.before_images(token_masks.of_text(batch), tokens)
         return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
 
     def _of_queries(self, batch: Mapping[str, Any], tokens: int) -> Tensor | None:

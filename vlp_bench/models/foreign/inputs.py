@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -20,6 +21,7 @@ from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 LONGEST = 512
 """Tokens of a text, unless told otherwise."""
@@ -29,6 +31,9 @@ WITHOUT_SIGN = ("Blip", "InstructBlip", "Git", "Kosmos", "PaliGemma")
 """Processors that put the signs for an image before a text themselves."""
 BEGUN = "a photo of"
 """What the encoder of a model with a decoder reads beside an image; the decoder says the caption."""
+
+
+NEEDS_NONE = "a pruner that reads weights only needs no data (omp, lamp, random; vlp-bench list pruners)"
 
 
 def reads(model: PreTrainedModel) -> set[str]:
@@ -51,6 +56,7 @@ class Inputs:
     model: PreTrainedModel
     folder: Path
     max_length: int = 0
+    _warned: bool = field(default=False, init=False, repr=False)
 
     def batches(self, examples: Sequence[Example], kind: str, batch_size: int) -> list[Batch]:
         """All batches of a set, in memory. Examples with images and without are never in one batch.
@@ -103,6 +109,9 @@ class Inputs:
 
     def _maker(self, kind: str, with_images: bool) -> Callable[[Sequence[Example]], Any]:
         sees, said = reads(self.model), type(self.model).__name__
+        main = self.model.main_input_name
+        if not sees or main.startswith(("input_features", "input_values")):
+            raise ValueError(f"{said} reads {main}, neither images nor texts: {NEEDS_NONE}")
         if kind != CAPTIONS and "text" not in sees:
             raise ValueError(f"the calibration set holds {kind}, and {said} reads images: give a folder of images")
         if kind == CHATS and with_images and "image" not in sees:
@@ -129,6 +138,12 @@ class Inputs:
         if not classes or "labels" not in signature(self.model.forward).parameters:
             return {}
         found = label_numbers(self.model, classes, classes)
+        if found.missing and not self._warned:
+            self._warned = True
+            log.warning(
+                "%d of %d class folders, the first is %s, are not in the labels of the model's config.json: the images "
+                "have no labels, which a loss needs", len(found.missing), len(classes), found.missing[0],
+            )  # fmt: skip
         return {} if found.missing else {"labels": torch.tensor([found.numbers[e.label] for e in examples])}
 
     def _captions(self, examples: Sequence[Example]) -> Any:

@@ -19,6 +19,9 @@ from vlp_bench.models.offloading import parameters_on_meta
 from vlp_bench.spelling import count_of
 
 log = logging.getLogger(__name__)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+DEQUANTISED = "mxfp4"
+"""What transformers makes numbers of where it lacks the kernels."""
 DTYPES = ("float32", "bfloat16", "float16")
 BESIDE = {
     "processor_class": ProcessorMixin,
@@ -39,11 +42,18 @@ def found_folder(place: str) -> Path:
         near = f"; a repository of the hub is written {HUB}{place}" if place.count("/") == 1 else ""
         raise ValueError(f"model={place}: there is no such folder{near}{_beside(folder)}")
     if not (folder / "config.json").is_file():
-        raise ValueError(f"model={place}: no config.json in it; it holds {_contents(folder)}")
-    if not list(folder.glob("*.safetensors")):
+        merged = "; it is an adapter: merge it into its model (peft's merge_and_unload) and save that"
+        adapter = merged if (folder / "adapter_config.json").is_file() else ""
+        raise ValueError(f"model={place}: no config.json in it; it holds {_contents(folder)}{adapter}")
+    if not (files := sorted(file.name for file in folder.glob("*.safetensors"))):
         raise ValueError(
             f"model={place}: no .safetensors in it (it holds {_contents(folder)}); other files may run code when "
             "they are read: convert them with transformers' from_pretrained and save_pretrained"
+        )
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ValueError(
+            f"model={place}: its weights are called {', '.join(files[:3])}, and from_pretrained looks for "
+            f"{' or '.join(WEIGHTS)}: give the file that name, or save the model once more with save_pretrained"
         )
     return folder
 
@@ -96,6 +106,14 @@ def _class_of(folder: Path) -> Any:
         f"{folder}: transformers {transformers.__version__} has no model {names[0]}{own}; code of the repository's "
         "own is never run: load it yourself and call vlp_bench.prune"
     )
+
+
+def check_numbers(folder: Path) -> None:
+    """ValueError for a checkpoint of quantised weights, which are codes and no numbers."""
+    quantised = config_of(folder).get("quantization_config")
+    how = quantised.get("quant_method", "in some way") if isinstance(quantised, dict) else DEQUANTISED
+    if how != DEQUANTISED:
+        raise ValueError(f"{folder}: its weights are quantised ({how}): give the model as it was before that")
 
 
 def _config(folder: Path) -> Any:

@@ -227,6 +227,8 @@ class _Reasons:
             return PACKED
         if any(part == "embeddings" or part.startswith("patch_embed") for part in path.split(".")):
             return PATCHES
+        if path.rpartition(".")[2].startswith("rel_pos"):  # LayoutLMv3's, of distances that are counted as one of many
+            return POSITIONS
         return ROUTER if self._routes(path) else ""
 
     def _routes(self, path: str) -> bool:

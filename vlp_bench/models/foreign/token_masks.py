@@ -69,6 +69,19 @@ def after_images(mask: Tensor | None, tokens: int) -> Tensor | None:
     return torch.cat([mask.new_ones(len(mask), tokens - mask.shape[1]), mask], dim=1)
 
 
+def before_images(mask: Tensor | None, tokens: int) -> Tensor | None:
+    """(b, tokens) bool for layers that read the text's tokens (b, t), and then an image's, all of which count."""
+    if mask is None or tokens <= mask.shape[1]:
+        return mask
+    return torch.cat([mask, mask.new_ones(len(mask), tokens - mask.shape[1])], dim=1)
+
+
+def is_full(batch: Mapping[str, Any]) -> bool:
+    """Whether no pixel fills up an image (ViLT's are of many shapes)."""
+    mask = batch.get("pixel_mask")
+    return mask is None or bool(mask.all())
+
+
 def fitted(mask: Tensor | None, tokens: int, shape: torch.Size | None, name: str) -> Tensor | None:
     """A mask (b, t) at an input of `tokens` tokens a row; `shape` is the input's where it is known.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from inspect import signature
+from typing import TypeGuard
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,6 +14,16 @@ from transformers.pytorch_utils import Conv1D
 VISION, TEXT, FUSION, AUDIO = "vision", "text", "fusion", "audio"
 SEEN = {"image": VISION, "video": VISION, "text": TEXT, "audio": AUDIO}
 """What transformers calls the inputs of a model -> modality."""
+RAW = {
+    "pixel_values": VISION,
+    "flattened_patches": VISION,
+    "input_ids": TEXT,
+    "input_features": AUDIO,
+    "input_values": AUDIO,
+}
+"""Part of the name of an argument that takes raw inputs -> modality."""
+REGIONS = {"visual_embeds", "visual_feats", "image"}
+"""Arguments by which a model takes images that others have looked at (LXMERT), or calls them otherwise."""
 CONNECTORS = ("projector", "connector", "merger", "qformer", "resampler", "perceiver", "abstractor", "aligner")
 """Words in the names of modules between a vision tower and a language model, wherever they lie."""
 CROSS = ("cross", "encoder_attn", "encdecattention")
@@ -39,8 +50,14 @@ class Tree:
 
     @cached_property
     def towers(self) -> dict[str, str | None]:
-        """Path of every nested model -> the one modality it reads, None for several."""
-        return {path: _modality(module) for path, module in self.nested.items()}
+        """Path of every nested model, and of plain modules around layers that take raw inputs -> the one modality it
+        reads, None for several. Outermost first.
+        """
+        around = {block[:end] for block in self.blocks for end, letter in enumerate(block) if letter == "."}
+        models = {path: _modality(module) for path, module in self.nested.items()}
+        plain = {path: _taken(self.modules[path]) for path in around - models.keys()}
+        found = models | {path: own.pop() for path, own in plain.items() if len(own) == 1}
+        return {path: found[path] for path in self.modules if path in found}
 
     @cached_property
     def blocks(self) -> list[str]:
@@ -50,16 +67,17 @@ class Tree:
     @cached_property
     def of_pairs(self) -> bool:
         """Whether it compares images with texts (CLIP), so that its projections belong to its towers."""
-        return "return_loss" in signature(self.model.forward).parameters
+        apart = hasattr(self.model, "get_image_features") and hasattr(self.model, "get_text_features")
+        return apart or "return_loss" in signature(self.model.forward).parameters
 
     def around(self, path: str) -> list[str]:
         """Paths of the nested models a path lies in, innermost first."""
-        return [own for own in reversed(self.nested) if own == "" or f"{path}.".startswith(f"{own}.")]
+        return [own for own in reversed(self.nested) if _lies_in(path, own)]
 
     def tower(self, path: str) -> str | None:
-        """The modality of the innermost nested model around a path that reads one only."""
-        told = (self.towers[own] for own in self.around(path))
-        return next((modality for modality in told if modality), None)
+        """The modality of the innermost tower around a path that reads one only."""
+        told = (own for tower, own in reversed(self.towers.items()) if own and _lies_in(path, tower))
+        return next(told, None)
 
     def modality(self, path: str) -> str:
         """The modality of the module at a path: fusion where images and texts meet."""
@@ -102,8 +120,8 @@ def _encodes(model: PreTrainedModel) -> bool:
 
 def _named(path: str) -> str | None:
     """The modality that a projection of a dual encoder is named after."""
-    last = path.split(".")[-1]
-    return VISION if last.startswith(("visual", "vision", "image")) else TEXT if last.startswith("text") else None
+    words = {"visual": VISION, "vision": VISION, "image": VISION, "text": TEXT, "audio": AUDIO}
+    return next((own for part in path.split(".") for word, own in words.items() if part.startswith(word)), None)
 
 
 def is_cross(path: str) -> bool:
@@ -116,17 +134,31 @@ def reads_other_side(path: str) -> bool:
     return is_cross(path) and path.split(".")[-1].lower() in KEYS_VALUES
 
 
+def _lies_in(path: str, module: str) -> bool:
+    return module == "" or f"{path}.".startswith(f"{module}.")
+
+
 def _modality(model: PreTrainedModel) -> str | None:
-    """What a model says it reads; one that inherits a wrong word has patches, and no words."""
-    said = model.input_modalities
-    found = {SEEN.get(word) for word in ([said] if isinstance(said, str) else said)}
-    kinds = [type(module) for module in model.modules()]
-    patches = any(issubclass(kind, nn.Conv2d | nn.Conv3d) for kind in kinds)
-    if patches and nn.Embedding not in kinds:
-        return VISION
-    if patches and found == {TEXT}:
-        return VISION if model.main_input_name.startswith("pixel") else None
+    """What the arguments of a model's forward say it reads, else the model; None for several.
+
+    What a model says may be its family's word or, where nobody has said anything, "text".
+    """
+    found = _taken(model) | ({VISION} if REGIONS & signature(model.forward).parameters.keys() else set())
+    if not found:
+        said = model.input_modalities
+        found = {SEEN.get(word) for word in ([said] if isinstance(said, str) else said)}
+        kinds = [type(module) for module in model.modules()]
+        if nn.Embedding not in kinds and any(issubclass(kind, nn.Conv2d | nn.Conv3d) for kind in kinds):
+            return VISION
+        if said == PreTrainedModel.input_modalities:
+            return None
     return found.pop() if len(found) == 1 else None
+
+
+def _taken(module: nn.Module) -> set[str | None]:
+    """Modalities of the raw inputs that a module's forward takes."""
+    names = signature(module.forward).parameters
+    return {modality for word, modality in RAW.items() if any(word in name for name in names)}
 
 
 def _repeated(path: str, module: nn.Module) -> Iterator[str]:
@@ -135,20 +167,34 @@ def _repeated(path: str, module: nn.Module) -> Iterator[str]:
         if isinstance(child, nn.ModuleList) and _is_list_of_layers(child):
             for number, item in enumerate(child):
                 yield from _stages(f"{below}.{number}", item)
+        elif _is_list_of_equals(child):
+            yield from (f"{below}.{number}" for number in range(len(child)))
         else:
             yield from _repeated(below, child)
 
 
 def _stages(path: str, item: nn.Module) -> Iterator[str]:
-    """The layers of a stage that is little else than a list of equal layers (Swin); the item itself otherwise."""
+    """The layers of a stage that is little else than a list of equal layers (Swin); the item itself otherwise.
+
+    A stage that is itself a list (Florence-2, PVT) is never called: its items are the layers.
+    """
+    if isinstance(item, nn.ModuleList):
+        yield from (f"{path}.{number}" for number in range(len(item)))
+        return
     own = sum(p.numel() for p in item.parameters())
     for name, child in item.named_children():
-        if isinstance(child, nn.ModuleList) and "expert" not in name and len({type(c) for c in child}) == 1:
-            inside = sum(p.numel() for p in child.parameters())
-            if 2 * inside > own and _is_list_of_layers(child):
-                yield from (f"{path}.{name}.{number}" for number in range(len(child)))
-                return
+        inside = sum(p.numel() for p in child.parameters())
+        if "expert" not in name and _is_list_of_equals(child) and 2 * inside > own:
+            yield from (f"{path}.{name}.{number}" for number in range(len(child)))
+            return
     yield path
+
+
+def _is_list_of_equals(module: nn.Module) -> TypeGuard[nn.ModuleList | nn.Sequential]:
+    """Whether it is a list of layers of one kind."""
+    if not isinstance(module, nn.ModuleList | nn.Sequential):
+        return False
+    return len({type(item) for item in module}) == 1 and _is_list_of_layers(module)
 
 
 def _is_list_of_layers(modules: Iterable[nn.Module]) -> bool:

@@ -146,6 +146,7 @@ def prune_and_evaluate(
 ) -> list[Row]:
     """Prune a model, write it, and measure it before and after; what can't be measured is said before it is pruned."""
     asked = ready(evaluation)
+    request.check_keeps(**{"data.root": asked.place.root})
     check_skeleton(asked, request.model)
     written = [str(folder) for _, folder in prune(request, options, console)]
     return evaluate(evaluation.of([request.model, *written]), console, asked)

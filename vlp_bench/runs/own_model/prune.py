@@ -18,7 +18,7 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import found_folder, load, skeleton, skeleton_with_buffers
+from vlp_bench.models.foreign.loading import check_numbers, found_folder, load, skeleton, skeleton_with_buffers
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
@@ -31,7 +31,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.pruner_names import named
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
-from vlp_bench.runs.own_model.request import Request, Selection
+from vlp_bench.runs.own_model.request import Request, Selection, listed
 from vlp_bench.runs.own_model.writing import whole, write, write_stored
 from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.progress import Pruning
@@ -80,15 +80,17 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
     folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
+    check_numbers(folder)
     pruner.check_patterns(request.sparsities)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
         return _planned(request, pruner, needs, console)
     reads = needs.reads
-    data = _data(request, reads)
+    data = _data(request, reads, console)
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
     adapter = _adapter(model, request)
     screen.show(console, f"{request.model} ({type(model).__name__})", adapter.structure)
+    _check_leaves_some(adapter, request)
     _check_sees(data, adapter, request)
     _approve(request, console)
     batches = None
@@ -119,7 +121,8 @@ def _pruner(request: Request, options: Mapping[str, Any]) -> Pruner:
     from omegaconf import OmegaConf
 
     seeded = "seed" in OmegaConf.load(catalogue.folder() / f"{request.pruner}.yaml")
-    return catalogue.load(request.pruner, {**({"seed": request.seed} if seeded else {}), **options})
+    given = {**({"seed": request.seed} if seeded else {}), **options}
+    return catalogue.load(request.pruner, given, listed(request.allow))
 
 
 def checked_device(name: str) -> torch.device:
@@ -129,9 +132,11 @@ def checked_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _data(request: Request, reads: str) -> Data | None:
+def _data(request: Request, reads: str, console: Console) -> Data | None:
     """What is calibrated on; None for a pruner that reads weights only. UserError if it is not given and needed."""
     if reads == "weights":
+        if request.calibration:
+            console.print(f"pruner={request.pruner} reads weights only: calibration= is not read", markup=False)
         return None
     if not request.calibration:
         raise UserError(f"pruner={request.pruner} reads {reads}: give calibration=PATH, {KINDS}")
@@ -141,6 +146,13 @@ def _data(request: Request, reads: str) -> Data | None:
 
 def _adapter(model: nn.Module, selection: Selection) -> TransformersAdapter:
     return TransformersAdapter(model, **selection.options)
+
+
+def _check_leaves_some(adapter: TransformersAdapter, selection: Selection) -> None:
+    """UserError where nothing is left to prune."""
+    if not adapter.structure.prunable:
+        left = "a smaller leave=" if selection.leave else "also=[PATTERN] or prune_heads=true"
+        raise UserError(f"model={selection.model}: nothing of it is pruned, the table says why; {left} may change that")
 
 
 def _check_sees(data: Data | None, adapter: TransformersAdapter, request: Request) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp_bench.models.foreign.adapter import TransformersAdapter
+from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import moved_to
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputWatch
@@ -39,9 +40,10 @@ def _uncalled(calibration: Calibration) -> list[str]:
     missing = dict.fromkeys(calibration.layers)
     watch = InputWatch(calibration.layers.values(), (), lambda event: missing.pop(event.layer, None))
     device = next(iter(calibration.layers.values())).weight.device
+    encode = named(calibration.model, lambda _, parts: calibration.adapter.encode(calibration.model, *parts))
     with watch.watching(), torch.no_grad():
-        for batch in calibration.batches or ():
-            calibration.adapter.encode(calibration.model, moved_to(batch, device))
+        for number, batch in enumerate(calibration.batches or ()):
+            encode(number, [moved_to(batch, device)])
             if not missing:
                 break
     return list(missing)

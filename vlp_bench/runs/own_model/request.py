@@ -79,6 +79,7 @@ class Request(Selection):
     device: str = "cpu"
     dtype: str = ""
     pruning_precision: str = "auto"
+    allow: str = ""
     offload: bool = False
     plan: bool = False
     tflops: int = 0
@@ -101,12 +102,21 @@ class Request(Selection):
         if missing := [key for key, value in given.items() if not value]:
             raise lacking(*missing)
         super().check()
+        self.check_keeps(model=self.model, calibration=self.calibration)
         if (
             not (self.force or self.plan)
             and Path(self.out).exists()
             and not (Path(self.out).is_dir() and not any(Path(self.out).iterdir()))
         ):
             raise UserError(f"out={self.out} is there already: choose another folder, or replace it with force=true")
+
+    def check_keeps(self, **read: str) -> None:
+        """UserError for an `out` whose replacement would take away what is read, or the folder one is in."""
+        out = Path(self.out).resolve()
+        places = {f"{key}={place}": Path(place).resolve() for key, place in read.items() if place}
+        for what, place in {**places, "the folder you are in": Path.cwd()}.items():
+            if self.out and (place == out or out in place.parents):
+                raise UserError(f"out={self.out} would replace {what}: choose another folder")
 
     @property
     def sparsities(self) -> list[float]:

@@ -1,0 +1,101 @@
+"""What the module tree of a model says: its towers, whatever the model says of itself, and its repeated layers."""
+
+from collections import Counter
+
+import pytest
+import torch
+import transformers as t
+
+from tests.models.foreign.zoo import LAYERS, PAIR, READ, SEEN
+from vlp_bench.models.foreign.adapter import TransformersAdapter
+from vlp_bench.models.foreign.tree import Tree
+
+TWO = {"text_config": PAIR, "vision_config": SEEN, "projection_dim": 32}
+
+
+def on_meta(model, config):
+    with torch.device("meta"):
+        return model._from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "layers"),
+    [
+        pytest.param(
+            t.IdeficsForVisionText2Text,
+            t.IdeficsConfig(
+                **READ, cross_layer_interval=1,
+                vision_config={"embed_dim": 32, "image_size": 16, "patch_size": 4, "intermediate_size": 64,
+                               "num_hidden_layers": 3, "num_attention_heads": 4},
+            ),
+            {"vision": 18, "fusion": 28}, id="a tower that is no model",
+        ),
+        pytest.param(t.OwlViTModel, t.OwlViTConfig(**TWO), {"vision": 13, "text": 13}, id="family of images and texts"),
+        pytest.param(
+            t.GroupViTModel,
+            t.GroupViTConfig(
+                text_config=PAIR,
+                vision_config=SEEN | {"depths": [2, 2], "num_group_tokens": [4, 0], "num_output_groups": [4, 4]},
+                projection_dim=32, projection_intermediate_dim=32,
+            ),
+            {"vision": 40, "text": 14}, id="projections of two layers",
+        ),
+        pytest.param(t.Aimv2Model, t.Aimv2Config(**TWO), {"vision": 18, "text": 15}, id="family of images"),
+        pytest.param(
+            t.NystromformerForMaskedLM, t.NystromformerConfig(**LAYERS, vocab_size=64, max_position_embeddings=64),
+            {"text": 12}, id="texts and convolutions",
+        ),
+        pytest.param(
+            t.ASTForAudioClassification, t.ASTConfig(**LAYERS, patch_size=4, max_length=16, num_mel_bins=16),
+            {"audio": 12}, id="patches of a sound",
+        ),
+    ],
+)  # fmt: skip
+def test_a_tower_is_of_what_it_takes(model, config, layers):
+    adapter = TransformersAdapter(on_meta(model, config))
+    assert Counter(weight.modality for weight in adapter.structure.prunable) == layers
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "blocks"),
+    [
+        (
+            t.PvtModel,
+            t.PvtConfig(hidden_sizes=[8, 16], depths=[1, 2], num_attention_heads=[1, 2], num_encoder_blocks=2,
+                        sequence_reduction_ratios=[2, 1], mlp_ratios=[2, 2], patch_sizes=[4, 2], strides=[4, 2]),
+            ["encoder.block.0.0", "encoder.block.1.0", "encoder.block.1.1"],
+        ),
+        (
+            t.MgpstrModel, t.MgpstrConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
+            ["encoder.blocks.0", "encoder.blocks.1"],
+        ),
+        (
+            t.CvtModel, t.CvtConfig(embed_dim=[32, 64, 64], num_heads=[1, 2, 4], depth=[1, 2, 3]),
+            [f"encoder.stages.{stage}.layers.{layer}" for stage in range(3) for layer in range(stage + 1)],
+        ),
+    ],
+)  # fmt: skip
+def test_layers_in_lists_of_lists_and_in_sequences(model, config, blocks):
+    assert Tree(on_meta(model, config)).blocks == blocks
+
+
+def test_a_table_of_distances_is_one_of_positions():
+    """LayoutLMv3 multiplies it with ones and zeros, one of many."""
+    model = on_meta(t.LayoutLMv3Model, t.LayoutLMv3Config(**SEEN, vocab_size=64, input_size=16))
+    reasons = {weight.name: weight.reason for weight in TransformersAdapter(model).structure.weights}
+    assert reasons["encoder.rel_pos_bias.weight"] == reasons["encoder.rel_pos_x_bias.weight"] == "table of positions"
+    assert not reasons["encoder.layer.0.attention.self.query.weight"]
+
+
+def test_layers_of_the_text_come_before_the_image_s():
+    """Of texts and images in one row, the padding of the texts alone doesn't count."""
+    model = on_meta(t.ViltModel, t.ViltConfig(**SEEN, vocab_size=64))
+    adapter, mask = TransformersAdapter(model), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    name = "encoder.layer.0.output.dense.weight"
+    batch = {"input_ids": mask, "attention_mask": mask, "pixel_values": torch.zeros(2, 3, 16, 16)}
+    found = adapter.token_mask(batch, name, 5)
+    assert found is not None
+    assert found.tolist() == [[True] * 5, [True, False, False, True, True]]
+    filled = batch | {"pixel_mask": torch.tensor([1, 0])[:, None, None].expand(2, 16, 16)}
+    with pytest.raises(ValueError, match="which are padding can't be known"):
+        adapter.token_mask(filled, name, 5)
