@@ -1,6 +1,9 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
@@ -138,3 +141,29 @@ def test_weights_in_16_bits_are_said_to_be_slow_where_they_are(dtype, units, slo
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
         assert bool(slow_dtype(dtype, CPU)) == (slow and architecture == "x86_64")
         assert slow_dtype(dtype, GPU) == ""
+
+
+class CastsOf(TorchDispatchMode):
+    """Counts the casts of matrices of a shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default and args[0].shape == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_a_pass_and_anew_in_the_next():
+    """A weight may have changed by the next."""
+    model, batches = sequential(), labelled(batches=3)
+    before = Calibration(model, batches, precision="bf16").norms()
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+        model[0].bias.mul_(2)
+    with CastsOf(model[0].weight.shape) as casts:
+        after = Calibration(model, batches, precision="bf16").norms()
+    assert casts.count == 1
+    assert not torch.equal(after["2.weight"], before["2.weight"])
+    assert torch.equal(after["2.weight"], Calibration(deepcopy(model), batches, precision="bf16").norms()["2.weight"])

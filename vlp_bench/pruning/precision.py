@@ -79,6 +79,20 @@ def cast(precision: Precision, device: torch.device) -> AbstractContextManager[A
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+@contextmanager
+def casts_kept(precision: Precision) -> Iterator[None]:
+    """Weights are cast once for all `cast` inside, not once for each; they must not change in between."""
+    if precision != "bf16":
+        yield
+        return
+    torch.autocast_increment_nesting()  # autocast forgets its casts where the outermost ends
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+
+
 def uncast(device: torch.device) -> AbstractContextManager[Any]:
     """Inside a `cast`, for what is added up."""
     casts = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)

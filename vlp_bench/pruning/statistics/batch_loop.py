@@ -19,7 +19,7 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
-from vlp_bench.pruning.precision import SLOW, Precision, cast, multiplies_bf16, products_in
+from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, multiplies_bf16, products_in
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.around import rewind
 from vlp_bench.pruning.statistics.batch_errors import named
@@ -219,7 +219,8 @@ class Passes:
             shown = as_released(part) if compat == "official" else part
             watch.new_part(TokenMasks(self.adapter, self.model, shown))
 
-        yield from self.forwards(relay, watch.watching(), begin)
+        with casts_kept(self.precision):
+            yield from self.forwards(relay, watch.watching(), begin)
 
     def run_through(self) -> None:
         """One pass of forwards that nobody watches."""
