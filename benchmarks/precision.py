@@ -17,7 +17,7 @@ import torch
 
 from vlp_bench.pruning.masks.overlap import Overlap, diff
 from vlp_bench.pruning.solution import Solution
-from vlp_bench.runs.finetune import root_device
+from vlp_bench.runs.device import root_device
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.prune_once import prune_once
 from vlp_bench.sweeps.comparison import specifications
