@@ -1,10 +1,15 @@
 """Where a run computes, and what `precision=auto` stands for there."""
 
+import json
+
 import pytest
 import torch
+from rich.console import Console
 
 from vlp_bench.pruning.precision import SLOW
 from vlp_bench.runs.device import about_precision, training_precision
+from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.trial_construction import construct_all
 from vlp_bench.sweeps.comparison import specifications
 from vlp_bench.sweeps.grid import Grid
 
@@ -58,3 +63,21 @@ def test_what_auto_stands_for_decides_no_identity(processor, amx):
     )
     assert auto.config["trainer"]["precision"] == "auto"
     assert len({auto.run, half.run, full.run}) == 3
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("exp", ["xvlm_itr", "xvlm_vqa", "xvlm_ic"])
+def test_what_a_run_is_made_of_can_be_made(processor, exp, amx):
+    processor(amx)
+    for words in ((), ("trainer=cpu",), ("precision=auto", "task.lr=1e-4")):
+        [one] = specifications(Grid(("omp",), (0.9,), (0,), 1, (f"+exp={exp}", "benchmark=world", *words)))
+        construct_all(one)
+
+
+def test_a_run_goes_through_and_says_what_auto_stood_for(processor, tmp_path):
+    processor(False)
+    words = ("+exp=xvlm_itr", "benchmark=world", "rehearse=true", f"paths.out={tmp_path}")
+    [one] = specifications(Grid(("omp",), (0.9,), (0,), 1, words))
+    run(one, Helpers(console=Console(quiet=True)))
+    rows = [json.loads(line) for line in (one.folder / "rows.jsonl").read_text().splitlines()]
+    assert {row["provenance"]["precision"] for row in rows} == {"32-true"}

@@ -25,6 +25,11 @@ def training_precision(config: Mapping[str, Any]) -> str:
     return HALF if multiplies_bf16(root_device(config)) else FULL
 
 
+def trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """conf/trainer in Lightning's words."""
+    return config["trainer"] | {"precision": training_precision(config)}
+
+
 def about_precision(config: Mapping[str, Any]) -> str:
     """What "auto" stands for here, or that what was asked for is slow here; empty where there is nothing to say."""
     asked, used = config["trainer"].get("precision"), training_precision(config)

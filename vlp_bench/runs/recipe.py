@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment  # pyrig
 from vlp_bench.construct import locate, maker
 from vlp_bench.runs import tracking
 from vlp_bench.runs.checkpointing import WholeFiles
-from vlp_bench.runs.device import training_precision
+from vlp_bench.runs.device import trainer_settings
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.terminal.console import stderr
 from vlp_bench.tasks.optimisation import accumulation
@@ -64,8 +64,7 @@ def make_trainer(
 ) -> Trainer:
     """The Trainer of conf/trainer with the recipe, the callbacks and the loggers of conf/logger."""
     arguments = recipe.trainer_arguments(batch_size, plan.devices, plan.nodes)
-    settings = config["trainer"] | plan.trainer_arguments() | {"precision": training_precision(config)}
-    return maker(settings, "trainer", config["allow"])(
+    return maker(trainer_settings(config) | plan.trainer_arguments(), "trainer", config["allow"])(
         **arguments | {"callbacks": [*callbacks, *arguments["callbacks"]]},
         plugins=[WholeFiles(), LightningEnvironment()],  # its own SLURM plugin would requeue as well as SLURM does
         logger=make_loggers(config["logger"], folder, config),

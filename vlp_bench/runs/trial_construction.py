@@ -11,6 +11,7 @@ from torch import nn
 
 from vlp_bench.construct import construct, maker
 from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.runs.device import trainer_settings
 from vlp_bench.runs.finetune import quiet
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.recipe import Recipe
@@ -57,7 +58,7 @@ def _rehearse_trainer(specification: Specification, recipe: Recipe) -> None:
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     with quiet():
         try:
-            made = maker(config["trainer"] | alone, "trainer", config["allow"])(
+            made = maker(trainer_settings(config) | alone, "trainer", config["allow"])(
                 logger=False, enable_checkpointing=False
             )
         except (ValueError, MisconfigurationException) as error:
