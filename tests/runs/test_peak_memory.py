@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlp_bench.runs import peak_memory as memory
+from vlp_bench.runs import device as memory
 
 
 def test_the_peak_of_a_block_holds_what_it_allocated():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -29,8 +29,12 @@ def multiplies_bf16(device: torch.device) -> bool:
     Measured, seconds of a step of the XVLM of width 256 on one thread, beside float32: AMX 0.16 and 0.26; AVX-512 with
     dot products of bfloat16 0.39 and 0.26, without them 0.86; AVX2 4.4 and 0.29. A torch that cannot tell counts as no.
     """
-    known = getattr(torch.cpu, "get_capabilities", dict)
-    return device.type == "cuda" or (device.type == "cpu" and bool(known().get("amx_bf16", False)))
+    return device.type == "cuda" or (device.type == "cpu" and bool(_units().get("amx_bf16", False)))
+
+
+def _units() -> Mapping[str, Any]:
+    """What torch knows of the processor by name; nothing where it cannot tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
@@ -39,7 +43,7 @@ def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
     Measured, milliseconds of a layer of 1,024 × 1,024 on 512 rows, one thread; float32 takes 7: bfloat16 1.4 with AMX,
     10 with dot products of bfloat16, 29 with AVX-512 alone, 57 with AVX2; float16 6.5 with AVX-512 FP16, else 57.
     """
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known = _units()
     unit = {torch.bfloat16: "amx_bf16", torch.float16: "avx512_fp16"}.get(dtype)
     if device.type != "cpu" or unit is None or known.get("architecture") != "x86_64" or known.get(unit, False):
         return ""

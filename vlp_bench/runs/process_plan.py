@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from vlp_bench.runs.device import root_device
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.tasks.optimisation import accumulation
@@ -53,7 +56,7 @@ class Plan:
         """
         settings = specification.config["trainer"]
         check_strategy(settings.get("strategy", "auto"))
-        gpu = _wants_gpu(settings.get("accelerator", "auto"))
+        gpu = root_device(specification.config).type == "cuda"
         given, nodes = settings.get("devices", 1), settings.get("num_nodes", 1)
         chosen = tuple(given) if isinstance(given, list) else ()
         count = len(chosen) or _count(given, gpu)
@@ -90,18 +93,8 @@ def check_strategy(strategy: Any) -> None:
         raise UserError(f"trainer.strategy={name}: allowed are {', '.join(STRATEGIES)}; trainer=ddp says it for you")
 
 
-def _wants_gpu(accelerator: str) -> bool:
-    if accelerator not in ("auto", "gpu", "cuda"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _count(devices: Any, gpu: bool) -> int:
     if devices in ("auto", -1, "-1"):
-        import torch
-
         return torch.cuda.device_count() if gpu else 1
     if not str(devices).isdigit() or int(devices) < 1:
         raise UserError(f"trainer.devices={devices}: a number from 1, a list of GPUs such as [0,1], or auto for all")

@@ -16,9 +16,9 @@ from vlp_bench.pruning.precision import Precision, resolved
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
+from vlp_bench.runs.device import peak
 from vlp_bench.runs.lock import join
 from vlp_bench.runs.object_cache import TaskData
-from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.specification import Specification, digest, version
 from vlp_bench.runs.terminal.console import stderr
 

@@ -29,11 +29,11 @@ from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.pruner_names import named
+from vlp_bench.runs.device import peak
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection, listed
 from vlp_bench.runs.own_model.writing import whole, write, write_stored
-from vlp_bench.runs.peak_memory import peak
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
 from vlp_bench.runs.terminal.errors import UserError
