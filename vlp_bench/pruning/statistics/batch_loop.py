@@ -39,6 +39,10 @@ from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 
 log = logging.getLogger(__name__)
+UNREACHED = (
+    "no calibration batch reaches {name!r}: its adapter's encode() sends no token there that counts; give batches that "
+    "do, leave it out in prunable(), or use a pruner without activations"
+)
 SHORT = 1 << 14  # numbers of a tensor that is looked at together with others
 
 
@@ -424,14 +428,11 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
-def check_reached(layers: Iterable[str], tokens: Mapping[str, int]) -> None:
-    """Raises ValueError with the first layer into which no token went that counts."""
+def check_reached(layers: Iterable[str], counts: Mapping[str, int], told: str = UNREACHED) -> None:
+    """Raises ValueError, `told` of its name, with the first layer that has no count: of tokens, or of what is said."""
     for name in layers:
-        if not tokens.get(name):
-            raise ValueError(
-                f"no calibration batch reaches {name!r}: its adapter's encode() sends no token there that counts; give "
-                "batches that do, leave it out in prunable(), or use a pruner without activations"
-            )
+        if not counts.get(name):
+            raise ValueError(told.format(name=name))
 
 
 def check_loss(loss: float, number: int) -> None:

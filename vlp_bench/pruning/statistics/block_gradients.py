@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
 from vlp_bench.pruning.statistics.around import with_outputs
-from vlp_bench.pruning.statistics.batch_loop import refuse_infinite
+from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.inputs import in_rows
 from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
+
+UNSEEN = (
+    "no calibration batch calls the block of {name!r} as a module, block(x), so what it gives isn't seen: give batches "
+    "that do, leave it out in prunable(), or use a pruner without block gradients"
+)
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,10 @@ class BlockGradients:
         relay = calibration.relay(take)
         for number in BlockWatch(calibration, measure).through(relay):
             refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
-        _check_seen(calibration.layers, calls)
+        check_reached(calibration.layers, calls, UNSEEN)
         return {
             name: layer.from_stored(sums[name].div_(calls[name]).sqrt_()) for name, layer in calibration.layers.items()
         }
-
-
-def _check_seen(layers: Iterable[str], calls: Mapping[str, int]) -> None:
-    """Raises ValueError with the first layer of whose block no call was seen."""
-    for name in layers:
-        if not calls.get(name):
-            raise ValueError(
-                f"no calibration batch calls the block of {name!r} as a module, block(x), so what it gives isn't seen: "
-                "give batches that do, leave it out in prunable(), or use a pruner without block gradients"
-            )
 
 
 def holders(
