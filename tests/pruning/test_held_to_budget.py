@@ -109,6 +109,12 @@ def forgetting(calibration, budgets):
     return Solved({name: mask for name, mask in solved.masks.items() if name != "4.weight"}, {})
 
 
+def adding(calibration, budgets):
+    """A solver with a mask of a layer that nobody asked it for."""
+    masks = KeepTop(magnitude)(calibration, budgets).masks
+    return Solved(masks | {"head.weight": torch.ones(3, 3, dtype=torch.bool)}, {})
+
+
 def floating(calibration, budgets):
     solved = KeepTop(magnitude)(calibration, budgets)
     return Solved({name: mask.float() for name, mask in solved.masks.items()}, {})
@@ -123,6 +129,7 @@ def transposing(calibration, budgets):
     [
         (losing, "losing keeps 34 of 70 weights of '2.weight', its budget is 35"),
         (forgetting, r"forgetting gives '4.weight' no mask of torch.bool \(3, 7\), but None"),
+        (adding, "adding gives a mask of 'head.weight', which has no budget"),
         (floating, r"floating gives '0.weight' no mask of torch.bool \(10, 6\), but torch.float32 \(10, 6\)"),
         (transposing, r"transposing gives '0.weight' no mask of torch.bool \(10, 6\), but torch.bool \(6, 10\)"),
     ],

@@ -276,11 +276,10 @@ class Pruner:
         asks = self.compat != "official" and calibration.batches is not None
         side_states = Snapshot(calibration.side_states() if asks else [])
         try:
-            solved, data_hash = self._follow(path, calibration, allocate, solve)
+            solved, kept_of, data_hash = self._follow(path, calibration, allocate, solve)
         finally:
             side_states.restore()
-        layers = layer_report(calibration.layers, solved.masks)
-        kept = sum(layer["kept"] for layer in layers.values())
+        layers, kept = layer_report(calibration.layers, kept_of), sum(kept_of.values())
         report = {
             "method": self.name,
             "compat": self.compat,
@@ -300,9 +299,9 @@ class Pruner:
 
     def _follow(
         self, path: list[float], calibration: Calibration, allocate: Allocate, solve: Solve
-    ) -> tuple[Solved, str | None]:
-        """Takes the steps of a schedule; returns the last one's answer and the hash of the data it saw."""
-        stage, solved = calibration, Solved({}, {})
+    ) -> tuple[Solved, dict[str, int], str | None]:
+        """Takes the steps of a schedule; returns the last one's answer, what it keeps and the hash of what it saw."""
+        stage, solved, kept = calibration, Solved({}, {}), dict[str, int]()
         revives = isinstance(self.schedule, Reviving)
         with preserve_weights(calibration.layers if len(path) > 1 else {}) as originals:
             for step, target in enumerate(path):
@@ -315,11 +314,11 @@ class Pruner:
                     apart = self.tokens is not None or _in_every_process(self.solve)
                     asked = stage.in_every_process() if apart else stage
                     solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), asked, budgets)
-                check_solved(self.solve, solved, budgets, stage.layers)
+                kept = check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
                     solved.install(written_by_solvers(calibration))
-        return solved, stage.data_hash
+        return solved, kept, stage.data_hash
 
     def _stage(
         self, calibration: Calibration, masks: Tensors, originals: Tensors, step: int, steps: int

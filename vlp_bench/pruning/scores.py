@@ -58,15 +58,14 @@ def flow(w: Tensor, norm: Tensor) -> Tensor:
 
     w (d_out, d_in), norm (d_in,): the length of the inputs of each feature.
     """
-    sizes = w.abs()
-    edges = sizes * norm
+    edges = (w * norm).abs_()
     outputs, inputs = edges.mean(1, keepdim=True), edges.mean(0, keepdim=True)
-    return torch.mul(outputs, sizes, out=edges).mul_(inputs)
+    return torch.mul(outputs, w, out=edges).abs_().mul_(inputs)  # one matrix beside w, and no other
 
 
 def nodes(w: Tensor, norm: Tensor) -> Tensor:
     """The saliency of the two joined neurons alone (MULTIFLOW's supplement, Table 8)."""
-    edges = w.abs() * norm
+    edges = (w * norm).abs_()
     return edges.mean(1, keepdim=True) * edges.mean(0, keepdim=True)
 
 
@@ -115,7 +114,7 @@ def force(layer: Layer, calibration: Calibration) -> Tensor:
 
 def obd(layer: Layer, calibration: Calibration) -> Tensor:
     """|w| times the mean |g| over batches (ECoFLaP's iterative OBD baseline)."""
-    return calibration[MeanGradientMagnitude()][layer.name] * layer.matrix.abs()
+    return (calibration[MeanGradientMagnitude()][layer.name] * layer.matrix).abs_()
 
 
 def fisher(layer: Layer, calibration: Calibration) -> Tensor:
@@ -133,7 +132,7 @@ def signed(layer: Layer, calibration: Calibration) -> Tensor:
 
 def wanda(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:
     """|w_ij| · ‖X_j‖ (Wanda, Sun et al., ICLR 2024, Eq. 1)."""
-    return layer.matrix.abs() * _norm(layer, calibration, compat)
+    return (layer.matrix * _norm(layer, calibration, compat)).abs_()
 
 
 def multiflow(layer: Layer, calibration: Calibration, *, compat: Compat = "corrected") -> Tensor:

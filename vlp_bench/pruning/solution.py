@@ -269,16 +269,19 @@ def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> 
     return own
 
 
-def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], layers: Mapping[str, Layer]) -> None:
-    """Holds a solver to its budgets.
+def check_solved(
+    solve: object, solved: Solved, budgets: Mapping[str, int], layers: Mapping[str, Layer]
+) -> dict[str, int]:
+    """Holds a solver to its budgets; returns how many weights of each layer are kept.
 
     A solver that may keep other numbers says so: `may_keep(layer, budget)` is the range of what it may keep of a layer,
     `may_keep_in_all(total)` that of all layers together. Without them the budgets are exact.
 
     Raises:
-        ValueError: names the layer whose mask is missing, of another shape or type, or of another number of weights.
+        ValueError: names the layer whose mask is missing, of another shape or type, or of another number of weights, or
+            that has no budget.
     """
-    name, given = name_of(solve), 0
+    name, kept_of = name_of(solve), dict[str, int]()
     if not isinstance(solved, Solved):
         raise ValueError(f"{name} gives {type(solved).__name__}: Solved(masks, weights) is needed")
     for layer, budget in budgets.items():
@@ -289,10 +292,13 @@ def check_solved(solve: object, solved: Solved, budgets: Mapping[str, int], laye
         kept = count(mask)
         if kept not in may_keep(solve, layers[layer], budget):
             raise ValueError(f"{name} keeps {kept} of {mask.numel()} weights of {layer!r}, its budget is {budget}")
-        given += kept
-    total = sum(budgets.values())
+        kept_of[layer] = kept
+    if unasked := [layer for layer in solved.masks if layer not in budgets]:
+        raise ValueError(f"{name} gives a mask of {unasked[0]!r}, which has no budget")
+    given, total = sum(kept_of.values()), sum(budgets.values())
     if hasattr(solve, "may_keep_in_all") and given not in solve.may_keep_in_all(total):  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"{name} keeps {given} weights in all, the budget is {total}")
+    return {layer: kept_of[layer] for layer in solved.masks}
 
 
 def may_keep(solve: object, layer: Layer, budget: int) -> range:
@@ -301,14 +307,14 @@ def may_keep(solve: object, layer: Layer, budget: int) -> range:
     return range(budget, budget + 1) if own is None else own(layer, budget)
 
 
-def layer_report(layers: dict[str, Layer], masks: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+def layer_report(layers: Mapping[str, Layer], kept: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Kept and total weights, modality and block of every layer."""
     return {
         name: {
-            "kept": count(mask),
-            "total": mask.numel(),
+            "kept": own,
+            "total": layers[name].size,
             "modality": layers[name].place.modality,
             "block": layers[name].place.block,
         }
-        for name, mask in masks.items()
+        for name, own in kept.items()
     }

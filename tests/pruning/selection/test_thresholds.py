@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from vlp_bench.pruning.selection.across_layers import Counter, Sample, locate
+from vlp_bench.pruning.selection.across_layers import CHUNK, Counter, Sample, locate
 from vlp_bench.pruning.selection.thresholds import (
     keep_largest,
     keep_largest_of_each,
@@ -74,6 +74,33 @@ def test_ties_are_counted_not_collected():
     counter = Counter(0, int(torch.tensor(2.0).view(torch.int32)))
     counter.add(scores.view(torch.int32))
     assert counter.counted().keys.tolist() == torch.tensor([1.0]).view(torch.int32).tolist()
+
+
+@pytest.mark.parametrize("marking", [False, True])
+def test_limits_that_overlap_and_pieces_full_of_ties_are_counted_for_every_rank(marking):
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(5 * CHUNK["cpu"], generator=generator).abs()
+    scores[CHUNK["cpu"] : 2 * CHUNK["cpu"]] = 0.5  # one piece holds nothing else
+    ordered, sample = scores.sort(descending=True).values, Sample.of([scores[::1009]], [len(scores)])
+    tied = int((scores > 0.5).sum())
+    ranks = [1000, 1001, 1100, tied + 10, tied + CHUNK["cpu"] + 5]
+    found = locate({"a": lambda: scores}, ranks, sample, marking=marking)
+    for rank in ranks:
+        value = ordered[rank - 1]
+        assert found[rank].score == float(value)
+        assert found[rank].above == [int((scores > value).sum())]
+        assert found[rank].equal == [int((scores == value).sum())]
+
+
+def test_marks_are_the_masks_of_all_ranks():
+    scores = torch.randn(3, CHUNK["cpu"], generator=torch.Generator().manual_seed(6))
+    scores[:, ::9] = 1.0  # ties, less than an eighth of a piece
+    kept, ready = [5, 40_000, 80_000, 80_001, 300_000], {}  # two of them divide the ties
+    sample = Sample.of([scores.view(-1)[::13]], [scores.numel()])
+    kept_per_layer({"a": lambda: scores}, kept, masks=ready, sample=sample)
+    order = torch.sort(scores.view(-1), descending=True, stable=True).indices
+    for own in kept:
+        assert torch.equal(ready["a", own].nonzero().view(-1), order[:own].sort().values)
 
 
 def test_a_misleading_sample_costs_a_pass_not_the_answer():

@@ -9,7 +9,7 @@ never what was sampled. Exact, ties included; scores are asked for one layer at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ INFINITY = 0x7F800000  # its key; that of -infinity is its complement
 RUN, STRIDE = 16, 41  # the sample: a cache line's worth out of every 41
 DEVIATIONS = 3.0  # of the sample's rank, to both sides: once in 400 the limits miss
 SMALL = 1 << 15  # so few scores are ranked at once
-CHUNK = {"cpu": 1 << 16}  # scores looked at in one go: what a processor's cache holds; elsewhere bounds the temporaries
+CHUNK = {"cpu": 1 << 17}  # scores looked at in one go: what a processor's cache holds; elsewhere bounds the temporaries
 
 
 def chunks_of(numbers: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
@@ -181,10 +181,14 @@ class Counter:
         self.inside: list[Tensor] = []
 
     def add(self, keys: Tensor) -> None:
-        """The next keys. Many between the limits are most likely ties with one of them, and need no sorting."""
-        above, between = split(keys, self.low, self.high)
-        self.above += above
-        if len(between) > len(keys) >> 3:
+        """The next keys."""
+        above = keys > self.high
+        self.above += int(torch.count_nonzero(above))
+        self.add_between(keys[(keys >= self.low) ^ above], len(keys))
+
+    def add_between(self, between: Tensor, size: int) -> None:
+        """Those of the next `size` that lie between. Many are most likely ties, which need no sorting."""
+        if len(between) > size >> 3:
             lowest, highest = between == self.low, between == self.high
             self.lowest += int(torch.count_nonzero(lowest))
             self.highest += int(torch.count_nonzero(highest)) if self.high > self.low else 0
@@ -197,61 +201,69 @@ class Counter:
         return Counted((self.low, self.high), self.above, (self.lowest, self.highest), keys)
 
 
-class Marker(Counter):
-    """A counter on a processor that remembers where keys lie; not many ties, which are counted only."""
+class Counters:
+    """The same on a processor, for several pairs of limits in one go: the few keys between any are told apart last.
 
-    def __init__(self, low: int, high: int, size: int) -> None:
-        super().__init__(low, high)
-        self.mask, self.places, self.seen = np.empty(size, np.bool_), list[np.ndarray](), 0
+    Given how many keys there will be, it remembers where they lie, unless there are many ties.
+    """
+
+    def __init__(self, limits: Sequence[Limits], size: int) -> None:
+        self.counters = [Counter(*pair) for pair in limits]
+        self.masks = [np.empty(size, np.bool_) for _ in limits]
+        self.between, self.places, self.seen = [np.empty(0, np.int32)], [np.empty(0, np.intp)], 0
 
     def add(self, keys: Tensor) -> None:
         """The next keys."""
-        numbers, above = keys.numpy(), self.mask[self.seen : self.seen + len(keys)]
-        np.greater(numbers, self.high, out=above)
-        between = numbers >= self.low
-        between ^= above
-        places = np.flatnonzero(between)
+        numbers, inside = keys.numpy(), np.zeros(len(keys), np.bool_)
+        for counter, mask in zip(self.counters, self.masks, strict=True):
+            marked = mask[self.seen : self.seen + len(keys)]
+            above = np.greater(numbers, counter.high, out=marked if len(marked) == len(keys) else None)
+            counter.above += int(np.count_nonzero(above))
+            inside |= (numbers >= counter.low) ^ above
+        (places,) = inside.nonzero()
+        between = numbers.take(places)
         if len(places) > len(keys) >> 3:
-            return super().add(keys)
-        self.above += int(np.count_nonzero(above))
-        self.inside.append(torch.from_numpy(numbers.take(places)))
-        places += self.seen
-        self.places.append(places)
+            apart = [_between(between, counter.low, counter.high) for counter in self.counters]
+            if max(map(len, apart)) > len(keys) >> 3:
+                for counter, own in zip(self.counters, apart, strict=True):
+                    counter.add_between(torch.from_numpy(between[own]), len(keys))
+                return
+        self.between.append(between)
+        self.places.append(places + self.seen)
         self.seen += len(keys)
-        return None
 
-    def counted(self) -> Counted:
-        """What was found."""
-        found = super().counted()
-        if self.seen == len(self.mask):
-            found.marked = Marked(self.mask, np.concatenate(self.places), torch.cat(self.inside).numpy())
+    def counted(self) -> list[Counted]:
+        """What was found, for each pair of limits."""
+        keys, places = np.concatenate(self.between), np.concatenate(self.places)
+        found = []
+        for counter, mask in zip(self.counters, self.masks, strict=True):
+            own = _between(keys, counter.low, counter.high)
+            marked = Marked(mask, places[own], keys[own]) if self.seen == len(mask) else None
+            counter.inside.append(torch.from_numpy(keys[own]))
+            found.append(replace(counter.counted(), marked=marked))
         return found
 
 
+def _between(keys: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Where keys are from `low` to `high`."""
+    return np.flatnonzero((keys >= low) & (keys <= high))
+
+
 def _count(name: str, scores: Scores, limits: Sequence[Limits], size: int) -> list[Counted]:
-    """What lies above and between each pair of limits; of a `size` above zero where it lies, too."""
+    """What lies above and between each pair of limits; of a `size` above zero, on a processor, where it lies, too."""
     if not isinstance(scores, Tensor | Iterable):
         return scores.counted(limits)
-    counters: list[Counter] | None = None
+    together: Counters | None = None
+    apart = [Counter(*pair) for pair in limits]
     for part in chunks_of(scores):
         keys = keys_of(name, part.view(torch.int32))
-        if counters is None:
-            marks = size and keys.device.type == "cpu"
-            counters = [Marker(*pair, size) if marks else Counter(*pair) for pair in limits]
-        for counter in counters:
-            counter.add(keys)
-    return [counter.counted() for counter in counters or ()]
-
-
-def split(keys: Tensor, low: Any, high: Any) -> tuple[int, Tensor]:
-    """How many keys lie above `high`, and those from `low` to `high`."""
-    if keys.device.type != "cpu":
-        above = keys > high
-        return int(torch.count_nonzero(above)), keys[(keys >= low) ^ above]
-    numbers = keys.numpy()  # three times as fast as the same in torch
-    above, between = numbers > high, numbers >= low
-    between ^= above
-    return int(np.count_nonzero(above)), torch.from_numpy(numbers.take(np.flatnonzero(between)))
+        if keys.device.type == "cpu":
+            together = together or Counters(limits, size)
+            together.add(keys)
+        else:
+            for counter in apart:
+                counter.add(keys)
+    return together.counted() if together else [counter.counted() for counter in apart]
 
 
 @dataclass(frozen=True)
