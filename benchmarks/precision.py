@@ -20,8 +20,8 @@ from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.device import root_device
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.prune_once import prune_once
-from vlp_bench.sweeps.comparison import specifications
 from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.specifications import specifications
 
 PRUNERS = ("multiflow", "wanda", "ria", "sparsegpt", "snip", "itersnip", "tamt", "chita", "chita_pp", "ecoflap",
            "ecoflap_first", "owl", "gblm", "wanda_pp", "obd")  # fmt: skip

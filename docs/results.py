@@ -42,7 +42,7 @@ ALLOCATORS = (
     *("uniform", "erk", "magnitude", "magnitude_by_modality", "l2_normalised", "lamp", "snip", "owl"),
     *("ecoflap", "ecoflap_first"),
 )
-SOLVERS = ("magnitude", "multiflow", "wanda", "ria", "snip", "sparsegpt")
+SOLVERS = ("magnitude", "multiflow", "wanda", "ria", "snip", "sparsegpt", "alps")
 BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the first table's; the others are of one table each
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
@@ -377,10 +377,9 @@ def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def grids_of(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
-    """(experiment, sparsity) -> budgets down, choice of weights across; R@1, mean of both directions."""
+    """(experiment, sparsity) -> budgets down, choice of weights across; what `measure` says, seed 0."""
     found, tables = _cells(frame.loc[frame["seed"].eq(0), :]), {}
     for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
-        rows = rows.loc[rows["metric"].isin(HEADLINES[str(exp).split("_")[1]]), :]
         table = rows.pivot_table(index="allocate", columns="solve", values="value", aggfunc="mean")
         if min(table.shape) > 1:
             tables[str(exp), float(level)] = table.reindex(
@@ -405,9 +404,23 @@ def analysed(table: pd.DataFrame) -> bool:
     return min(complete(table).shape) >= FEWEST
 
 
+def judged_by(exp: str) -> tuple[str, ...]:
+    """What a cell is judged by: R@1 in both directions, or the task's first metric."""
+    metrics = HEADLINES[exp.split("_")[1]]
+    return metrics if metrics[0].endswith("_r1") else metrics[:1]
+
+
+def measure(exp: str) -> str:
+    """What the numbers of a grid are."""
+    metrics = judged_by(exp)
+    return LABELS[metrics[0]] if len(metrics) == 1 else "R@1 (%), mean of both directions"
+
+
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """The test rows of combinations, with their two choices."""
+    """The test rows of combinations that they are judged by, with their two choices."""
     found = frame.loc[frame["split"].eq("test") & frame["pruner"].str.contains(" × "), :]
+    pairs = zip(found["exp"], found["metric"], strict=True)
+    found = found.loc[[metric in judged_by(exp) for exp, metric in pairs], :]
     parts = found["pruner"].str.split(" × ", expand=True)
     return found.assign(allocate=parts[0], solve=parts[1])
 
@@ -421,7 +434,7 @@ def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
-    """Of the combinations with several seeds: mean and standard deviation of R@1, both directions averaged."""
+    """Of the combinations with several seeds: mean and standard deviation."""
     keys = ["exp", "sparsity", "allocate", "solve"]
     runs = _cells(frame).groupby([*keys, "seed"], sort=False)["value"].mean().groupby(keys, sort=False)
     found = runs.agg(["mean", "std", "count"]).reset_index()
@@ -464,7 +477,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
     )
     yield markdown(rows)
     for (exp, level), table in grids_of(frame).items():
-        yield f"`{exp}`, {100 * level:g} %, mean of both directions' R@1 (%):\n"
+        yield f"`{exp}`, {100 * level:g} %, {measure(exp)}:\n"
         body = [
             [str(name), *(_one(v) for v in values)] for name, values in zip(table.index, table.to_numpy(), strict=True)
         ]
@@ -599,9 +612,10 @@ def grid_map(picture: Path) -> None:
     """The heat maps of budgets and choices of weights."""
     file = ROOT / "experiments" / GRID / "results.csv"
     if file.is_file():
-        found = grids_of(with_whole_pruners(pd.read_csv(file))).items()
-        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in found if analysed(table)}
-        title = "R@1 (%), mean of both directions: budgets down, choice of weights across"
+        found = grids_of(with_whole_pruners(pd.read_csv(file)))
+        shown = {key: table for key, table in found.items() if analysed(table)}
+        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in shown.items()}
+        title = f"budgets down, choice of weights across: {'; '.join(dict.fromkeys(measure(exp) for exp, _ in shown))}"
         plot_grids(grids, title, [picture], "budgets by / weights chosen by")
 
 

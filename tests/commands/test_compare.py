@@ -10,8 +10,9 @@ from vlp_bench.runs.prune_once import load_mask, mask_file, scores_file
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.sweeps import comparison as cells
 from vlp_bench.sweeps import comparison_worker as worker
-from vlp_bench.sweeps.comparison import compute, missing, prune, specifications
+from vlp_bench.sweeps.comparison import compute, prune
 from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.specifications import missing, specifications
 
 
 def test_the_default_grid_is_that_of_the_papers_table():

@@ -33,7 +33,7 @@ def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
 
 @pytest.mark.parametrize(("name", "exp"), sorted({(n, e) for n in plans.names() for p in plans.load(n) for e in p.exp}))
 def test_every_sweep_composes_into_valid_specifications(name, exp):
-    from vlp_bench.sweeps.comparison import specifications
+    from vlp_bench.sweeps.specifications import specifications
 
     assert exp in choices("exp")
     for part in plans.load(name):
@@ -117,7 +117,7 @@ def test_each_set_has_its_own_numbers(exp, cell, value):
 
 
 def test_some_parts_are_of_one_benchmark(monkeypatch):
-    monkeypatch.setattr("vlp_bench.sweeps.comparison.specifications", lambda grid: grid.overrides[:1])
+    monkeypatch.setattr("vlp_bench.commands.experiment.specifications", lambda grid: grid.overrides[:1])
     planned = {words: {word for group in experiment.plan(experiment.Request("ecoflap", words)) for word in group}
                for words in ((), ("benchmark=paper",))}  # fmt: skip
     mini, paper = planned.values()
@@ -253,8 +253,8 @@ def test_words_that_would_change_nothing_are_refused(word, reason):
 
 
 def test_a_sparsity_keeps_all_its_digits():
-    from vlp_bench.sweeps.comparison import specifications
     from vlp_bench.sweeps.grid import Grid
+    from vlp_bench.sweeps.specifications import specifications
 
     [cell] = specifications(Grid.parse(["+exp=xvlm_itr", "pruner=omp", "sparsity=0.9765625", "seed=0"]))
     assert cell.config["sparsity"] == 0.9765625

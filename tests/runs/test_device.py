@@ -10,8 +10,8 @@ from vlp_bench.pruning.precision import SLOW
 from vlp_bench.runs.device import about_precision, training_precision
 from vlp_bench.runs.run import Helpers, run
 from vlp_bench.runs.trial_construction import construct_all
-from vlp_bench.sweeps.comparison import specifications
 from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.specifications import specifications
 
 
 def config(precision, accelerator="cpu"):

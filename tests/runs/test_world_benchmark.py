@@ -9,8 +9,8 @@ from vlp_bench.models.checkpoints.read_write import load_model
 from vlp_bench.results import recorded
 from vlp_bench.runs.specification import register
 from vlp_bench.runs.terminal.errors import explain
-from vlp_bench.sweeps.comparison import specifications
 from vlp_bench.sweeps.grid import Grid
+from vlp_bench.sweeps.specifications import specifications
 
 ASSETS = Path(recorded.__file__).resolve().parents[1] / "assets"
 READABLE = ("xvlm_itr", "xvlm_ic", "xvlm_vqa", "blip_itr", "blip_ic", "blip_vqa")

@@ -49,7 +49,7 @@ def compare(grid: Grid) -> Path:
     Raises:
         UserError: a cell that cannot run. SystemExit(2): some cells failed; the others are stored and shown.
     """
-    from vlp_bench.sweeps.comparison import compute, missing, specifications
+    from vlp_bench.sweeps.specifications import missing, specifications
 
     cells = specifications(grid)
     todo = missing(cells)
@@ -59,7 +59,7 @@ def compare(grid: Grid) -> Path:
         f"{count_of(len(cells), 'run')}: {stored} stored already, {len(todo)} to compute with {processes}",
         soft_wrap=True,
     )
-    failures = compute(todo, grid.workers) if todo else {}
+    failures = _computed(todo, grid.workers) if todo else {}
     folder = _show(grid, cells)
     for name, reason in failures.items():
         console.print(f"[red]failed:[/] {name}: ", end="")
@@ -67,6 +67,12 @@ def compare(grid: Grid) -> Path:
     if failures:
         raise SystemExit(MISTAKE)
     return folder
+
+
+def _computed(cells: Sequence["Specification"], workers: int) -> dict[str, str]:
+    from vlp_bench.sweeps.comparison import compute  # with torch: not needed where all is stored
+
+    return compute(cells, workers)
 
 
 def _show(grid: Grid, cells: Sequence["Specification"]) -> Path:

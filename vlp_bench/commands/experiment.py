@@ -23,6 +23,7 @@ from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_t
 from vlp_bench.spelling import count_of
 from vlp_bench.sweeps import plans
 from vlp_bench.sweeps.grid import parsed
+from vlp_bench.sweeps.specifications import missing, specifications
 
 if TYPE_CHECKING:
     from vlp_bench.runs.specification import Specification
@@ -103,10 +104,6 @@ def perform(request: Request) -> Path | None:
     Raises:
         UserError: no run of it can be composed. SystemExit(2): some runs failed; the others are stored and reported.
     """
-    from vlp_bench.commands.report import Request as ReportRequest
-    from vlp_bench.commands.report import report
-    from vlp_bench.sweeps.comparison import compute, missing
-
     groups = plan(request, choose=not request.dry)
     cells = list({(cell.out, cell.run): cell for group in groups for cell in group}.values())
     if not cells:
@@ -115,6 +112,10 @@ def perform(request: Request) -> Path | None:
     console.print(_announcement(cells, todo, request.workers), soft_wrap=True)
     if request.dry:
         return None
+    from vlp_bench.commands.report import Request as ReportRequest
+    from vlp_bench.commands.report import report
+    from vlp_bench.sweeps.comparison import compute
+
     failures: dict[str, str] = {}
     for group in groups:
         if rest := missing(group):
@@ -138,8 +139,6 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
     Args:
         choose: whether the ridge of CHITA may be looked for with runs; else its default stands in, as in a dry run.
     """
-    from vlp_bench.sweeps.comparison import specifications
-
     groups, parts = [], plans.load(request.name)
     narrowed = [part for part in map(request.narrowed, parts) if part is not None]
     if not narrowed:

@@ -102,8 +102,8 @@ def _retrieval(file: str, family: str) -> Iterator[Line]:
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
     from vlp_bench.runs.run import run
-    from vlp_bench.sweeps.comparison import specifications
     from vlp_bench.sweeps.grid import Grid
+    from vlp_bench.sweeps.specifications import specifications
 
     overrides = (f"+exp={family}_itr", *(() if file == SHIPPED.format(family) else (f"model.weights={file}",)))
     (cell,) = specifications(Grid(("dense",), (0.0,), (0,), overrides=overrides))

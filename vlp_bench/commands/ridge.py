@@ -63,7 +63,8 @@ def choose(pruner: str, words: Sequence[str], workers: int = 2) -> Choice:
     Raises:
         UserError: the pruner has no ridge, or no value led to a finite result.
     """
-    from vlp_bench.sweeps.comparison import compute, missing
+    from vlp_bench.sweeps.comparison import compute
+    from vlp_bench.sweeps.specifications import missing
 
     cells = _cells(pruner, words, workers)
     file = _file(pruner, list(cells.values()))
@@ -77,7 +78,7 @@ def choose(pruner: str, words: Sequence[str], workers: int = 2) -> Choice:
 
 
 def _cells(pruner: str, words: Sequence[str], workers: int) -> "dict[float, Specification]":
-    from vlp_bench.sweeps.comparison import specifications
+    from vlp_bench.sweeps.specifications import specifications
 
     if pruner not in RIDGE_PRUNERS:
         raise UserError(f"pruner={pruner}: a ridge belongs to {' and '.join(RIDGE_PRUNERS)}")

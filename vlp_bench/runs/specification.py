@@ -276,16 +276,18 @@ def missing_files(config: DictConfig, root: str) -> dict[str, str]:
     Where paths.<root> is not set, the place is written with <paths.root> in its stead.
     """
     check_dataset(config)
-    given, placed = config.paths[root], config.copy()
+    leaves, below = _leaves(_unresolved(config)), f"${{paths.{root}}}"
+    placed_below = [key for key, text in leaves if isinstance(text, str) and text.startswith(below)]
+    if not placed_below:
+        return {}
+    given, placed, missing = config.paths[root], config.copy(), {}
     OmegaConf.update(placed, f"paths.{root}", f"<paths.{root}>" if given is None else str(given))
-    missing = {}
-    for key, text in _leaves(_unresolved(config)):
-        if isinstance(text, str) and text.startswith(f"${{paths.{root}}}"):
-            place = str(OmegaConf.select(placed, key))
-            if given is None:
-                missing[key] = f"{place} (paths.{root} is not set)"
-            elif not Path(place).exists():
-                missing[key] = place
+    for key in placed_below:
+        place = str(OmegaConf.select(placed, key))
+        if given is None:
+            missing[key] = f"{place} (paths.{root} is not set)"
+        elif not Path(place).exists():
+            missing[key] = place
     return missing
 
 

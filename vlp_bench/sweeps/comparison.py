@@ -3,7 +3,7 @@
 import os
 import queue
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,42 +22,18 @@ from rich.progress import (
 )
 
 from vlp_bench.lifetime import begin_as
-from vlp_bench.results.store import Store
 from vlp_bench.runs.device import root_device
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.prune_once import by_pruner, prune_once
 from vlp_bench.runs.spawn import GRACE
-from vlp_bench.runs.specification import Specification, register, specify
+from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.suitability import inspect
-from vlp_bench.runs.terminal.conf import conf_folder
 from vlp_bench.runs.terminal.console import console
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.trial_construction import construct_all
 from vlp_bench.spelling import count_of
 from vlp_bench.sweeps import comparison_worker as worker
-from vlp_bench.sweeps.grid import Grid, level
-
-
-def specifications(grid: Grid) -> list[Specification]:
-    """The runs of a grid, as `python -m vlp_bench` would compose them.
-
-    Raises:
-        UserError: a run that cannot be; nothing is computed then.
-    """
-    register()
-    found = []
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for pruner, sparsity, seed in grid.cells():
-            words = [*grid.overrides, f"pruner={pruner}", f"sparsity={level(sparsity)}", f"seed={seed}"]
-            config = compose("config", words, return_hydra_config=True)
-            found.append(specify(config, config.hydra))
-    return found
-
-
-def missing(cells: Iterable[Specification]) -> list[Specification]:
-    """The cells without a stored result (all of them under force=true)."""
-    return [c for c in cells if c.config["force"] or not Store(c.out / "runs").done(c.run, c.name)]
 
 
 def compute(cells: Sequence[Specification], workers: int, *, fresh_statistics: bool = False) -> dict[str, str]:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from itertools import product
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.sweeps.specifications import specifications_of
 from vlp_bench.sweeps.sweep import Cell, distinct
 
 
@@ -29,10 +27,6 @@ def cells_of(words: Sequence[str]) -> list[Cell]:
     Raises:
         UserError: one of them cannot be run.
     """
-    register()
-    found = []
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for own in expand(words):
-            config = compose("config", own, return_hydra_config=True)
-            found.append(Cell(specify(config, config.hydra), tuple(own)))
-    return distinct(found)
+    runs = expand(words)
+    cells = zip(specifications_of(runs), runs, strict=True)
+    return distinct([Cell(specification, tuple(own)) for specification, own in cells])
