@@ -614,9 +614,8 @@ def grid_map(picture: Path) -> None:
     if file.is_file():
         found = grids_of(with_whole_pruners(pd.read_csv(file)))
         shown = {key: table for key, table in found.items() if analysed(table)}
-        grids = {f"{exp}, {100 * level:g} %": table for (exp, level), table in shown.items()}
-        title = f"budgets down, choice of weights across: {'; '.join(dict.fromkeys(measure(exp) for exp, _ in shown))}"
-        plot_grids(grids, title, [picture], "budgets by / weights chosen by")
+        grids = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in shown.items()}
+        plot_grids(grids, "what a method is made of", [picture], "budgets by / weights chosen by")
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:

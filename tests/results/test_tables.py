@@ -2,8 +2,10 @@
 
 import io
 import math
+import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from rich.console import Console
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.pruning.solution import TableRow
 from vlp_bench.results import tables
-from vlp_bench.results.plot import plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_grids, plot_panels, plot_sparsity
 from vlp_bench.results.store import Store
 
 
@@ -142,3 +144,19 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
     plot_sparsity(table, ["a$x_1$", "b$"], ["m$^"], "costs $1 or $2^", [tmp_path / "plot.svg"])
     said = (tmp_path / "plot.svg").read_text()
     assert all(text in said for text in ("a$x_1$", "b$", "m$^", "costs $1 or $2^"))
+
+
+def test_heat_maps_stand_three_side_by_side_and_show_every_number_there_is(tmp_path):
+    grids = {
+        f"grid {number}": pd.DataFrame([[number + 0.1, np.nan], [number + 0.3, 9.5]], ["a", "b"], ["x", "y"])
+        for number in range(1, 6)
+    }
+    plot_grids(grids, "a title", [tmp_path / "grids.svg"], "down / across")
+    drawn = (tmp_path / "grids.svg").read_text()
+    said = re.findall(r"<!-- (.*?) -->", drawn)
+    assert [said.count(f"grid {number}") for number in range(1, 6)] == [1] * 5
+    assert [said.count(f"{number}.1") for number in range(1, 6)] == [1] * 5
+    assert (said.count("9.5"), said.count("down"), said.count("nan")) == (5, 5, 0)
+    places = [tuple(map(float, at)) for at in re.findall(r"<image [^>]*?x=\"([\d.]+)\" y=\"-?([\d.]+)\"", drawn)]
+    assert len(places) == 5
+    assert len({round(x) for x, _ in places}) == 3

@@ -80,23 +80,30 @@ def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str) -
     return named
 
 
-def plot_grids(grids: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path], label: str = "") -> None:
-    """Heat maps side by side, each cell with its number; light is high, a cell without a value stays white.
+def plot_grids(
+    grids: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path], label: str = "", columns: int = 3
+) -> None:
+    """Heat maps, at most `columns` side by side, each cell with its number; light is high, no value stays white.
 
     Args:
         grids: what stands above each -> its values, rows down and columns across; one scale a grid.
         label: what the rows (down) and columns (across) are, as "row axis / column axis".
     """
     down, _, across = label.partition(" / ")
-    rows, columns = max(len(g) for g in grids.values()), max(g.shape[1] for g in grids.values())
-    size = (len(grids) * (0.75 * columns + 1.6), 0.42 * rows + 1.6)
+    below = -(-len(grids) // columns)
+    beside = -(-len(grids) // below)
+    rows, wide = max(len(g) for g in grids.values()), max(g.shape[1] for g in grids.values())
+    size = (beside * (0.75 * wide + 1.6), below * (0.42 * rows + 1.7))
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
         figure = Figure(figsize=size, layout="constrained")
-        for (name, grid), axes in zip(grids.items(), figure.subplots(1, len(grids), squeeze=False).flat, strict=True):
+        spots = figure.subplots(below, beside, squeeze=False).flat
+        for (name, grid), axes in zip(grids.items(), spots, strict=False):
             _heat(axes, grid)
             axes.set_title(as_is(name), fontsize=9)
             axes.set_xlabel(across)
             axes.set_ylabel(down)
+        for axes in spots:  # what is left of the last line
+            axes.set_axis_off()
         figure.suptitle(as_is(title), fontsize=9)
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
