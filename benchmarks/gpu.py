@@ -35,6 +35,7 @@ from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.blip.towers import BLIPConfig
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig
+from vlp_bench.pruning.adapter import adapter_for
 from vlp_bench.pruning.precision import Precision, cast, products_in
 from vlp_bench.pruning.statistics.calibration import Calibration
 
@@ -112,7 +113,7 @@ def _wait(device: torch.device) -> None:
 
 def forward(subject: Subject) -> None:
     """The batches once, nobody watching."""
-    adapter = subject.calibration.adapter
+    adapter = adapter_for(subject.model)
     with torch.no_grad(), products_in(subject.precision):
         for part in (part for parts in subject.data for part in parts):
             with cast(subject.precision, subject.device):
@@ -121,12 +122,12 @@ def forward(subject: Subject) -> None:
 
 def backward(subject: Subject) -> None:
     """The loss's gradients of the prunable weights, plainly."""
-    calibration = subject.calibration
-    weights = [layer.parameter for layer in calibration.layers.values()]
+    adapter = adapter_for(subject.model)
+    weights = [subject.model.get_parameter(name) for name in adapter.prunable(subject.model)]
     with products_in(subject.precision):
         for part in (part for parts in subject.data for part in parts):
             with cast(subject.precision, subject.device):
-                loss = calibration.adapter.loss(subject.model, part)
+                loss = adapter.loss(subject.model, part)
             torch.autograd.grad(loss, weights)
 
 

@@ -18,6 +18,14 @@ def test_rows_say_what_was_measured_and_on_what(tmp_path, monkeypatch):
     assert {row["ratio"] for row in rows if "ratio" in row} == {1.0}
 
 
+@pytest.mark.parametrize("plain", [gpu.forward, gpu.backward])
+def test_plain_passes_hold_nothing_of_ours(plain, monkeypatch):
+    cpu = torch.device("cpu")
+    model = gpu.built("xvlm", cpu, small=True)
+    monkeypatch.setattr(gpu, "Calibration", None)  # finds layers and looks at every weight
+    plain(gpu.Subject("xvlm", model, [[gpu.batch(model, 2, 0, cpu)]], cpu, "fp32"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_in_one_line(capsys):
     gpu.main([])

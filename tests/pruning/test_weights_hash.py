@@ -70,3 +70,12 @@ def test_every_change_is_seen(change, dtype):
     change(model[2].weight)
     after = hash_of_weights(model, weights(model))
     assert after == hash_of(weights(model)) != before
+
+
+@pytest.mark.parametrize(("dtype", "every"), [(torch.float32, 2), (torch.bfloat16, 4), (torch.float64, 1)])
+def test_signs_whose_bits_go_under_in_sums_are_seen(dtype, every):
+    model = torch.nn.Linear(16, 8).to(dtype)
+    before = hash_of_weights(model, weights(model))
+    model.weight.data[:, every - 1 :: every].neg_()  # the top bits of eight bytes, an even number a row and a column
+    after = hash_of_weights(model, weights(model))
+    assert after == hash_of(weights(model)) != before

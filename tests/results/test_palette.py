@@ -71,7 +71,20 @@ def test_a_method_keeps_its_look_whatever_stands_beside_it():
     alone, among = looks(["lamp"]), looks(["dense", "omp", "mine", "lamp"])
     assert alone["lamp"] == among["lamp"]
     assert among["dense"].colour == DENSE
-    assert among["mine"].colour == OTHERS[0]
+    assert among["mine"].colour in OTHERS
+
+
+def test_a_method_of_ones_own_keeps_its_colour_whatever_stands_beside_it():
+    alone, among = looks(["mine"]), looks(["ours", "lamp", "mine"])
+    assert alone["mine"] == among["mine"]
+    assert among["ours"].colour != among["mine"].colour
+
+
+def test_methods_of_ones_own_differ_in_colour_and_then_in_mark():
+    names = [f"mine{number}" for number in range(2 * len(OTHERS))]
+    found = list(looks(names).values())
+    assert len({look.colour for look in found[: len(OTHERS)]}) == len(OTHERS)
+    assert len(set(found)) == len(names)
 
 
 def test_options_keep_the_colour_and_change_the_mark():

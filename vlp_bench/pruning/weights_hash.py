@@ -34,7 +34,7 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """`hash_of` some of a model's weights; that of the last call if none of them has changed since.
 
     Changes show in PyTorch's count of writes, and those it doesn't count (through `.data`, or memory shared with numpy)
-    in the sums of the bits of every row and of every column.
+    in the sums of every row, and of the bits of every row and of every column.
     """
     if (own := offloaded(model)) is not None:
         return _hash((name, own.value(name)) for name in weights)
@@ -46,13 +46,19 @@ def hash_of_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def _trace(weights: Mapping[str, Tensor]) -> str:
-    """Differs after any write that is counted, and after any other that changes a sum of a row or a column."""
+    """Differs after any write that is counted, and after any other that changes a sum of a row or a column.
+
+    Sums of bits are of eight bytes modulo 2^64, in which signs of every other column, turned in pairs, go under; sums
+    of the values show those.
+    """
     digest, sums = hashlib.sha256(), dict[torch.device, list[Tensor]]()
     for name, weight in weights.items():
         place = f"{name} {weight.dtype} {tuple(weight.shape)} {weight.data_ptr()} {writes_of(weight)}"
         digest.update(place.encode())
-        words = _words(weight.detach().contiguous())
-        sums.setdefault(words.device, []).extend(words.sum(side, dtype=torch.int64) for side in (0, -1))
+        rows = weight.detach().contiguous()
+        own, words = sums.setdefault(rows.device, []), _words(rows)
+        own.extend(words.sum(side, dtype=torch.int64) for side in (0, -1))
+        own.append(rows.sum(-1, dtype=torch.promote_types(rows.dtype, torch.float32)).double().view(torch.int64))
     for own in sums.values():  # fetched in one go
         digest.update(torch.cat(own).cpu().numpy().data)
     return digest.hexdigest()

@@ -4,7 +4,8 @@ Methods of one family share a hue. Families can be told apart with any colour vi
 at least 3:1 on white (WCAG 2.2, graphical objects).
 """
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 MARKERS = "osD^vP*X<>"
@@ -35,7 +36,7 @@ FAMILIES = {  # the deepest colours go to what is compared most
 }  # fmt: skip
 COLOURS = {name: colour for family in FAMILIES.values() for name, colour in family.items()}
 OTHERS = ("#0f7f8c", "#6b3f2a", "#5a5a00", "#4a4a4a")
-"""Of pruners that are not ours, in turn."""
+"""Of pruners that are not ours, by their name."""
 DENSE = "#000000"
 
 
@@ -58,7 +59,7 @@ def looks(pruners: Iterable[str], dense: str = DENSE) -> dict[str, Look]:
     for label in pruners:
         name = label.partition(" (")[0].partition(", ")[0]
         if name not in COLOURS and name != "dense":
-            strangers.setdefault(name, OTHERS[len(strangers) % len(OTHERS)])
+            strangers.setdefault(name, _stranger(name, strangers.values()))
         colour = ({"dense": dense} | COLOURS | strangers)[name]
         before = sum(look.colour == colour for look in found.values())
         found[label] = Look(colour, MARKERS[(_place(name) + before) % len(MARKERS)])
@@ -68,3 +69,10 @@ def looks(pruners: Iterable[str], dense: str = DENSE) -> dict[str, Look]:
 def _place(name: str) -> int:
     """Of a method in its family, so that methods alike in colour differ in their mark."""
     return next((list(family).index(name) for family in FAMILIES.values() if name in family), 0)
+
+
+def _stranger(name: str, taken: Collection[str]) -> str:
+    """The colour of a name that is not ours: its own in every figure, the next free one where another has that."""
+    first = zlib.crc32(name.encode()) % len(OTHERS)
+    turn = [*OTHERS[first:], *OTHERS[:first]]
+    return next((colour for colour in turn if colour not in taken), turn[0])

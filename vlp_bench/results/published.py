@@ -1,11 +1,17 @@
 """Numbers the papers printed, and which of ours they may stand beside."""
 
-from collections.abc import Iterable
+import csv
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 COLUMNS = ["source", "table", "model", "pruner", "sparsity", "dataset", "metric", "value", "std", "note"]
+NAMED = ("model", "pruner", "dataset", "metric")
+NOTHING = ("", "-", "–", "—", "nan")
+"""What stands for no number."""
 FILES = "*/published*.csv"
 """Below experiments/: a table of numbers somebody printed, put there, stands in every report and text."""
 DATASETS = {
@@ -25,16 +31,44 @@ def load(files: Iterable[Path]) -> pd.DataFrame:
     """All published numbers, one row each; a number printed in two tables is kept once.
 
     Raises:
-        ValueError: a file has other columns; the message names it.
+        ValueError: a file is no such table; the message names it and the line.
     """
-    parts = []
-    for file in sorted(files):
-        part = pd.read_csv(file, dtype={"table": str, "note": str})
-        if list(part.columns) != COLUMNS:
-            raise ValueError(f"{file} has the columns {list(part.columns)}, expected {COLUMNS}")
-        parts.append(part)
+    parts = [_read(file) for file in sorted(files)]
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
     return frame.drop_duplicates(subset=["model", "pruner", "sparsity", "dataset", "metric", "value", "note"])
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            lines = csv.DictReader(opened)
+            columns = lines.fieldnames or []
+            if sorted(columns) != sorted(COLUMNS):
+                raise ValueError(f"{file} has the columns {', '.join(columns)}; expected {', '.join(COLUMNS)}")
+            rows = [_row(line, f"{file}, line {lines.line_num}") for line in lines]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} cannot be read as CSV in UTF-8: {error}") from None
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(line: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    if None in line or None in line.values():
+        raise ValueError(f"{place} has not {len(COLUMNS)} fields: a text with commas needs double quotes")
+    for name in NAMED:
+        if not line[name].strip():
+            raise ValueError(f"{place} has no {name}")
+    numbers = {name: _number(line[name], f"{place}: {name}") for name in ("sparsity", "value", "std")}
+    if not (math.isnan(numbers["sparsity"]) or 0 <= numbers["sparsity"] < 1):
+        raise ValueError(f"{place}: sparsity is {line['sparsity']}, expected a share in [0, 1), 0.63 for 63 %")
+    return {name: text.strip() for name, text in line.items()} | numbers
+
+
+def _number(text: str, what: str) -> float:
+    """NaN where there is none."""
+    try:
+        return math.nan if text.strip().lower() in NOTHING else float(text)
+    except ValueError:
+        raise ValueError(f"{what} is {text!r}, expected a number, or nothing") from None
 
 
 def of(published: pd.DataFrame, exp: str, source: str = "") -> pd.DataFrame:

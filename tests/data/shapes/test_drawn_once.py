@@ -104,3 +104,5 @@ def test_where_it_lies(monkeypatch):
     assert cache_folder() == Path("/home/somebody/.cache/vlp_bench")
     monkeypatch.setenv("VLP_BENCH_CACHE", "~/kept")
     assert cache_folder() == Path("/home/somebody/kept")
+    monkeypatch.setenv("VLP_BENCH_CACHE", "~nobody-of-that-name/kept")  # who has no home, so that nothing is kept
+    assert cache_folder() is None

@@ -47,11 +47,10 @@ def drawn_once(draw: Draw) -> Draw:
 
 def cache_folder() -> Path | None:
     """VLP_BENCH_CACHE, or `vlp_bench` in XDG_CACHE_HOME or ~/.cache; None where nothing is to be kept."""
-    asked = os.environ.get("VLP_BENCH_CACHE")
-    if asked is not None:
-        return Path(asked).expanduser() if asked else None
-    home = os.environ.get("XDG_CACHE_HOME", "")
+    asked, home = os.environ.get("VLP_BENCH_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:
+        if asked is not None:
+            return Path(asked).expanduser() if asked else None
         return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "vlp_bench"
     except RuntimeError:  # nobody's home
         return None

@@ -31,8 +31,10 @@ BESIDE = {
 """Keys of the files beside a model that name a class, and what it has to be."""
 
 
-def found_folder(place: str) -> Path:
+def found_folder(place: str, *, config_alone: bool = False) -> Path:
     """The folder of a model: a path, or `hf:owner/name` in the local cache or fetched.
+
+    `config_alone`: its weights need not be there.
 
     Raises:
         ValueError: there is no such folder, or no model in the hub's layout in it; says what is there.
@@ -45,6 +47,8 @@ def found_folder(place: str) -> Path:
         merged = "; it is an adapter: merge it into its model (peft's merge_and_unload) and save that"
         adapter = merged if (folder / "adapter_config.json").is_file() else ""
         raise ValueError(f"model={place}: no config.json in it; it holds {_contents(folder)}{adapter}")
+    if config_alone:
+        return folder
     if not (files := sorted(file.name for file in folder.glob("*.safetensors"))):
         raise ValueError(
             f"model={place}: no .safetensors in it (it holds {_contents(folder)}); other files may run code when "

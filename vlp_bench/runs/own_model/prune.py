@@ -58,7 +58,7 @@ class Data:
 def show(selection: Selection, console: Console) -> None:
     """Print what of a model would be pruned; its weights are not looked at."""
     selection.check()
-    folder = found_folder(selection.model)
+    folder = found_folder(selection.model, config_alone=True)
     with quietly():
         model = skeleton(folder)
     screen.show(console, f"{selection.model} ({type(model).__name__})", _adapter(model, selection).structure)
@@ -79,12 +79,13 @@ def prune(request: Request, options: Mapping[str, Any], console: Console) -> lis
 
 
 def _prune(request: Request, options: Mapping[str, Any], console: Console) -> list[tuple[Solution, Path]]:
-    folder, device, pruner = found_folder(request.model), checked_device(request.device), _pruner(request, options)
+    folder = found_folder(request.model, config_alone=request.plan)
+    device, pruner = checked_device(request.device), _pruner(request, options)
     check_numbers(folder)
     pruner.check_patterns(request.sparsities)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
-        return _planned(request, pruner, needs, console)
+        return _planned(folder, request, pruner, needs, console)
     reads = needs.reads
     data = _data(request, reads, console)
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
@@ -110,10 +111,12 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     return found
 
 
-def _planned(request: Request, pruner: Pruner, needs: Needs, console: Console) -> list[tuple[Solution, Path]]:
+def _planned(
+    folder: Path, request: Request, pruner: Pruner, needs: Needs, console: Console
+) -> list[tuple[Solution, Path]]:
     """Say what it would take; nothing is pruned."""
     show(request, console)
-    plan.show(console, plan.plan_of(skeleton(found_folder(request.model)), request, pruner, needs), request)
+    plan.show(console, plan.plan_of(skeleton(folder), request, pruner, needs), request)
     return []
 
 

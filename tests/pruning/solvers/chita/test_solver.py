@@ -206,8 +206,9 @@ def test_the_plan_holds_its_budget():
     assert [len(group) for group in tighter.groups] == [1, 1, 1]
     with pytest.raises(
         ValueError, match="memory_gb is 3e-06, of which 1e-06 are taken: the rows of one block need 2e-06; give"
-    ):
+    ) as refused:
         plan(blocks, 5, 3e-6, taken=1001)
+    assert "smaller blocks (pruner.block_weights, block_size in Python)" in str(refused.value)
 
 
 def test_memory_changes_the_passes_not_the_answer(caplog):

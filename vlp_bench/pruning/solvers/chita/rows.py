@@ -93,7 +93,8 @@ def plan(
             raise ValueError(
                 f"memory_gb is {memory_gb}, of which {taken / 1e9:.3g} are taken: "
                 f"the rows of one block need {size / 1e9:.3g}; "
-                "give more, or a smaller block_size, or fewer batches, or rows in int8"
+                "give more, or smaller blocks (pruner.block_weights, block_size in Python), or fewer batches, or rows "
+                "in int8"
             )
         if size > room:
             groups.append([])

@@ -1,0 +1,50 @@
+"""Tables of printed numbers that a reader may add: what is read, and what is refused by file and line."""
+
+import pytest
+
+from vlp_bench.results import published
+
+HEAD = "source,table,model,pruner,sparsity,dataset,metric,value,std,note"
+LINE = 'mine,4,xvlm,omp,0.63,coco_itr,txt_r1,65.5,,"naïve, “quoted”"'
+
+
+def table(tmp_path, *lines, encoding="utf-8"):
+    file = tmp_path / "published_mine.csv"
+    file.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return file
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_table_is_read(tmp_path, encoding):
+    other = "mine,4,xvlm,omp,0.75,coco_itr,txt_r1,–,,"
+    frame = published.load([table(tmp_path, HEAD, LINE, LINE, other, encoding=encoding)])
+    assert len(frame) == 2
+    [row] = published.of(frame, "xvlm_itr").to_dict("records")
+    assert row == {"pruner": "omp", "sparsity": 0.63, "metric": "txt_r1", "value": 65.5, "table": "4"}
+
+
+def test_columns_may_stand_in_another_order(tmp_path):
+    names, values = HEAD.split(","), ["mine", "4", "xvlm", "omp", "0.63", "coco_itr", "txt_r1", "65.5", "", ""]
+    frame = published.load([table(tmp_path, ",".join(names[::-1]), ",".join(values[::-1]))])
+    assert frame.to_dict("records")[0]["value"] == 65.5
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["source,table,model"], r"published_mine.csv has the columns source, table, model; expected source, table"),
+        ([HEAD, LINE, LINE.replace("65.5", "**65.5**")], r"line 3: value is '\*\*65.5\*\*', expected a number"),
+        ([HEAD, LINE.replace("0.63", "63")], r"line 2: sparsity is 63, expected a share in \[0, 1\), 0.63 for 63 %"),
+        ([HEAD, LINE.replace("65.5", "65,5")], r"line 2 has not 10 fields"),
+        ([HEAD, "mine,4,xvlm"], r"line 2 has not 10 fields"),
+        ([HEAD, LINE.replace(",omp", ",")], r"line 2 has no pruner"),
+    ],
+)
+def test_what_is_no_such_table_is_refused_by_file_and_line(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        published.load([table(tmp_path, *lines)])
+
+
+def test_another_encoding_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"published_mine.csv cannot be read as CSV in UTF-8"):
+        published.load([table(tmp_path, HEAD, LINE.replace("“quoted”", ""), encoding="latin-1")])
