@@ -8,8 +8,10 @@ Each row is the median of three calls, after one that doesn't count. XVLM and BL
 tflops=NUMBER` may be given. Without a GPU it says so in one line.
 
 Goals: MULTIFLOW's statistics at most 1.10 forward passes in fp32, 1.25 in tf32 and bf16; three masks from statistics
-that are known 0.15 s for OMP, 0.3 s for LAMP and MULTIFLOW; Wanda block by block at most 2.2 forward passes; SNIP's
-gradients at most 1.05 plain ones, TAMT's steps 1.15.
+that are known 0.15 s for OMP, 0.3 s for LAMP and MULTIFLOW, beside `sort`, torch's of all |w|; Wanda block by block at
+most 2.2 forward passes; SNIP's gradients at most 1.05 plain ones, IterSNIP's as many as it has steps, TAMT's steps
+1.15. `chita` is measured with a few batches and with more, each once: 500 batches are estimated from both, by a straight
+line (goal 500 s), and CHITA++ as 60 times CHITA with 50 (goal 2,500 s).
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 
 SPARSITIES = [0.63, 0.75, 0.9]
 TOKENS, MASKED = 30, 5
+STEPS = 3  # of IterSNIP
+FEW = (8, 24)  # batches that CHITA is measured with
 SMALL: dict[str, Any] = {
     "image_size": 32,
     "vision_width": 32,
@@ -95,7 +99,7 @@ def batch(model: Any, rows: int, seed: int, device: torch.device) -> Batch:
 
 
 def seconds(run: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
-    """Median of the clock, once what is queued is done; the first call doesn't count."""
+    """Median of the clock, once what is queued is done; the first call doesn't count, unless it is the only one."""
     spent = []
     for _ in range(rounds + 1):
         _wait(device)
@@ -103,7 +107,7 @@ def seconds(run: Callable[[], object], device: torch.device, rounds: int = 3) ->
         run()
         _wait(device)
         spent.append(time.perf_counter() - started)
-    return median(spent[1:])
+    return median(spent[1:] or spent)
 
 
 def _wait(device: torch.device) -> None:
@@ -165,6 +169,40 @@ def wanda(subject: Subject) -> None:
     vlp_bench.prune(subject.model, "wanda", 0.5, subject.calibration)
 
 
+def itersnip(subject: Subject) -> None:
+    vlp_bench.prune(subject.model, "itersnip", 0.75, subject.calibration, options={"steps": STEPS})
+
+
+def backward_each_step(subject: Subject) -> None:
+    for _ in range(STEPS):
+        backward(subject)
+
+
+def chita(subject: Subject) -> dict[str, Any]:
+    """Seconds with few batches and with more, and what these let expect of as many as the papers have."""
+    measured = {}
+    for count in FEW:
+        data = subject.data * (count // len(subject.data))
+        calibration = Calibration(subject.model, data, precision=subject.precision)
+        run = partial(vlp_bench.prune, subject.model, "chita", 0.75, calibration)
+        measured[count] = seconds(run, subject.device, rounds=0)
+    (few, first), (more, last) = measured.items()
+    each = (last - first) / (more - few)
+
+    def expected(batches: int) -> float:
+        return first + (batches - few) * each
+
+    found = {"measured": measured, "seconds": expected(500), "goal": 500, "chita_pp": 60 * expected(50)}
+    return found | {"chita_pp_goal": 2500}
+
+
+def sort(subject: Subject) -> dict[str, Any]:
+    """torch's sort of all |w|, laid side by side."""
+    names = adapter_for(subject.model).prunable(subject.model)
+    sizes = torch.cat([subject.model.get_parameter(name).detach().abs().flatten() for name in names])
+    return {"seconds": seconds(sizes.sort, subject.device)}
+
+
 def tamt(subject: Subject) -> None:
     vlp_bench.prune(subject.model, "tamt", 0.75, subject.calibration)
 
@@ -187,7 +225,10 @@ ROWS: dict[str, tuple[Any, bool]] = {  # and whether it is measured in every pre
     "multiflow": (over(statistics_of, forward, 1.10, 1.25), True),
     "snip": (over(gradients_of, backward, 1.05), True),
     "wanda": (over(wanda, forward, 2.2), False),
+    "itersnip": (over(itersnip, backward_each_step, 1.05), False),
     "tamt": (over(tamt, backward, 1.15), False),
+    "chita": (chita, False),
+    "sort": (sort, False),
     "three_omp": (three_masks("omp", 0.15), False),
     "three_lamp": (three_masks("lamp", 0.3), False),
     "three_multiflow": (three_masks("multiflow", 0.3), False),
@@ -218,7 +259,8 @@ def say(row: dict[str, Any]) -> str:
     goal = f" (goal {row['goal']:g})" if "goal" in row else ""
     times = f", {row['ratio']:.2f} plain passes" if "ratio" in row else ""
     rate = f", {row['tflops']:.1f} TFLOP/s" if "tflops" in row else ""
-    return f"  {row['work']:16s}{row['model']:6s}{row['precision']:6s}{row['seconds']:9.4f} s{times}{rate}{goal}"
+    more = f"; CHITA++ {row['chita_pp']:.0f} s (goal {row['chita_pp_goal']:g})" if "chita_pp" in row else ""
+    return f"  {row['work']:16s}{row['model']:6s}{row['precision']:6s}{row['seconds']:9.4f} s{times}{rate}{goal}{more}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
