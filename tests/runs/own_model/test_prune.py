@@ -13,6 +13,7 @@ from vlp_bench.commands import export, masks
 from vlp_bench.data.readers.calibration_sets import read_set
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.models.foreign.inputs import Inputs
+from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.runs.own_model.prune import prune
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console
@@ -334,3 +335,12 @@ def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, c
         "2 of 2 class folders, the first is blue, are not in the labels of the model's config.json: the images have no "
         "labels, which a loss needs"
     ]
+
+
+def test_a_model_without_an_end_of_places_takes_what_its_tokenizer_allows(tmp_path):
+    """XLNet says -1."""
+    sizes = {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64}
+    model = transformers.XLNetLMHeadModel(transformers.XLNetConfig(vocab_size=64, **sizes))
+    assert longest(model) is None
+    tokenizer(model_max_length=5).save_pretrained(tmp_path)
+    assert Inputs(model, tmp_path).texts(["a red dog a red dog"])["input_ids"].shape == (1, 5)

@@ -18,6 +18,7 @@ from transformers.utils.import_utils import is_torchvision_available
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
 from vlp_bench.models.checkpoints.hub import SCARCE
 from vlp_bench.models.foreign.labels import label_numbers
+from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
@@ -212,9 +213,8 @@ class Inputs:
         return {"padding": True if masked else "max_length", "truncation": True, "max_length": self._longest(masked)}
 
     def _longest(self, masked: bool) -> int:
-        text = self.model.config.get_text_config()
-        places = getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        allowed = min(places, self.tokenizer.model_max_length)
+        own = self.tokenizer.model_max_length
+        allowed = min(longest(self.model) or own, own)
         if not masked:
             return allowed
         return min(self.max_length or LONGEST, allowed)
