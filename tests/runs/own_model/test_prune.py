@@ -344,3 +344,17 @@ def test_a_model_without_an_end_of_places_takes_what_its_tokenizer_allows(tmp_pa
     assert longest(model) is None
     tokenizer(model_max_length=5).save_pretrained(tmp_path)
     assert Inputs(model, tmp_path).texts(["a red dog a red dog"])["input_ids"].shape == (1, 5)
+
+
+def test_what_a_processor_cannot_make_is_one_line(sets, folders, tmp_path, monkeypatch):
+    """Of whatever kind its error is; what this package says itself stays as it is said."""
+
+    def lost(*_, **__):
+        raise AttributeError("'ViTImageProcessor' object has no attribute\n'apply_ocr'")
+
+    monkeypatch.setattr(transformers.CLIPProcessor, "__call__", lost)
+    said = r"the processor of .*clip can't make a batch for CLIPModel \('ViTImageProcessor' object has no attribute"
+    refused(folders("clip"), tmp_path, said, pruner="wanda", calibration=sets["pictures"])
+    bare = pictures(tmp_path / "bare", 2)
+    (bare / "captions.jsonl").unlink()
+    refused(folders("clip"), tmp_path, "^CLIPModel reads texts too", pruner="wanda", calibration=bare)
