@@ -358,3 +358,25 @@ def test_what_a_processor_cannot_make_is_one_line(sets, folders, tmp_path, monke
     bare = pictures(tmp_path / "bare", 2)
     (bare / "captions.jsonl").unlink()
     refused(folders("clip"), tmp_path, "^CLIPModel reads texts too", pruner="wanda", calibration=bare)
+
+
+def test_all_files_of_a_tokenizer_are_copied(tmp_path):
+    place = folder("llama", tmp_path)
+    (place / "additional_chat_templates").mkdir()
+    names = ("source.spm", "bpe.codes", "prophetnet.tokenizer", "additional_chat_templates/rag.jinja")
+    for name in names:
+        (place / name).write_text(name)
+    (place / "optimizer.pt").write_text("")
+    pruned(place, tmp_path / "out", pruner="omp")
+    assert [(tmp_path / "out" / name).read_text() for name in names] == list(names)
+    assert not (tmp_path / "out" / "optimizer.pt").exists()
+
+
+def test_data_that_reach_nothing_are_named(sets, tmp_path):
+    """SqueezeBERT's layers are convolutions, and a loss of words has no use for its pooler."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.SqueezeBertConfig(**sizes, vocab_size=64, embedding_size=32)
+    transformers.SqueezeBertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    said = r"calibration=.*: nothing is left to prune with pruner=snip, as the layers above are not reached; give data"
+    refused(tmp_path / "model", tmp_path, said, pruner="snip", calibration=sets["texts"])
