@@ -10,8 +10,8 @@ tflops=NUMBER` may be given. Without a GPU it says so in one line.
 Goals: MULTIFLOW's statistics at most 1.10 forward passes in fp32, 1.25 in tf32 and bf16; three masks from statistics
 that are known 0.15 s for OMP, 0.3 s for LAMP and MULTIFLOW, beside `sort`, torch's of all |w|; Wanda block by block at
 most 2.2 forward passes; SNIP's gradients at most 1.05 plain ones, IterSNIP's as many as it has steps, TAMT's steps
-1.15. `chita` is measured with a few batches and with more, each once: 500 batches are estimated from both, by a straight
-line (goal 500 s), and CHITA++ as 60 times CHITA with 50 (goal 2,500 s).
+1.15. `chita` is measured with few batches and with more, each once: 500 batches are estimated from both by a straight
+line (goal 500 s), CHITA++ as 60 times CHITA with 50 (goal 2,500 s).
 """
 
 from __future__ import annotations

@@ -49,6 +49,8 @@ def test_adapter_order_explicit_own_plain():
     assert adapter_for(model, explicit) is explicit
     with pytest.raises(ValueError, match="str is no adapter"):
         adapter_for(model, "plain")
+    with pytest.raises(ValueError, match=r"adapter=PlainAdapter is a class: call it"):
+        find_layers(nn.Linear(2, 2), PlainAdapter)
 
 
 def test_packed_attention_and_conv1d_are_layers():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import vlp_bench
 from tests.pruning.test_xvlm import CONFIG, batch
@@ -246,3 +246,32 @@ def test_a_solved_block_is_dense_again_as_soon_as_nothing_reads_it():
     pruner = vlp_bench.pruning.catalogue.load("wanda")
     Pruner(allocate=pruner.allocate, solve=solve, sweep=pruner.sweep).prune(model, 0.5, [torch.randn(5, 6)])
     assert seen == [[]] * 6
+
+
+class Shuffled:
+    """Padded texts, a row a batch, in another order every time."""
+
+    def __init__(self, orders):
+        ids = torch.randint(1, 30, (4, 6), generator=torch.Generator().manual_seed(0))
+        masks = torch.arange(6) < torch.tensor([[6], [5], [3], [2]])
+        self.rows = [{"input_ids": i[None], "attention_mask": m[None].long()} for i, m in zip(ids, masks, strict=True)]
+        self.orders = iter(orders)
+
+    def __iter__(self):
+        return iter([self.rows[number] for number in next(self.orders)])
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_batches_that_change_their_order_are_refused(name):
+    """What blocks gave is of the first pass: the masks of another order would be those of other tokens."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).eval()
+    adapter, as_they_lie = vlp_bench.TransformersAdapter(model), range(4)
+    same = Shuffled([as_they_lie] * 20)
+    found = vlp_bench.prune(model, name, 0.5, same, adapter)
+    listed = vlp_bench.prune(model, name, 0.5, same.rows, adapter)
+    assert all(found.masks[own].equal(listed.masks[own]) for own in listed.masks)
+    orders = [[*range(turn, 4), *range(turn)] for turn in range(4)] * 5
+    with pytest.raises(ValueError, match=r"calibration batch 0 is another than in the first pass, .* list\(batches\)"):
+        vlp_bench.prune(model, name, 0.5, Shuffled(orders), adapter)

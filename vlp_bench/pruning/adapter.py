@@ -179,6 +179,8 @@ def call(model: nn.Module, batch: Any) -> Any:
 def adapter_for(model: nn.Module, adapter: Adapter | None = None) -> Adapter:
     """The adapter that was passed, else the model's own, else a `PlainAdapter`."""
     chosen = adapter or getattr(model, "adapter", None) or PlainAdapter()
+    if isinstance(chosen, type):
+        raise ValueError(f"adapter={chosen.__name__} is a class: call it, as in adapter={chosen.__name__}(...)")
     if not isinstance(chosen, Adapter):
         wanted = "prunable, place, encode, loss, token_mask, rows"
         raise ValueError(f"{type(chosen).__name__} is no adapter: it must answer {wanted}")

@@ -99,3 +99,10 @@ def test_layers_of_the_text_come_before_the_image_s():
     filled = batch | {"pixel_mask": torch.tensor([1, 0])[:, None, None].expand(2, 16, 16)}
     with pytest.raises(ValueError, match="which are padding can't be known"):
         adapter.token_mask(filled, name, 5)
+
+
+def test_heads_beside_layers_that_no_base_model_holds():
+    model = on_meta(t.EomtForUniversalSegmentation, t.EomtConfig(**SEEN, num_queries=5, num_blocks=1, num_labels=5))
+    reasons = {weight.name: weight.reason for weight in TransformersAdapter(model).structure.weights}
+    assert {reasons[name] for name in ("class_predictor.weight", "mask_head.fc1.weight")} == {"head"}
+    assert sum(not reason for reason in reasons.values()) == 12

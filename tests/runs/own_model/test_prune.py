@@ -13,6 +13,7 @@ from vlp_bench.commands import export, masks
 from vlp_bench.data.readers.calibration_sets import read_set
 from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.models.foreign.inputs import Inputs
+from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.runs.own_model.prune import prune
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console
@@ -334,3 +335,48 @@ def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, c
         "2 of 2 class folders, the first is blue, are not in the labels of the model's config.json: the images have no "
         "labels, which a loss needs"
     ]
+
+
+def test_a_model_without_an_end_of_places_takes_what_its_tokenizer_allows(tmp_path):
+    """XLNet says -1."""
+    sizes = {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64}
+    model = transformers.XLNetLMHeadModel(transformers.XLNetConfig(vocab_size=64, **sizes))
+    assert longest(model) is None
+    tokenizer(model_max_length=5).save_pretrained(tmp_path)
+    assert Inputs(model, tmp_path).texts(["a red dog a red dog"])["input_ids"].shape == (1, 5)
+
+
+def test_what_a_processor_cannot_make_is_one_line(sets, folders, tmp_path, monkeypatch):
+    """Of whatever kind its error is; what this package says itself stays as it is said."""
+
+    def lost(*_, **__):
+        raise AttributeError("'ViTImageProcessor' object has no attribute\n'apply_ocr'")
+
+    monkeypatch.setattr(transformers.CLIPProcessor, "__call__", lost)
+    said = r"the processor of .*clip can't make a batch for CLIPModel \('ViTImageProcessor' object has no attribute"
+    refused(folders("clip"), tmp_path, said, pruner="wanda", calibration=sets["pictures"])
+    bare = pictures(tmp_path / "bare", 2)
+    (bare / "captions.jsonl").unlink()
+    refused(folders("clip"), tmp_path, "^CLIPModel reads texts too", pruner="wanda", calibration=bare)
+
+
+def test_all_files_of_a_tokenizer_are_copied(tmp_path):
+    place = folder("llama", tmp_path)
+    (place / "additional_chat_templates").mkdir()
+    names = ("source.spm", "bpe.codes", "prophetnet.tokenizer", "additional_chat_templates/rag.jinja")
+    for name in names:
+        (place / name).write_text(name)
+    (place / "optimizer.pt").write_text("")
+    pruned(place, tmp_path / "out", pruner="omp")
+    assert [(tmp_path / "out" / name).read_text() for name in names] == list(names)
+    assert not (tmp_path / "out" / "optimizer.pt").exists()
+
+
+def test_data_that_reach_nothing_are_named(sets, tmp_path):
+    """SqueezeBERT's layers are convolutions, and a loss of words has no use for its pooler."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.SqueezeBertConfig(**sizes, vocab_size=64, embedding_size=32)
+    transformers.SqueezeBertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    said = r"calibration=.*: nothing is left to prune with pruner=snip, as the layers above are not reached; give data"
+    refused(tmp_path / "model", tmp_path, said, pruner="snip", calibration=sets["texts"])

@@ -16,7 +16,7 @@ from vlp_bench.batch import Place
 from vlp_bench.models.foreign import token_masks
 from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
 from vlp_bench.models.foreign.structure import Structure, Weight, structure_of
-from vlp_bench.models.foreign.tree import TEXT, VISION, Tree, is_cross, reads_other_side
+from vlp_bench.models.foreign.tree import AUDIO, TEXT, VISION, Tree, is_cross, reads_other_side
 
 IMAGE_FIRST = ("git",)
 TEXT_FIRST = ("vilt", "visual_bert", "layoutlmv2", "layoutlmv3")
@@ -118,11 +118,14 @@ class TransformersAdapter:
             return None if self._reads_queries(path) else self._of_queries(batch, tokens)
         if tower == VISION:
             return None if self.tree.is_connector(path) else token_masks.of_patches(batch, self._patch)
+        if tower == AUDIO:
+            return token_masks.of_sounds(batch)
         joint = self.tree.block(path) in self.tree.blocks or weight.modality == TEXT
         if self.tree.is_connector(path) or (tower is None and not joint):
             return None  # what is joint reads images and texts in one row
         if reads_other_side(path):
-            return token_masks.of_text(batch) if self.tree.modality(path) == TEXT else None
+            masked = self.tree.modality(path) == TEXT or "flattened_patches" in batch
+            return token_masks.of_text(batch) if masked else None
         if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
             return token_masks.after_images(token_masks.of_text(batch), tokens)
         if tower is None and self.tree.model.config.model_type in TEXT_FIRST and token_masks.is_full(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +17,9 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTr
 from transformers.utils.import_utils import is_torchvision_available
 
 from vlp_bench.data.readers.calibration_sets import CAPTIONS, CHATS, TEXTS, Example, Message
-from vlp_bench.models.checkpoints.hub import SCARCE
+from vlp_bench.models.checkpoints.hub import SCARCE, told
 from vlp_bench.models.foreign.labels import label_numbers
+from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
 from vlp_bench.models.foreign.losses import IGNORED
 
@@ -72,7 +74,7 @@ class Inputs:
         make = self._maker(kind, any(e.images for e in examples))
         groups = ([e for e in examples if e.images], [e for e in examples if not e.images])
         chunks = (own[at : at + batch_size] for own in groups for at in range(0, len(own), batch_size))
-        return [self._taken(make(chunk)) for chunk in chunks]
+        return [self._taken(make, chunk) for chunk in chunks]
 
     def prompts(self, images: Sequence[Any], texts: Sequence[str]) -> Batch:
         """What a model that answers in words goes on from: an image and a text each.
@@ -84,11 +86,11 @@ class Inputs:
         encodes = self.model.config.is_encoder_decoder or self.model.config.get_text_config().is_encoder_decoder
         self.processor.tokenizer.padding_side = "right" if encodes else "left"
         if not self.chats:
-            made = self._taken(self._after_images(list(texts), list(images), prompt=True))
+            made = self._taken(self._after_images, list(texts), list(images), prompt=True)
             return {name: tensor for name, tensor in made.items() if name != "labels"}
         messages = [({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]},) for t in texts]
         asked = [self._templated(self.processor, m, add_generation_prompt=True) for m in messages]
-        return self._taken(self._shown(asked, [[image] for image in images]))
+        return self._taken(self._shown, asked, [[image] for image in images])
 
     @property
     def chats(self) -> bool:
@@ -97,11 +99,11 @@ class Inputs:
 
     def images(self, images: Sequence[Any]) -> Batch:
         """Images alone."""
-        return self._taken(self.image_processor(images=list(images), return_tensors="pt"))
+        return self._taken(self.image_processor, images=list(images), return_tensors="pt")
 
     def texts(self, texts: Sequence[str]) -> Batch:
         """Texts alone, padded and cut as the model was trained."""
-        return self._taken(self._tokens(list(texts)))
+        return self._taken(self._tokens, list(texts))
 
     def ids(self, text: str, *, special: bool) -> list[int]:
         """A text of any length as ids, with or without the special tokens that the tokenizer adds."""
@@ -212,15 +214,25 @@ class Inputs:
         return {"padding": True if masked else "max_length", "truncation": True, "max_length": self._longest(masked)}
 
     def _longest(self, masked: bool) -> int:
-        text = self.model.config.get_text_config()
-        places = getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        allowed = min(places, self.tokenizer.model_max_length)
+        own = self.tokenizer.model_max_length
+        allowed = min(longest(self.model) or own, own)
         if not masked:
             return allowed
         return min(self.max_length or LONGEST, allowed)
 
-    def _taken(self, made: Any) -> Batch:
-        """What the model takes of it, numbers in the model's type."""
+    def _taken(self, make: Callable[..., Any], *given: Any, **settings: Any) -> Batch:
+        """What the model takes of what is made, numbers in the model's type. ValueError for what can't be made."""
+        try:
+            made = make(*given, **settings)
+        except SCARCE:
+            raise
+        except Exception as error:  # of whatever kind a processor raises for what is not as it should be
+            if _is_ours(error):
+                raise
+            raise ValueError(
+                f"the processor of {self.folder} can't make a batch for {type(self.model).__name__} ({told(error)}): "
+                "look whether all files beside the model are its own"
+            ) from error
         takes = {*signature(self.model.forward).parameters, *signature(self.model.base_model.forward).parameters}
         tensors = {key: torch.as_tensor(value) for key, value in made.items() if key in takes}
         kept = {key: t.to(self.model.dtype) if t.is_floating_point() else t for key, t in tensors.items()}
@@ -285,6 +297,12 @@ class Inputs:
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"
             ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("vlp_bench.")
 
 
 def _one(example: Example) -> Any:

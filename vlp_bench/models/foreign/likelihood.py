@@ -87,6 +87,7 @@ def _picked(logits: Tensor, said: Sequence[int]) -> Tensor:
 
 
 def longest(model: PreTrainedModel) -> int | None:
-    """How many tokens it has positions for; None where there is no table of them (T5)."""
+    """How many tokens it has positions for; None where there is no end to them (T5, XLNet's -1)."""
     text: Any = model.config.get_text_config()
-    return getattr(text, "max_position_embeddings", None)
+    places = getattr(text, "max_position_embeddings", None)
+    return places if places is not None and places > 0 else None

@@ -23,7 +23,7 @@ HEADS = (OUTPUT, HEAD)
 POSSIBLE = (*HEADS, ROUTER, PATCHES, PACKED)
 """Reasons that `also` may overrule."""
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-CLASSIFIERS = ("classifier", "score", "head", "qa_outputs", "logits")
+CLASSIFIERS = ("classifier", "class_predictor", "score", "head", "qa_outputs", "logits")
 
 
 @dataclass(frozen=True)
@@ -248,15 +248,11 @@ def _heads(tree: Tree) -> Iterator[str]:
     """Paths of what a task has put on a backbone: beside the base model and without repeated layers, or so named."""
     for path, model in tree.nested.items():
         children = {f"{path}.{name}".lstrip("."): child for name, child in model.named_children()}
+        beside = [own for own in children if not any(f"{block}.".startswith(f"{own}.") for block in tree.blocks)]
         if model.base_model is not model:
-            beside = (below for below, child in children.items() if child is not model.base_model)
-            yield from (below for below in beside if not any(b.startswith(f"{below}.") for b in tree.blocks))
+            yield from (own for own in beside if children[own] is not model.base_model)
         elif "For" in type(model).__name__:
-            yield from (below for below, child in children.items() if _classifies(below, child))
-
-
-def _classifies(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name.endswith(CLASSIFIERS)
+            yield from (own for own in beside if own.endswith(CLASSIFIERS))
 
 
 def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:

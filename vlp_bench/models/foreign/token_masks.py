@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
+SOUNDS = ("feature_attention_mask", "input_features_mask", "audio_attention_mask")
+"""What models that read sounds beside texts call the mask of the sounds."""
 
 
 def of_decoder(batch: Mapping[str, Any]) -> Tensor | None:
@@ -31,8 +33,11 @@ def of_patches(batch: Mapping[str, Any], patch: int | None) -> Tensor | None:
     """(images, patches) bool: the patches that are no padding, as the vision tower is given them; None: all are.
 
     `pixel_attention_mask` is one entry a patch (SigLIP2), or one a pixel of every image of every row (SmolVLM); images
-    that are all zero fill up a row and are left out, as the models do.
+    that are all zero fill up a row and are left out, as the models do. Of `flattened_patches` (Pix2Struct) the
+    `attention_mask` is the patches'.
     """
+    if "flattened_patches" in batch:
+        return of_text(batch)
     mask = batch.get("pixel_attention_mask")
     if mask is None or mask.ndim == 2:
         return None if mask is None else mask.bool()
@@ -41,6 +46,14 @@ def of_patches(batch: Mapping[str, Any], patch: int | None) -> Tensor | None:
     real = (batch["pixel_values"] != 0).flatten(2).any(-1)
     cut = mask[real].unfold(1, patch, patch).unfold(2, patch, patch)
     return (cut.sum((-1, -2)) > 0).flatten(1)
+
+
+def of_sounds(batch: Mapping[str, Any]) -> Tensor | None:
+    """(b, t) bool: the frames that are no padding. Beside texts (CLAP) the `attention_mask` is the words'."""
+    if "input_ids" not in batch:
+        return of_text(batch)
+    own = next((batch[key] for key in SOUNDS if batch.get(key) is not None), None)
+    return None if own is None else own.bool()
 
 
 def of_queries(mask: Tensor | None, tokens: int, queries: int) -> Tensor | None:

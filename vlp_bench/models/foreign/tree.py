@@ -26,7 +26,7 @@ REGIONS = {"visual_embeds", "visual_feats", "image"}
 """Arguments by which a model takes images that others have looked at (LXMERT), or calls them otherwise."""
 CONNECTORS = ("projector", "connector", "merger", "qformer", "resampler", "perceiver", "abstractor", "aligner")
 """Words in the names of modules between a vision tower and a language model, wherever they lie."""
-CROSS = ("cross", "encoder_attn", "encdecattention")
+CROSS = ("cross", "encoder_attn", "encdecattention", "encoder_decoder_attention")
 """Beginnings of the names of attention to what another module gives."""
 KEYS_VALUES = {"k", "v", "key", "value", "k_proj", "v_proj", "kv", "kv_proj", "key_value", "c_attn"}
 """Names of the projections of cross-attention that read the other side."""
@@ -96,7 +96,9 @@ class Tree:
 
     def _has_encoder(self, path: str) -> bool:
         """Whether cross-attention looks at an encoder of texts."""
-        return any(self.towers[own] == TEXT and _encodes(self.nested[own]) for own in self.around(path))
+        around = [own for own in self.around(path) if self.towers[own] == TEXT and _encodes(self.nested[own])]
+        encoders = [module for module in self.modules if module.split(".")[-1] == "encoder"]
+        return any(_lies_in(encoder, own) for own in around for encoder in encoders)
 
     def in_decoder(self, path: str) -> bool:
         """Whether a path lies in the decoder of a model with an encoder."""

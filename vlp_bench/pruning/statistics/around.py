@@ -14,8 +14,9 @@ from vlp_bench.pruning.adapter import Adapter, modality_mask
 class Around:
     """Answers as the given adapter does.
 
-    Two more things may be said to it, that a model's adapter needn't hear: a pass over the batches begins (`rewind`),
-    and what blocks give is looked at (`with_outputs`). One may be asked: which tokens were chosen (`chosen_tokens`).
+    Three more things may be said to it, that a model's adapter needn't hear: a pass over the batches begins (`rewind`),
+    what is encoded next (`shown`), and what blocks give is looked at (`with_outputs`). One may be asked: which tokens
+    were chosen (`chosen_tokens`).
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -48,6 +49,9 @@ class Around:
     def rewind(self) -> None:
         rewind(self.answers)
 
+    def shown(self, part: Any) -> None:
+        shown(self.answers, part)
+
     def with_outputs(self) -> AbstractContextManager[None]:
         return with_outputs(self.answers)
 
@@ -64,6 +68,14 @@ def rewind(adapter: Adapter) -> None:
     """Tells an adapter that keeps count of what it encodes that a pass over the batches begins."""
     if isinstance(adapter, Around):
         adapter.rewind()
+
+
+def shown(adapter: Adapter, part: Any) -> None:
+    """Shows an adapter that keeps what blocks give a part of a batch before it is encoded, its whole numbers on the
+    processor.
+    """
+    if isinstance(adapter, Around):
+        adapter.shown(part)
 
 
 def with_outputs(adapter: Adapter) -> AbstractContextManager[None]:

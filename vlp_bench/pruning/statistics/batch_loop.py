@@ -21,7 +21,7 @@ from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
 from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, multiplies_bf16, products_in
 from vlp_bench.pruning.said_once import warn_once
-from vlp_bench.pruning.statistics.around import rewind
+from vlp_bench.pruning.statistics.around import rewind, shown
 from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
@@ -249,7 +249,9 @@ class Passes:
 
         def run(number: int, parts: list[Any]) -> None:
             for part in parts:
-                begin(numbers_on_host(part))
+                told = numbers_on_host(part)
+                begin(told)
+                shown(self.adapter, told)
                 self._encode(part)
 
         with watching, self._undisturbed(), torch.no_grad():

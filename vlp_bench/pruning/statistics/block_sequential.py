@@ -21,6 +21,7 @@ from vlp_bench.pruning.adapter import Adapter
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of, copied, with_tensors
 from vlp_bench.pruning.statistics.around import Around
+from vlp_bench.pruning.statistics.batches import fingerprints, tensors_in
 
 RESTARTS = 3  # of a sweep that has let go of something; after so many it keeps everything
 
@@ -103,6 +104,7 @@ class Resuming(Around):
         self._expected: list[Counter[str]] = []  # readings of every layer, by part of the first batch
         self._tapes: list[Tape] = []
         self._part = 0
+        self._numbers: list[list[bytes]] = []  # what the first pass was shown, by part
         self._may_stop, self._outputs, self._finishes = False, False, False
         self.calls = 0  # of blocks that were run in earnest, after the first batch's
 
@@ -175,6 +177,23 @@ class Resuming(Around):
         expected = [self._expected[i % len(self._expected)] for i in range(len(self._tapes))]
         pairs = [(tape.read, wanted) for tape, wanted in zip(self._tapes, expected, strict=True)]
         return all(read[name] == wanted[name] for name in names for read, wanted in pairs)
+
+    def shown(self, part: Any) -> None:
+        """ValueError for other words, masks or classes than the first pass was shown: what blocks gave is of those.
+
+        Pixels may be drawn anew; those of the first pass count.
+        """
+        if not self._wanted:
+            return
+        numbers = fingerprints([tensor for tensor in tensors_in(part) if not tensor.is_floating_point()])
+        if self._part == len(self._numbers):
+            self._numbers.append(numbers)
+        if numbers != self._numbers[self._part]:
+            raise ValueError(
+                f"calibration batch {self._part} is another than in the first pass, and pruning block by block needs "
+                "the same batches in the same order in every pass: pass list(batches), or a DataLoader that does not "
+                "shuffle"
+            )
 
     def encode(self, model: nn.Module, batch: Any) -> None:
         """The given adapter's, as far as it must be run.

@@ -11,6 +11,7 @@ from rich.markup import escape
 from torch import nn
 
 from vlp_bench.models.foreign.inputs import LONGEST, reads
+from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.offloading import outermost_blocks
 from vlp_bench.pruning.needs import Needs
 from vlp_bench.pruning.pruner import Pruner
@@ -81,7 +82,7 @@ def _length(model: Any, request: Request) -> int:
         size, patch = (side if isinstance(side, int) else usual for side, usual in zip(sides, USUAL, strict=True))
         return (size // patch) ** 2 + 1
     asked = request.max_length or LONGEST
-    return min(asked, getattr(config.get_text_config(), "max_position_embeddings", None) or asked)
+    return min(asked, longest(model) or asked)
 
 
 def _count(module: nn.Module) -> int:

@@ -158,6 +158,15 @@ def _check_leaves_some(adapter: TransformersAdapter, selection: Selection) -> No
         raise UserError(f"model={selection.model}: nothing of it is pruned, the table says why; {left} may change that")
 
 
+def _check_reaches_some(adapter: TransformersAdapter, request: Request) -> None:
+    """UserError where the data reach nothing of what was to be pruned."""
+    if not adapter.structure.prunable:
+        raise UserError(
+            f"calibration={request.calibration}: nothing is left to prune with pruner={request.pruner}, as the layers "
+            "above are not reached; give data that reach them, or a pruner that reads weights only (omp, lamp)"
+        )
+
+
 def _check_sees(data: Data | None, adapter: TransformersAdapter, request: Request) -> None:
     """UserError for a model that sees, all of which is to be pruned, and a set without images."""
     if data is not None and not data.sees and VISION in adapter.structure.modalities:
@@ -194,6 +203,7 @@ def _solutions(
             missed = unreached(model, adapter, batches, reads)
             adapter.leave(missed)
             screen.left(console, list(missed.items()))
+            _check_reaches_some(adapter, request)
         watched = None if batches is None else progress(batches, pruner.num_batches)
         device = next(model.parameters()).device
         given: dict[str, Any] = {"seed": request.seed, "num_batches": pruner.num_batches}

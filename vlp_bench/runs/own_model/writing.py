@@ -18,8 +18,11 @@ from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
 
-BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
-"""Files of tokenizers and processors."""
+BESIDE = (
+    *("*.json", "*.txt", "*.model", "*.jinja", "additional_chat_templates/*.jinja"),
+    *("*.spm", "*.codes", "*.tokenizer", "*.tiktoken"),
+)
+"""Files of tokenizers (Marian's are called .spm, BERTweet's .codes) and processors."""
 NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
@@ -55,7 +58,9 @@ def copy_beside(source: Path, folder: Path) -> None:
     for pattern in BESIDE:
         for file in source.glob(pattern):
             if not any(file.match(other) for other in NOT_BESIDE):
-                shutil.copyfile(file, folder / file.name)
+                copy = folder / file.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, copy)
 
 
 def write(
