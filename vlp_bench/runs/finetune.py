@@ -18,10 +18,10 @@ from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.checkpointing import Interim, read_checkpoint
 from vlp_bench.runs.process_plan import Plan
-from vlp_bench.runs.progress import Progress
 from vlp_bench.runs.recipe import Recipe, make_trainer
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.training_progress import Progress
 from vlp_bench.tasks.finetuning import FineTuning
 from vlp_bench.tasks.optimisation import Diverged
 

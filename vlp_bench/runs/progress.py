@@ -1,4 +1,4 @@
-"""How far a run is: on the screen while it prunes, and in a line in its folder for other processes to read."""
+"""How far pruning or measuring is: on the screen, and in a line in a run's folder for other processes to read."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,6 @@ from threading import Event, Thread
 from typing import Any, Self
 
 import rich.progress as bars
-from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from vlp_bench import processes
@@ -118,31 +117,3 @@ def note(file: Path, what: str) -> None:
     """Say in a run's folder how far it is; a full disk stops nothing."""
     with suppress(OSError):
         file.write_text(what, encoding="utf-8")
-
-
-class Progress(Callback):
-    """Leaves "epoch 2 of 10, step 130 of 640" in a run's folder, once a second at most. It never stops a run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file, self.told = folder / PROGRESS, -EVERY
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        if time.monotonic() - self.told >= EVERY:
-            steps = f"step {trainer.global_step} of {int(trainer.estimated_stepping_batches)}"
-            self._tell(trainer, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {steps}")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._tell(trainer, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, validation")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer, "test")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.file.unlink(missing_ok=True)
-
-    def _tell(self, trainer: Trainer, what: str) -> None:
-        self.told = time.monotonic()
-        if trainer.is_global_zero:
-            note(self.file, what)

@@ -1,6 +1,8 @@
 """`vlp-bench prune` on folders of tiny models: what is written loads again with exactly the zeros."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -380,3 +382,10 @@ def test_data_that_reach_nothing_are_named(sets, tmp_path):
     tokenizer().save_pretrained(tmp_path / "model")
     said = r"calibration=.*: nothing is left to prune with pruner=snip, as the layers above are not reached; give data"
     refused(tmp_path / "model", tmp_path, said, pruner="snip", calibration=sets["texts"])
+
+
+def test_pruning_loads_nothing_of_what_fine_tuning_needs():
+    heavy = "', '.join({'lightning', 'torchmetrics'} & set(sys.modules)) or 0"
+    code = f"import sys, vlp_bench.runs.own_model.prune; sys.exit({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

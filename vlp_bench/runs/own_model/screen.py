@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.data.datasets.evaluated import Place
 from vlp_bench.models.foreign.structure import Structure, grouped
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.results.pruner_names import named
 from vlp_bench.results.row import Row
 from vlp_bench.runs.terminal.console import print_table
 from vlp_bench.spelling import count_of
+
+if TYPE_CHECKING:  # Lightning comes with it, which pruning does without
+    from vlp_bench.data.datasets.evaluated import Place
 
 
 def show(console: Console, name: str, structure: Structure) -> None:
