@@ -242,6 +242,25 @@ def test_a_plan_of_a_small_model_has_units_and_places_of_its_size(monkeypatch, l
     assert "sequence of 17 tokens" in call(monkeypatch, prune, f"model={sees}", "plan=true", "num_samples=1")
 
 
+@pytest.mark.parametrize(
+    ("pruner", "passes", "by_block"),
+    [
+        ("wanda", "passes: 2 forwards, 0 backwards", True),
+        ("ecoflap", "passes: at least 14 forwards, 0 backwards", True),  # losses for every layer's share
+        ("ecoflap_first", "passes: 3 forwards, 1 backwards", True),
+        ("owl", "passes: 3 forwards, 0 backwards", True),
+        ("omp", "passes: 0 forwards, 0 backwards", False),
+        ("chita", "passes: at least 1 forwards, 1 backwards", False),
+    ],
+)
+def test_a_plan_counts_the_passes_for_budgets_and_offers_no_offloading_in_vain(
+    monkeypatch, llama, pruner, passes, by_block
+):
+    said = call(monkeypatch, prune, f"model={llama}", "plan=true", f"pruner={pruner}", "num_samples=4")
+    assert passes in said
+    assert ("with offload=true" in said, "between blocks" in said) == (by_block, by_block)
+
+
 def test_a_pattern_of_another_sparsity_is_refused_before_anything_is_read(monkeypatch, tmp_path, llama):
     words = ("pruner.solve.within=2:4", f"out={tmp_path / 'out'}", "calibration=nowhere", "yes=true")
     line = refused(monkeypatch, prune, f"model={llama}", "sparsity=0.5,0.6", *words)

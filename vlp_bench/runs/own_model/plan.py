@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,14 @@ from torch import nn
 from vlp_bench.models.foreign.inputs import LONGEST, reads
 from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.offloading import outermost_blocks
-from vlp_bench.pruning.needs import Needs
+from vlp_bench.pruning.needs import Needs, needs_of
 from vlp_bench.pruning.pruner import Pruner
+from vlp_bench.pruning.schedule import one_shot
+from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.solvers.chita.solver import Chita
+from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.solvers.layer_by_layer import LayerSolver
-from vlp_bench.pruning.sweep import is_at_once
+from vlp_bench.pruning.sweep import at_once, is_at_once
 from vlp_bench.runs.own_model.request import Request
 from vlp_bench.spelling import count_of
 
@@ -37,7 +41,9 @@ class Plan:
             model that reads images alone its patches.
         outputs: of what one block gives for all calibration data.
         products: of the float64 products of what reaches the widest block's layers; 0 for methods without them.
-        passes: over the calibration data, forwards and backwards.
+        passes: over the calibration data, forwards and backwards, those for the budgets among them.
+        more: whether there are more the more layers a model has, or the less memory CHITA may use.
+        at_once: whether all weights are looked at together, which no offloading allows.
         operations: of the passes, two a weight and token, and four more where gradients are asked for.
     """
 
@@ -48,6 +54,8 @@ class Plan:
     outputs: int
     products: int
     passes: tuple[float, float]
+    more: bool
+    at_once: bool
     operations: float
 
 
@@ -60,8 +68,11 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
     tokens = request.num_samples * length
     width = max((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), default=0)
     narrow = int(getattr(model.config, "hidden_size", 0) or width)  # pyright: ignore[reportArgumentType]
-    wants_products = isinstance(pruner.solve, LayerSolver)
-    forward, backward = (2.0, 0.0) if not is_at_once(pruner.sweep) else (needs.forward, needs.backward)
+    wants_products, together = isinstance(pruner.solve, LayerSolver), is_at_once(pruner.sweep)
+    forward, backward, more = needs.forward, needs.backward, isinstance(pruner.solve, Chita)
+    if not together:  # every block runs twice
+        budgets = _needs_of_budgets(pruner)
+        forward, backward, more = 2 + budgets.forward, budgets.backward, budgets.forward > 1
     return Plan(
         weights * size,
         (weights - inside) * size,
@@ -70,8 +81,15 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
         tokens * narrow * size,
         max(map(_products, blocks), default=0) if wants_products else 0,
         (forward, backward),
+        more,
+        together or pruner.schedule is not one_shot,
         (2 * forward + 4 * backward) * inside * tokens,
     )
+
+
+def _needs_of_budgets(pruner: Pruner) -> Needs:
+    """What sharing out the budgets asks of the data by itself."""
+    return needs_of(replace(pruner, sweep=at_once, schedule=one_shot, solve=KeepTop(magnitude), tokens=None))
 
 
 def _length(model: Any, request: Request) -> int:
@@ -105,11 +123,14 @@ def show(console: Console, plan: Plan, request: Request) -> None:
     lines = {
         "weights": f"{_bytes(plan.weights)}: {_bytes(plan.resident)} outside blocks, "
         f"{_bytes(plan.block)} in the largest block",
-        "on the device": f"{_bytes(plan.resident + plan.block)} of weights with offload=true, "
-        f"{_bytes(plan.weights)} without",
-        "between blocks": f"{_bytes(plan.outputs)} for {count_of(request.num_samples, 'sequence')} of "
+        "on the device": f"{_bytes(plan.weights)} of weights"
+        if plan.at_once
+        else f"{_bytes(plan.resident + plan.block)} of weights with offload=true, {_bytes(plan.weights)} without",
+        "between blocks": ""
+        if plan.at_once
+        else f"{_bytes(plan.outputs)} for {count_of(request.num_samples, 'sequence')} of "
         f"{count_of(plan.tokens, 'token')}",
-        "passes": f"{forward:g} forwards, {backward:g} backwards over the calibration data: "
+        "passes": f"{'at least ' * plan.more}{forward:g} forwards, {backward:g} backwards over the calibration data: "
         f"{_rounded(plan.operations / 1e12)} TFLOP",
         "seconds": f"{_rounded(plan.operations / 1e12 / request.tflops)} for the passes, at {request.tflops} TFLOP/s"
         if request.tflops
@@ -117,7 +138,7 @@ def show(console: Console, plan: Plan, request: Request) -> None:
     }
     if plan.products:
         lines["products"] = f"at most {_bytes(plan.products)}"
-    for name, text in lines.items():
+    for name, text in ((name, text) for name, text in lines.items() if text):
         console.print(f"[bold]{name}:[/] {escape(text)}", soft_wrap=True)
 
 
