@@ -429,7 +429,8 @@ def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
     """The grid's rows and, where it has none of a cell, those of the whole pruner that is that cell."""
     whole = pd.read_csv(ROOT / "experiments" / "readable_range" / "results.csv")
     whole = whole.assign(pruner=whole["pruner"].map(CELL_OF)).dropna(subset="pruner")
-    whole = whole.loc[whole["setting"].isin(set(frame["setting"])), :]
+    same = pd.MultiIndex.from_frame(whole[["exp", "epochs"]]).isin(pd.MultiIndex.from_frame(frame[["exp", "epochs"]]))
+    whole = whole.loc[same, :]  # a setting's hash holds the version of the package, which differs
     return pd.concat([frame, _not_again(whole, frame)])
 
 
