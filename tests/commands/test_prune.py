@@ -107,9 +107,9 @@ def test_folders_that_hold_no_model_say_what_they_hold(monkeypatch, tmp_path):
     assert "no config.json in it; it holds notes.txt" in refused(monkeypatch, model, "show", tmp_path)
     (tmp_path / "config.json").write_text('{"architectures": ["MyNet"], "model_type": "mine"}')
     (tmp_path / "pytorch_model.bin").write_text("")
-    assert "no .safetensors in it (it holds config.json" in refused(monkeypatch, model, "show", tmp_path)
-    (tmp_path / "model.safetensors").write_text("")
-    line = refused(monkeypatch, model, "show", tmp_path)
+    pruning = (f"model={tmp_path}", "pruner=omp", f"out={tmp_path / 'out'}", "yes=true")
+    assert "no .safetensors in it (it holds config.json" in refused(monkeypatch, prune, *pruning)
+    line = refused(monkeypatch, model, "show", tmp_path)  # which needs no weights
     assert "has no model MyNet (model_type 'mine'); code of the repository's own is never run" in line
 
 
