@@ -9,10 +9,10 @@ from rich.console import Console
 
 from vlp_bench.commands.status import runs_of, show
 from vlp_bench.runs import progress as progress_module
+from vlp_bench.runs.finetune import Progress
 from vlp_bench.runs.lock import PROGRESS, exclusive
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.run import Helpers, run
-from vlp_bench.runs.training_progress import Progress
 from vlp_bench.sweeps.expand import cells_of
 from vlp_bench.sweeps.states import progress_of
 from vlp_bench.sweeps.sweep import Job, Sweep

@@ -1,6 +1,7 @@
 """Fine-tune a pruned task, keep the best epoch, test it once. An interrupted run goes on from its last checkpoint."""
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from vlp_bench.lifetime import Interrupted, interruptions
 from vlp_bench.pruning.keep_pruned import KeepPruned
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.checkpointing import Interim, read_checkpoint
+from vlp_bench.runs.lock import PROGRESS
 from vlp_bench.runs.process_plan import Plan
+from vlp_bench.runs.progress import EVERY, note
 from vlp_bench.runs.recipe import Recipe, make_trainer
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.terminal.errors import UserError
-from vlp_bench.runs.training_progress import Progress
 from vlp_bench.tasks.finetuning import FineTuning
 from vlp_bench.tasks.optimisation import Diverged
 
@@ -130,6 +132,34 @@ def _finish(logger: Any) -> None:
     finish = getattr(logger, "finish", None) or getattr(getattr(logger, "_experiment", None), "finish", None)
     if finish is not None:
         finish()
+
+
+class Progress(Callback):
+    """Leaves "epoch 2 of 10, step 130 of 640" in a run's folder, once a second at most. It never stops a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.told = folder / PROGRESS, -EVERY
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if time.monotonic() - self.told >= EVERY:
+            steps = f"step {trainer.global_step} of {int(trainer.estimated_stepping_batches)}"
+            self._tell(trainer, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {steps}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._tell(trainer, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, validation")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer, "test")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.file.unlink(missing_ok=True)
+
+    def _tell(self, trainer: Trainer, what: str) -> None:
+        self.told = time.monotonic()
+        if trainer.is_global_zero:
+            note(self.file, what)
 
 
 class Bar(RichProgressBar):

@@ -123,13 +123,14 @@ def show(console: Console, plan: Plan, request: Request) -> None:
     lines = {
         "weights": f"{_bytes(plan.weights)}: {_bytes(plan.resident)} outside blocks, "
         f"{_bytes(plan.block)} in the largest block",
-        "on the device": f"{_bytes(plan.weights)} of weights"
-        if plan.at_once
-        else f"{_bytes(plan.resident + plan.block)} of weights with offload=true, {_bytes(plan.weights)} without",
-        "between blocks": ""
-        if plan.at_once
-        else f"{_bytes(plan.outputs)} for {count_of(request.num_samples, 'sequence')} of "
-        f"{count_of(plan.tokens, 'token')}",
+        "on the device": f"{_bytes(plan.weights)} of weights",
+    }
+    if not plan.at_once:
+        with_offload = f"{_bytes(plan.resident + plan.block)} of weights with offload=true"
+        lines["on the device"] = f"{with_offload}, {_bytes(plan.weights)} without"
+        sequences, tokens = count_of(request.num_samples, "sequence"), count_of(plan.tokens, "token")
+        lines["between blocks"] = f"{_bytes(plan.outputs)} for {sequences} of {tokens}"
+    lines |= {
         "passes": f"{'at least ' * plan.more}{forward:g} forwards, {backward:g} backwards over the calibration data: "
         f"{_rounded(plan.operations / 1e12)} TFLOP",
         "seconds": f"{_rounded(plan.operations / 1e12 / request.tflops)} for the passes, at {request.tflops} TFLOP/s"
@@ -138,7 +139,7 @@ def show(console: Console, plan: Plan, request: Request) -> None:
     }
     if plan.products:
         lines["products"] = f"at most {_bytes(plan.products)}"
-    for name, text in ((name, text) for name, text in lines.items() if text):
+    for name, text in lines.items():
         console.print(f"[bold]{name}:[/] {escape(text)}", soft_wrap=True)
 
 
