@@ -19,7 +19,9 @@ from vlp_bench.annotations import PARTIAL, TARGET, Parameters, fits, parameters,
 from vlp_bench.spelling import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent
-ROOMS = tuple(f"vlp_bench.pruning.{room}" for room in ("scores", "schedule", "sweep", "tokens"))  # their functions
+ROOMS = tuple(
+    f"vlp_bench.pruning.{room}" for room in ("scores", "schedule", "sweep", "tokens", "values")
+)  # their functions
 KINDS = (  # public subclasses of these, where they are of this package or Lightning's
     "vlp_bench.tasks.finetuning.FineTuning",
     "lightning.pytorch.LightningDataModule",

@@ -25,7 +25,7 @@ def load(name: str, options: Mapping[str, Any] | None = None, allow: Collection[
     Args:
         name: a file's name without its ending.
         options: keys of that file, or of what it is made of ("solve.within"); a group ("allocate", "solve",
-            "schedule", "sweep", "tokens") takes the name of one of its choices.
+            "schedule", "sweep", "tokens", "values") takes the name of one of its choices.
         allow: names of functions and classes of your own that `options` may name.
 
     Raises:

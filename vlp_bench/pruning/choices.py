@@ -1,5 +1,5 @@
-"""What `pruner/GROUP=NAME` may name beside the files of conf/pruner: every score, schedule, sweep and choice of
-tokens.
+"""What `pruner/GROUP=NAME` may name beside the files of conf/pruner: every score, schedule, sweep, choice of
+tokens and fit of values.
 
 Their signatures are their configuration. They are read from the source text, as Hydra asks at every start, when nothing
 heavy may be imported.
@@ -22,9 +22,10 @@ FIRST = {
     "schedule": ("sparsity",),
     "sweep": ("solve", "calibration", "budgets"),
     "tokens": ("calibration",),
+    "values": ("calibration", "masks"),
 }
 SHARED = {"compat": "${{{up}compat}}", "steps": "${{{up}steps}}", "seed": "${{oc.select:{up}seed,0}}"}
-GROUPS = ("allocate", "solve", "schedule", "sweep", "tokens")
+GROUPS = ("allocate", "solve", "schedule", "sweep", "tokens", "values")
 
 
 def folder() -> Path:
@@ -44,7 +45,7 @@ def generated(group: str) -> dict[str, dict[str, Any]]:
     A score is one of "allocate" (one threshold for the model) and of "solve" (the largest of each layer).
     """
     filed = {path.stem for path in (folder() / group).glob("*.yaml")}
-    if group in ("schedule", "sweep", "tokens"):
+    if group not in ("allocate", "solve"):
         return {name: node for name, node in _functions(group, up="..").items() if name not in filed}
     scores = {name: node for name, node in _functions("scores", up="...").items() if name not in filed}
     if group == "solve":

@@ -32,6 +32,7 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
 from vlp_bench.pruning.sweep import Solve, Sweep, at_once, is_at_once, written_by_solvers
 from vlp_bench.pruning.tokens import Select, chosen
+from vlp_bench.pruning.values import Fit, fitted
 from vlp_bench.pruning.weights_hash import hash_of_weights
 from vlp_bench.spelling import count_of, did_you_mean
 
@@ -49,6 +50,7 @@ class Pruner:
         schedule: in how many steps; each step sees the model as the step before left it.
         sweep: in what order.
         tokens: which of the tokens that reach a layer its statistics are made of; None: all that count.
+        values: new values of the weights that `solve` keeps, in place of its own; None: as `solve` leaves them.
         name: what reports call it.
         modality: prune the layers of this one only, and count the sparsity among them; None: all layers.
         num_batches: how many calibration batches to use; None: all. Not for a ready-made `Calibration`.
@@ -61,6 +63,7 @@ class Pruner:
     schedule: Schedule = one_shot
     sweep: Sweep = at_once
     tokens: Select | None = None
+    values: Fit | None = None
     name: str = "custom"
     modality: str | None = None
     num_batches: int | None = None
@@ -84,14 +87,16 @@ class Pruner:
             value = getattr(self, count)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{count} must be a whole number of at least 1, or None; got {value!r}")
-        for part in ("allocate", "solve", "schedule", "sweep", "tokens"):
-            if not callable(getattr(self, part)) and (part, self.tokens) != ("tokens", None):
-                raise ValueError(f"{part} must be a function or an object that can be called: {getattr(self, part)!r}")
+        for part in ("allocate", "solve", "schedule", "sweep", "tokens", "values"):
+            given = getattr(self, part)
+            if not callable(given) and (part not in ("tokens", "values") or given is not None):
+                raise ValueError(f"{part} must be a function or an object that can be called: {given!r}")
 
     @property
     def compat(self) -> str:
         """What the parts follow: "corrected", "official", or "mixed"; "corrected" if none of them has a choice."""
-        found = {compat for part in (self.allocate, self.solve, self.schedule, self.sweep) for compat in _compats(part)}
+        parts = (self.allocate, self.solve, self.schedule, self.sweep, self.values)
+        found = {compat for part in parts for compat in _compats(part)}
         return found.pop() if len(found) == 1 else "mixed" if found else "corrected"
 
     @overload
@@ -313,12 +318,17 @@ class Pruner:
                     self._check_groups(stage, budgets)
                     apart = self.tokens is not None or _in_every_process(self.solve)
                     asked = stage.in_every_process() if apart else stage
-                    solved = self.sweep(solve if self.tokens is None else chosen(self.tokens, solve), asked, budgets)
+                    solved = self.sweep(self._solve(solve), asked, budgets)
                 kept = check_solved(self.solve, solved, budgets, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
                     solved.install(written_by_solvers(calibration))
         return solved, kept, stage.data_hash
+
+    def _solve(self, solve: Solve) -> Solve:
+        """The solver with the values and the tokens that are asked for."""
+        solve = solve if self.values is None else fitted(self.values, solve)
+        return solve if self.tokens is None else chosen(self.tokens, solve)
 
     def _stage(
         self, calibration: Calibration, masks: Tensors, originals: Tensors, step: int, steps: int

@@ -68,7 +68,8 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
     tokens = request.num_samples * length
     width = max((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), default=0)
     narrow = int(getattr(model.config, "hidden_size", 0) or width)  # pyright: ignore[reportArgumentType]
-    wants_products, together = isinstance(pruner.solve, LayerSolver), is_at_once(pruner.sweep)
+    wants_products = isinstance(pruner.solve, LayerSolver) or pruner.values is not None
+    together = is_at_once(pruner.sweep)
     forward, backward, more = needs.forward, needs.backward, isinstance(pruner.solve, Chita)
     if not together:  # every block runs twice
         budgets = _needs_of_budgets(pruner)
@@ -89,7 +90,9 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
 
 def _needs_of_budgets(pruner: Pruner) -> Needs:
     """What sharing out the budgets asks of the data by itself."""
-    return needs_of(replace(pruner, sweep=at_once, schedule=one_shot, solve=KeepTop(magnitude), tokens=None))
+    return needs_of(
+        replace(pruner, sweep=at_once, schedule=one_shot, solve=KeepTop(magnitude), tokens=None, values=None)
+    )
 
 
 def _length(model: Any, request: Request) -> int:

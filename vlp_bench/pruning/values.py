@@ -1,0 +1,96 @@
+"""New values for the weights that stay: functions of a calibration and the masks; any solver's choice can have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vlp_bench.pruning.checks import Compat, check_positive
+from vlp_bench.pruning.solution import Solved
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite
+from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.pruning.statistics.inputs import InputProducts
+from vlp_bench.pruning.sweep import Solve
+
+Fit = Callable[[Calibration, Mapping[str, Tensor]], dict[str, Tensor]]  # (statistics, masks) -> weights, both as stored
+CELLS = 1 << 23  # float64 numbers of the systems solved together
+
+
+def fitted(fit: Fit, solve: Solve) -> Solve:
+    """The solver's choice with other values; those (and biases) that it gives itself are dropped."""
+
+    def solved(calibration: Calibration, budgets: dict[str, int]) -> Solved:
+        own = solve(calibration, budgets)
+        return replace(own, weights=fit(calibration, own.masks), biases={})
+
+    return solved
+
+
+def least_squares(
+    calibration: Calibration, masks: Mapping[str, Tensor], *, damping: float = 0.01, compat: Compat = "corrected"
+) -> dict[str, Tensor]:
+    """min ‖X(W - W')‖² over the weights that stay, exactly, row by row and in float64.
+
+    The problem is that of Boža (Fast and Effective Weight Update for Pruned LLMs, TMLR 2024), who comes near its
+    solution by alternating directions; here each row's normal equations are solved. d_out systems of the size of what
+    stays in a row: a layer takes some d_out·k³/3 products.
+
+    Args:
+        calibration: of the weights before pruning; asked for the products of the layers' inputs.
+        masks: by layer, as stored.
+        damping: share of the inputs' mean energy added to the diagonal, as in SparseGPT. Above 0.
+        compat: of the inputs' products.
+
+    Raises:
+        ValueError: damping is not positive, or the products hold NaN or infinity.
+    """
+    check_positive(damping=damping)
+    weights = {}
+    for name, mask in masks.items():
+        layer = calibration.layers[name]
+        products = calibration[InputProducts(compat)][name]
+        check_finite(products)
+        values = fit_rows(layer.matrix, products, layer.from_stored(mask), damping)
+        weights[name] = layer.as_stored(values.to(layer.weight.dtype))
+    return weights
+
+
+def fit_rows(w: Tensor, products: Tensor, mask: Tensor, damping: float) -> Tensor:
+    """(d_out, d_in) float64: the values of a layer's kept weights, zero elsewhere; a row that keeps all is as it was.
+
+    Args:
+        w: (d_out, d_in).
+        products: (d_in, d_in), of the inputs.
+        mask: (d_out, d_in) bool, what stays.
+        damping: share of the mean of the products' diagonal added to it.
+    """
+    products, dense = products.double(), w.double()
+    ridge = damping * products.diagonal().mean()
+    hessian = products + torch.eye(len(products)).to(products) * (ridge if ridge > 0 else 1.0)
+    target, values = dense @ hessian, dense * mask
+    counts, rows = mask.sum(1).sort(descending=True, stable=True)
+    sizes, first = counts.tolist(), 0
+    while first < len(sizes) and sizes[first]:
+        size = sizes[first]
+        last = first + max(1, CELLS // size**2)
+        if size < mask.shape[1]:
+            own = rows[first:last]
+            values[own] = _solved(hessian, target[own], mask[own], size)
+        else:
+            last = first + sizes.count(size)
+        first = last
+    return values
+
+
+def _solved(hessian: Tensor, target: Tensor, mask: Tensor, size: int) -> Tensor:
+    """(rows, d_in): H_SS v = t_S for each row, with at most `size` columns in its support S."""
+    kept, columns = mask.sort(dim=1, descending=True, stable=True)
+    kept, columns = kept[:, :size], columns[:, :size]
+    pairs = kept[:, :, None] & kept[:, None, :]
+    systems = torch.where(pairs, hessian[columns[:, :, None], columns[:, None, :]], torch.eye(size).to(hessian))
+    sides = (target.gather(1, columns) * kept)[:, :, None]
+    found = torch.cholesky_solve(sides, torch.linalg.cholesky(systems))[:, :, 0]
+    return torch.zeros_like(target).scatter_(1, columns, found)
