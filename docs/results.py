@@ -42,7 +42,7 @@ ALLOCATORS = (
     *("uniform", "erk", "magnitude", "magnitude_by_modality", "l2_normalised", "lamp", "snip", "owl"),
     *("ecoflap", "ecoflap_first"),
 )
-SOLVERS = ("magnitude", "multiflow", "wanda", "ria", "snip", "sparsegpt", "alps")
+SOLVERS = ("random", "magnitude", "multiflow", "wanda", "ria", "snip", "sparsegpt", "thanos", "alps")
 BENCHMARK = EXPERIMENTS[:6]  # with the pruners of the comparison: the first table's; the others are of one table each
 ABLATIONS = ("multiflow_edges", "multiflow_nodes", "multiflow_128")
 HEADLINES = {
@@ -149,10 +149,11 @@ def _not_again(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _choices_of(choices: Mapping[str, str]) -> str:
-    """ "lamp × wanda": what was chosen for the two parts of a pruner; dense stays dense."""
+    """ "lamp × wanda", "lamp × wanda + least_squares": what was chosen for a pruner's parts; dense stays dense."""
     if choices["pruner"] == "dense":
         return "dense"
-    return f"{choices['pruner/allocate']} × {choices['pruner/solve']}"
+    values = choices.get("pruner/values")
+    return f"{choices['pruner/allocate']} × {choices['pruner/solve']}{f' + {values}' if values else ''}"
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
@@ -379,6 +380,7 @@ def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
 def grids_of(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
     """(experiment, sparsity) -> budgets down, choice of weights across; what `measure` says, seed 0."""
     found, tables = _cells(frame.loc[frame["seed"].eq(0), :]), {}
+    found = found.loc[found["fitted"].isna(), :]
     for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
         table = rows.pivot_table(index="allocate", columns="solve", values="value", aggfunc="mean")
         if min(table.shape) > 1:
@@ -417,12 +419,12 @@ def measure(exp: str) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """The test rows of combinations that they are judged by, with their two choices."""
+    """The test rows of combinations that they are judged by, with their choices; `fitted`: how values were, or NaN."""
     found = frame.loc[frame["split"].eq("test") & frame["pruner"].str.contains(" × "), :]
     pairs = zip(found["exp"], found["metric"], strict=True)
     found = found.loc[[metric in judged_by(exp) for exp, metric in pairs], :]
-    parts = found["pruner"].str.split(" × ", expand=True)
-    return found.assign(allocate=parts[0], solve=parts[1])
+    parts = found["pruner"].str.extract(r"(?P<allocate>.+) × (?P<solve>\w+)(?: \+ (?P<fitted>\w+))?")
+    return found.join(parts)
 
 
 def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
@@ -436,8 +438,13 @@ def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
 
 def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
     """Of the combinations with several seeds: mean and standard deviation."""
-    keys = ["exp", "sparsity", "allocate", "solve"]
-    runs = _cells(frame).groupby([*keys, "seed"], sort=False)["value"].mean().groupby(keys, sort=False)
+    keys, found = ["exp", "sparsity", "allocate", "solve"], _cells(frame)
+    runs = (
+        found.loc[found["fitted"].isna(), :]
+        .groupby([*keys, "seed"], sort=False)["value"]
+        .mean()
+        .groupby(keys, sort=False)
+    )
     found = runs.agg(["mean", "std", "count"]).reset_index()
     found = found.loc[(found["count"] > 1) & found["exp"].ne("minilm_retrieval"), :]
     for (exp, level), rows in found.groupby(["exp", "sparsity"], sort=False):
@@ -451,6 +458,25 @@ def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
         columns = [name for name in SOLVERS if name in table.columns]
         body = [[name, *table.loc[name, columns]] for name in ALLOCATORS if name in table.index]
         yield markdown([["budgets by", *columns], *body])
+
+
+def values_apart(frame: pd.DataFrame) -> Iterator[str]:
+    """The cells that were run with fitted values, too: what the same choice is worth without and with them."""
+    found = _cells(frame)
+    keys = ["exp", "sparsity", "allocate", "solve", "seed"]
+    cells = found.groupby([*keys, found["fitted"].fillna("")], sort=False)["value"].mean().unstack("fitted")
+    for (exp, level), rows in cells.groupby(["exp", "sparsity"], sort=False):
+        rows = rows.dropna(subset=[name for name in rows if name], how="all").groupby(keys[2:4]).mean()
+        named = [name for name in rows if name and rows[name].notna().any()]
+        if not named:
+            continue
+        order = [(a, s) for a in ALLOCATORS for s in SOLVERS if (a, s) in rows.index]
+        yield (
+            f"`{exp}`, {100 * level:g} %, {measure(str(exp))}; the same weights stay, with the solver's values and with "
+            "fitted ones:\n"
+        )
+        body = [[f"{a} × {s}", *map(_one, rows.loc[(a, s), ["", *named]])] for a, s in order]
+        yield markdown([["budgets × choice", "the solver's values", *(n.replace("_", " ") for n in named)], *body])
 
 
 def _grids(frame: pd.DataFrame) -> Iterator[str]:
@@ -484,6 +510,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
         ]
         yield markdown([["budgets by", *map(str, table.columns)], *body])
     yield from over_seeds(frame)
+    yield from values_apart(frame)
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
