@@ -472,8 +472,8 @@ def values_apart(frame: pd.DataFrame) -> Iterator[str]:
             continue
         order = [(a, s) for a in ALLOCATORS for s in SOLVERS if (a, s) in rows.index]
         yield (
-            f"`{exp}`, {100 * level:g} %, {measure(str(exp))}; the same weights stay, with the solver's values and with "
-            "fitted ones:\n"
+            f"`{exp}`, {100 * level:g} %, {measure(str(exp))}; the same weights stay, with the solver's values and "
+            "with fitted ones:\n"
         )
         body = [[f"{a} × {s}", *map(_one, rows.loc[(a, s), ["", *named]])] for a, s in order]
         yield markdown([["budgets × choice", "the solver's values", *(n.replace("_", " ") for n in named)], *body])
