@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vlp_bench.commands.experiment import Request, plan
-from vlp_bench.results.plot import plot_grids, plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_grids, plot_pairs, plot_panels, plot_sparsity
 from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, summary, two_way
@@ -73,6 +73,7 @@ CELL_OF = {
     "multiflow": "magnitude_by_modality × multiflow",
 }
 """Whole pruners that are cells of the grid: L2's and LAMP's scores order the weights of a layer as |w| does."""
+OWN_VALUES = "the solver's values"
 UNDRAWN = ("omp", "l2", "lamp", "lmp")  # look at no data and draw nothing
 FEW = 2  # pruners, of which none is called the best
 MOST = 6  # pruners with which an experiment in a readable range is shown among the results
@@ -460,23 +461,30 @@ def over_seeds(frame: pd.DataFrame) -> Iterator[str]:
         yield markdown([["budgets by", *columns], *body])
 
 
-def values_apart(frame: pd.DataFrame) -> Iterator[str]:
-    """The cells that were run with fitted values, too: what the same choice is worth without and with them."""
-    found = _cells(frame)
-    keys = ["exp", "sparsity", "allocate", "solve", "seed"]
+def value_tables(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    """(experiment, sparsity) -> "budgets × choice" down, the solver's values and fitted ones across.
+
+    Of the cells that were run with fitted values, what `measure` says: means over the seeds that were run.
+    """
+    found, keys, tables = _cells(frame), ["exp", "sparsity", "allocate", "solve", "seed"], {}
     cells = found.groupby([*keys, found["fitted"].fillna("")], sort=False)["value"].mean().unstack("fitted")
     for (exp, level), rows in cells.groupby(["exp", "sparsity"], sort=False):
-        rows = rows.dropna(subset=[name for name in rows if name], how="all").groupby(keys[2:4]).mean()
-        named = [name for name in rows if name and rows[name].notna().any()]
-        if not named:
-            continue
+        fits = [name for name in rows if name and rows[name].notna().any()]
+        rows = rows.dropna(subset=fits, how="all").groupby(keys[2:4])[["", *fits]].mean()
         order = [(a, s) for a in ALLOCATORS for s in SOLVERS if (a, s) in rows.index]
-        yield (
-            f"`{exp}`, {100 * level:g} %, {measure(str(exp))}; the same weights stay, with the solver's values and "
-            "with fitted ones:\n"
-        )
-        body = [[f"{a} × {s}", *map(_one, rows.loc[(a, s), ["", *named]])] for a, s in order]
-        yield markdown([["budgets × choice", "the solver's values", *(n.replace("_", " ") for n in named)], *body])
+        if fits:
+            named = {"": OWN_VALUES} | {name: name.replace("_", " ") for name in fits}
+            labels = [f"{a} × {s}" for a, s in order]
+            tables[str(exp), float(level)] = rows.loc[order, :].set_axis(labels, axis="index").rename(columns=named)
+    return tables
+
+
+def _values(frame: pd.DataFrame) -> Iterator[str]:
+    """What the same choice is worth with the solver's values and with fitted ones."""
+    for (exp, level), table in value_tables(frame).items():
+        yield f"`{exp}`, {100 * level:g} %, {measure(exp)}; the same weights stay, with the solver's or fitted values:\n"
+        body = [[str(name), *map(_one, table.loc[name])] for name in table.index]
+        yield markdown([["budgets × choice", *table.columns], *body])
 
 
 def _grids(frame: pd.DataFrame) -> Iterator[str]:
@@ -510,7 +518,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
         ]
         yield markdown([["budgets by", *map(str, table.columns)], *body])
     yield from over_seeds(frame)
-    yield from values_apart(frame)
+    yield from _values(frame)
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
@@ -615,6 +623,7 @@ def plots(frame: pd.DataFrame) -> None:
     encoder(ROOT / "docs" / "minilm.png")
     in_range(ROOT / "docs" / "results-readable.png")
     grid_map(ROOT / "docs" / "grid.png")
+    new_values(ROOT / "docs" / "values.png")
     panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
     plot_panels(panels, _pruners(compared(frame)), title, [ROOT / "docs" / "results-all.png"])
@@ -644,6 +653,16 @@ def grid_map(picture: Path) -> None:
         shown = {key: table for key, table in found.items() if analysed(table)}
         grids = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in shown.items()}
         plot_grids(grids, "what a method is made of", [picture], "budgets by / weights chosen by")
+
+
+def new_values(picture: Path) -> None:
+    """What fitted values are worth, choice by choice, where there are a few."""
+    frame = with_whole_pruners(pd.read_csv(ROOT / "experiments" / GRID / "results.csv"))
+    frame = frame.loc[frame["seed"].eq(0), :]
+    tables = {key: table for key, table in value_tables(frame).items() if len(table) >= FEWEST}
+    shown = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in tables.items()}
+    if shown:
+        plot_pairs(shown, "the same weights stay, with other values", [picture])
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.pruning.solution import TableRow
 from vlp_bench.results import tables
-from vlp_bench.results.plot import plot_grids, plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_grids, plot_pairs, plot_panels, plot_sparsity
 from vlp_bench.results.store import Store
 
 
@@ -144,6 +144,17 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
     plot_sparsity(table, ["a$x_1$", "b$"], ["m$^"], "costs $1 or $2^", [tmp_path / "plot.svg"])
     said = (tmp_path / "plot.svg").read_text()
     assert all(text in said for text in ("a$x_1$", "b$", "m$^", "costs $1 or $2^"))
+
+
+def test_pairs_have_a_line_from_the_open_to_the_filled_value_and_leave_out_what_is_missing(tmp_path):
+    table = pd.DataFrame({"before": [10.0, 20.0, np.nan], "after": [30.0, 20.0, 40.0]}, ["a × $b$", "c", "d"])
+    plot_pairs({"one": table, "other": table[::-1]}, "a title", [tmp_path / "pairs.svg"])
+    drawn = (tmp_path / "pairs.svg").read_text()
+    said = re.findall(r"<!-- (.*?) -->", drawn)
+    assert [said.count(text) for text in ("a × $b$", "c", "d", "one", "before", "after")] == [2, 2, 2, 1, 1, 1]
+    panel = re.search(r'<g id="axes_1">(.*?)<g id="axes_2">', drawn, re.DOTALL)[1]  # pyright: ignore
+    dots = [re.findall(r"<use ", own) for own in re.findall(r'<g id="PathCollection_\d">(.*?)</g>\s*</g>', panel, re.S)]
+    assert [len(own) for own in dots] == [2, 3]
 
 
 def test_heat_maps_stand_three_side_by_side_and_show_every_number_there_is(tmp_path):

@@ -109,6 +109,33 @@ def plot_grids(
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
+def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path]) -> None:
+    """One panel a table: a line for each row, from its first column's value (open) to its others' (filled).
+
+    Args:
+        tables: what stands above each -> rows down, two columns or more; what is missing is not drawn.
+    """
+    columns = list(dict.fromkeys(str(name) for table in tables.values() for name in table))
+    rows = max(map(len, tables.values()))
+    with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
+        figure = Figure(figsize=(3.3 * len(tables), 0.25 * rows + 1.5), layout="constrained")
+        for (name, table), axes in zip(tables.items(), figure.subplots(1, len(tables), squeeze=False)[0], strict=True):
+            places = range(len(table))[::-1]  # the first row on top
+            axes.hlines(places, table.min(axis=1), table.max(axis=1), color="0.75", zorder=1)
+            for number, column in enumerate(columns):
+                if column in table:
+                    face = f"C{number - 1}" if number else "white"
+                    axes.scatter(table[column], places, facecolor=face, edgecolor="0.2", zorder=2, label=column)
+            axes.set_yticks(places, [as_is(str(row)) for row in table.index])
+            axes.set_title(as_is(name), fontsize=9)
+            axes.grid(axis="x", linewidth=0.4)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False)
+        figure.suptitle(as_is(title), fontsize=9)
+        for file in files:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
 def _heat(axes: Any, grid: pd.DataFrame) -> None:
     """One heat map in viridis, which prints in grey and tells its ends apart for the colour-blind."""
     values = grid.to_numpy(dtype=float)
