@@ -482,7 +482,7 @@ def value_tables(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
 def _values(frame: pd.DataFrame) -> Iterator[str]:
     """What the same choice is worth with the solver's values and with fitted ones."""
     for (exp, level), table in value_tables(frame).items():
-        yield f"`{exp}`, {100 * level:g} %, {measure(exp)}; the same weights stay, with the solver's or fitted values:\n"
+        yield f"`{exp}`, {100 * level:g} %, {measure(exp)}; the same weights stay, the solver's or fitted values:\n"
         body = [[str(name), *map(_one, table.loc[name])] for name in table.index]
         yield markdown([["budgets × choice", *table.columns], *body])
 
