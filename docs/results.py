@@ -33,10 +33,10 @@ ORDER = (
     *("dense", "random", "omp", "l2", "lamp", "snip", "itersnip", "chita", "chita_pp", "tamt"),
     *("multiflow_edges", "multiflow_nodes", "multiflow_128", "multiflow"),
 )
-BESIDE = ("wanda", "sparsegpt")  # in a readable range alone
+BESIDE = ("wanda", "sparsegpt", "alps")  # in a readable range alone
 ENCODER = (
     *("dense", "random", "omp", "l2", "lamp", "lmp", "snip", "fisher", "obd", "chita", "chita_pp", "itersnip", "tamt"),
-    *("multiflow", "wanda", "ria", "ecoflap", "ecoflap_first", "sparsegpt"),
+    *("multiflow", "wanda", "ria", "ecoflap", "ecoflap_first", "sparsegpt", "alps"),
 )
 ALLOCATORS = (
     *("uniform", "erk", "magnitude", "magnitude_by_modality", "l2_normalised", "lamp", "snip", "owl"),
