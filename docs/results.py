@@ -237,8 +237,8 @@ def readable() -> Iterator[str]:
         "`benchmark=world`: a wider XVLM, and recipes long enough that pruned models recover, chosen by OMP and dense "
         f"alone (`experiments/readable_range`). {len(runs)} runs, {runs['seconds'].sum() / 3600:.1f} "
         "hours of one thread on a shared machine; mean ± std over seeds, the best in bold, cells of fewer "
-        "seeds than others marked and never bold, – where nothing was run. Wanda, SparseGPT and ALPS, block by block, stand "
-        "beside the papers' ten.\n"
+        "seeds than others marked and never bold, – where nothing was run. Wanda, SparseGPT and ALPS, block by block, "
+        "stand beside the papers' ten.\n"
     )
     columns = [(exp, m) for exp in present(frame) for m in HEADLINES[exp.split("_")[1]][:2]]
     yield from side_by_side(frame, [(e, m) for e, m in columns if not matching(frame, exp=e, metric=m).empty])
