@@ -15,7 +15,9 @@ from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.another_sparsity import rebuilt
 from vlp_bench.pruning.pruner import Pruner, describe
 from vlp_bench.pruning.schedule import Reviving, constant
+from vlp_bench.pruning.scores import magnitude
 from vlp_bench.pruning.solution import Solution, Solved
+from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 from vlp_bench.pruning.values import fit_rows, least_squares
@@ -95,6 +97,56 @@ def test_official_parts_ask_for_official_products():
     pruner = catalogue.load("multiflow", {"compat": "official"} | FIT)
     assert pruner.compat == "official"
     assert pruner.values.keywords["compat"] == "official"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (
+            lambda mask: torch.full(mask.shape, torch.inf),
+            "odd gives '0.weight' weights that torch.float32 doesn't hold",
+        ),
+        (
+            lambda mask: torch.full(mask.shape, torch.nan),
+            "odd gives '0.weight' weights that torch.float32 doesn't hold",
+        ),
+        (lambda mask: mask.t().float(), r"odd gives '0.weight' no weights \(10, 6\) as stored, but .* \(6, 10\)"),
+        (lambda mask: mask, r"odd gives '0.weight' no weights \(10, 6\) as stored, but torch.bool"),
+        (lambda mask: 1.0, r"odd gives '0.weight' no weights \(10, 6\) as stored, but 1.0"),
+    ],
+)
+def test_values_of_ones_own_are_held_to_their_layers(give, told, steps):
+    def odd(calibration, masks):
+        return {name: give(mask) for name, mask in masks.items()}
+
+    model, before = sequential(), sequential().state_dict()
+    schedule = partial(constant, steps=steps)
+    pruner = Pruner(allocate=Uniform(), solve=KeepTop(magnitude), schedule=schedule, values=odd)
+    with pytest.raises(ValueError, match=told):
+        pruner.prune(model, 0.5, labelled())
+    assert all(own.equal(before[name]) for name, own in model.state_dict().items())
+
+
+def test_what_is_removed_may_hold_anything():
+    def odd(calibration, masks):
+        return {name: torch.where(mask, 0.5, torch.nan) for name, mask in masks.items()}
+
+    model = sequential()
+    Pruner(allocate=Uniform(), solve=KeepTop(magnitude), values=odd).prune(model, 0.5).install(model)
+    assert all(set(model[i].weight.unique().tolist()) == {0.0, 0.5} for i in (0, 2, 4))
+
+
+def test_values_beyond_float16_are_named():
+    """Two inputs, the kept one a fiftieth of the other: its weight would be fifty times the other's."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False)).half()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3000.0, 2000.0]]))
+    x = torch.tensor([[1.0, 50.0]]).half()
+    with pytest.raises(ValueError, match=r"least_squares gives '0.weight' weights that torch.float16 .* beyond 65504"):
+        vlp_bench.prune(model, "omp", 0.5, [x], options=FIT | {"values.damping": 1e-6})
+    found = vlp_bench.prune(model.float(), "omp", 0.5, [x.float()], options=FIT | {"values.damping": 1e-6})
+    assert found.weights["0.weight"][0, 0] == pytest.approx(103000, rel=0.01)
 
 
 def test_transposed_weights():
