@@ -10,7 +10,9 @@ import torch
 from tests.models.foreign.zoo import ZOO
 from tests.runs.own_model.folders import folder, texts
 from vlp_bench.commands import export, masks, model, prune
+from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console, stderr
 
 
@@ -165,6 +167,20 @@ def test_patterns_and_parts_as_one_types_them(monkeypatch, tmp_path, llama):
     )
 
 
+def test_words_of_a_pruner_as_a_run_takes_them(llama):
+    """A plus sign means nothing here; a number is one however it is written, a pattern none."""
+    words = ["+pruner/values=least_squares", "+pruner.values.damping=1e-3", "pruner.solve.within=2:4"]
+    _, options = request_of([f"model={llama}", "pruner=sparsegpt", *words, "pruner.solve.damping=2.5e1"])
+    assert options == {
+        "values": "least_squares",
+        "values.damping": 0.001,
+        "solve.within": "2:4",
+        "solve.damping": 25.0,
+    }
+    pruner = catalogue.load("sparsegpt", options)
+    assert pruner.values.keywords["damping"] == 0.001
+
+
 def test_texts_reach_the_text_tower_of_two(monkeypatch, tmp_path):
     words = [f"model={folder('siglip', tmp_path)}", "pruner=wanda", f"calibration={texts(tmp_path)}", "yes=true"]
     call(monkeypatch, prune, *words, "modality=text", f"out={tmp_path}/out")
@@ -227,6 +243,10 @@ def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_pat
     assert f"seconds: {4 * 32 * block * 128 * 2048 / 1e14:.0f} for the passes, at 100 TFLOP/s" in call(
         monkeypatch, prune, *words, "tflops=100"
     )
+    for word in ("pruner/sweep=at_once", "+pruner/sweep=at_once"):  # all blocks' products lie there together
+        assert f"products: at most {32 * 8 * (6 * 4096**2 + 11008**2) / 2**30:.2f} GiB" in call(
+            monkeypatch, prune, *words, "pruner=wanda", "+pruner/values=least_squares", word
+        )
 
 
 def test_a_plan_of_a_small_model_has_units_and_places_of_its_size(monkeypatch, llama, tmp_path):

@@ -80,6 +80,15 @@ def test_methods_without_scores_of_their_own_are_refused_by_name(name, message, 
         another_sparsity(solution, 0.8, scores, model.state_dict())
 
 
+def test_masks_with_values_that_data_gave_are_refused(tmp_path):
+    """Never without a word, as the mask alone of the other sparsity."""
+    model = sequential()
+    for name in ("omp", "multiflow"):
+        solution, scores, _ = pruned(tmp_path, name, model, options={"values": "least_squares"})
+        with pytest.raises(ValueError, match=f"{name} looks at the data again for the values of what it keeps: prune"):
+            another_sparsity(solution, 0.8, scores, model.state_dict())
+
+
 def test_masks_of_chosen_tokens_are_refused_by_what_they_look_at(tmp_path):
     model, options = sequential(), {"sweep": "at_once", "tokens": "atv"}
     solution, scores, _ = pruned(tmp_path, "wanda", model, options=options)

@@ -137,6 +137,11 @@ def _pruner(report: Mapping[str, Any]) -> Pruner:
         raise ValueError(
             f"{report['method']} looks at the data again to choose its tokens: prune again at the other sparsity"
         )
+    if pruner.values is not None:
+        raise ValueError(
+            f"{report['method']} looks at the data again for the values of what it keeps: prune again at the other "
+            "sparsity"
+        )
     if len(pruner.schedule(0.5)) > 1 or not is_at_once(pruner.sweep):
         raise ValueError(
             f"{report['method']} looks at the data again after each step or block, which depends on the sparsity: "

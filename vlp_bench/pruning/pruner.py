@@ -26,7 +26,7 @@ from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
 from vlp_bench.pruning.selection.patterns import check_share, check_steps, pattern_of
-from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, layer_report
+from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, check_values, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.unseen import Unseen
@@ -320,6 +320,7 @@ class Pruner:
                     asked = stage.in_every_process() if apart else stage
                     solved = self.sweep(self._solve(solve), asked, budgets)
                 kept = check_solved(self.solve, solved, budgets, stage.layers)
+                check_values(self.values or self.solve, solved, stage.layers)
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
                     solved.install(written_by_solvers(calibration))

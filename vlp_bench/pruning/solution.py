@@ -301,6 +301,28 @@ def check_solved(
     return {layer: kept_of[layer] for layer in solved.masks}
 
 
+def check_values(given_by: object, solved: Solved, layers: Mapping[str, Layer]) -> None:
+    """Holds new weights to their layers' shapes, and what is kept of them to what their layers' types can hold.
+
+    Raises:
+        ValueError: names the layer, and the part of the pruner that gave the weights.
+    """
+    name = name_of(given_by)
+    for layer, mask in solved.masks.items():
+        own, weight = solved.weights.get(layer), layers[layer].weight
+        if own is None:
+            continue
+        if not isinstance(own, Tensor) or not own.is_floating_point() or own.shape != weight.shape:
+            told = f"{own.dtype} {tuple(own.shape)}" if isinstance(own, Tensor) else repr(own)
+            raise ValueError(f"{name} gives {layer!r} no weights {tuple(weight.shape)} as stored, but {told}")
+        own = own.to(weight.dtype)
+        if not own.sum().isfinite() and not own[mask.to(own.device)].isfinite().all():
+            raise ValueError(
+                f"{name} gives {layer!r} weights that {own.dtype} doesn't hold: NaN, or beyond "
+                f"{torch.finfo(own.dtype).max:g}; prune the model in float32"
+            )
+
+
 def may_keep(solve: object, layer: Layer, budget: int) -> range:
     """How many of a layer's weights a solver may keep: the budget, unless it says otherwise."""
     own = getattr(solve, "may_keep", None)

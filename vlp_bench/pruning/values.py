@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_positive
+from vlp_bench.pruning.checks import Compat, check_positive, name_of
+from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.layer_by_layer import check_finite
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 from vlp_bench.pruning.sweep import Solve
 
+log = logging.getLogger(__name__)
 Fit = Callable[[Calibration, Mapping[str, Tensor]], dict[str, Tensor]]  # (statistics, masks) -> weights, both as stored
 CELLS = 1 << 23  # float64 numbers of the systems solved together
 
 
 def fitted(fit: Fit, solve: Solve) -> Solve:
-    """The solver's choice with other values; those (and biases) that it gives itself are dropped."""
+    """The solver's choice with other values; those that it gives itself are dropped, and biases too, with a warning."""
 
     def solved(calibration: Calibration, budgets: dict[str, int]) -> Solved:
         own = solve(calibration, budgets)
+        if own.biases:
+            said = f"biases stay as they are: {name_of(fit)} takes the place of what the solver makes up with them"
+            warn_once(log, calibration.model, said)
         return replace(own, weights=fit(calibration, own.masks), biases={})
 
     return solved
@@ -39,13 +45,14 @@ def least_squares(
     stays in a row: a layer takes some d_out·k³/3 products.
 
     Args:
-        calibration: of the weights before pruning; asked for the products of the layers' inputs.
+        calibration: of the weights before pruning; asked for the products of the layers' inputs. W is what they are
+            there, and before the first step where removed weights may return.
         masks: by layer, as stored.
         damping: share of the inputs' mean energy added to the diagonal, as in SparseGPT. Above 0.
         compat: of the inputs' products.
 
     Raises:
-        ValueError: damping is not positive, or the products hold NaN or infinity.
+        ValueError: damping is not positive or too small for the inputs, or their products hold NaN or infinity.
     """
     check_positive(damping=damping)
     weights = {}
@@ -53,7 +60,13 @@ def least_squares(
         layer = calibration.layers[name]
         products = calibration[InputProducts(compat)][name]
         check_finite(products)
-        values = fit_rows(layer.matrix, products, layer.from_stored(mask), damping)
+        try:
+            values = fit_rows(calibration.original(layer), products, layer.from_stored(mask), damping)
+        except torch.linalg.LinAlgError:
+            raise ValueError(
+                f"the inputs of {name!r} depend on each other too much for values.damping={damping:g}: use more, "
+                "as 0.01"
+            ) from None
         weights[name] = layer.as_stored(values.to(layer.weight.dtype))
     return weights
 
@@ -66,6 +79,9 @@ def fit_rows(w: Tensor, products: Tensor, mask: Tensor, damping: float) -> Tenso
         products: (d_in, d_in), of the inputs.
         mask: (d_out, d_in) bool, what stays.
         damping: share of the mean of the products' diagonal added to it.
+
+    Raises:
+        torch.linalg.LinAlgError: the damped products aren't positive definite.
     """
     products, dense = products.double(), w.double()
     ridge = damping * products.diagonal().mean()

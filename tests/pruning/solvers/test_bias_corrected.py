@@ -13,6 +13,7 @@ from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.pruning.solvers.alps import ALPS
 from vlp_bench.pruning.solvers.bias_corrected import BiasCorrected
 from vlp_bench.pruning.solvers.keep_top import KeepTop
+from vlp_bench.pruning.solvers.permuted_groups import PermutedGroups
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.sweep import block_by_block
 
@@ -111,3 +112,14 @@ def test_a_file_with_nan_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="the new values of bias hold NaN"):
         Solution.load(path)
+
+
+def test_corrected_biases_leave_the_order_of_inputs():
+    model = nn.Sequential(nn.Linear(8, 16))
+    solve = PermutedGroups(magnitude, "2:4")
+    x = [torch.randn(5, 8, generator=torch.Generator().manual_seed(0))]
+    plain, corrected = (
+        Pruner(allocate=Uniform(), solve=own).prune(model, 0.5, x) for own in (solve, BiasCorrected(solve=solve))
+    )
+    assert corrected.biases
+    assert corrected.report["permutations"] == plain.report["permutations"]

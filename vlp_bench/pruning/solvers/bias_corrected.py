@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class BiasCorrected:
             moved = lost_output(layer, solved, calibration[InputMoments(self.compat)][name][1])
             biases[names[id(bias)]] = (bias.detach().double() + moved).to(bias.dtype)
         _tell(without)
-        return Solved(solved.masks, solved.weights, biases)
+        return replace(solved, biases=biases)
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """As the solver."""

@@ -40,7 +40,8 @@ class Plan:
         tokens: of a sequence: as many as are asked for (512 unless told), at most what the model has places for; of a
             model that reads images alone its patches.
         outputs: of what one block gives for all calibration data.
-        products: of the float64 products of what reaches the widest block's layers; 0 for methods without them.
+        products: of the float64 products of what reaches the widest block's layers, all blocks' where all weights are
+            looked at together; 0 for methods without them.
         passes: over the calibration data, forwards and backwards, those for the budgets among them.
         more: whether there are more the more layers a model has, or the less memory CHITA may use.
         at_once: whether all weights are looked at together, which no offloading allows.
@@ -69,7 +70,7 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
     width = max((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), default=0)
     narrow = int(getattr(model.config, "hidden_size", 0) or width)  # pyright: ignore[reportArgumentType]
     wants_products = isinstance(pruner.solve, LayerSolver) or pruner.values is not None
-    together = is_at_once(pruner.sweep)
+    together, products = is_at_once(pruner.sweep), [_products(block) for block in blocks]
     forward, backward, more = needs.forward, needs.backward, isinstance(pruner.solve, Chita)
     if not together:  # every block runs twice
         budgets = _needs_of_budgets(pruner)
@@ -80,7 +81,7 @@ def plan_of(model: nn.Module, request: Request, pruner: Pruner, needs: Needs) ->
         max(map(_count, blocks), default=0) * size,
         length,
         tokens * narrow * size,
-        max(map(_products, blocks), default=0) if wants_products else 0,
+        (sum(products) if together else max(products, default=0)) if wants_products else 0,
         (forward, backward),
         more,
         together or pruner.schedule is not one_shot,

@@ -151,12 +151,19 @@ def selection_of(words: Sequence[str]) -> Selection:
 
 
 def request_of(words: Sequence[str]) -> tuple[Request, Mapping[str, Any]]:
-    """The request, and the pruner's own options (`pruner.KEY=VALUE`), of a command line."""
-    import yaml
-
-    own = [word for word in words if word.startswith(OF_PRUNER) and "=" in word]
+    """The request, and the pruner's own options (`pruner.KEY=VALUE`), of a command line; `vlp-bench run` wants a plus
+    sign before some of them, which means nothing here."""
+    own = [word for word in words if word.removeprefix("+").startswith(OF_PRUNER) and "=" in word]
     request = parse(Request, [word for word in words if word not in own])
     request.check()
-    pairs = (word[len(OF_PRUNER[0]) :].split("=", 1) for word in own)
-    n_of_m = re.compile(r"\d+:\d+")  # a pattern; YAML takes it for a number of base 60
-    return request, {key: value if n_of_m.fullmatch(value) else yaml.safe_load(value) for key, value in pairs}
+    pairs = (word.removeprefix("+")[len(OF_PRUNER[0]) :].split("=", 1) for word in own)
+    return request, {key: _value(value) for key, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """As YAML has it, but for n:m, which it takes for a number of base 60, and 1e-3, which it takes for text."""
+    import yaml
+
+    if re.fullmatch(r"\d+:\d+", text):
+        return text
+    return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", text) else yaml.safe_load(text)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from traceback import walk_tb
 
 from vlp_bench.lifetime import Interrupted, interruptible
+from vlp_bench.pruning.choices import GROUPS
 from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, conf_folder, groups, moved
 from vlp_bench.runs.terminal.console import stderr
 
@@ -171,6 +172,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     given = next((word for word in arguments if word.lstrip("+~").split("=")[0] == key), key)
     if key == "exp":
         return f"{given}: an experiment is added with a plus sign: +{given}"
+    if key.startswith("pruner/"):
+        return _unknown_part(given, key.removeprefix("pruner/"))
     names = known_keys(arguments)
     if not names:
         return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"
@@ -180,6 +183,14 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     same = f"; did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else ""
     near = moved(key) or same or closest(last, allowed) or closest(key, names)
     return f"{given}: there is no value {key}; allowed{' in ' + parent if parent else ''}: {', '.join(allowed)}{near}"
+
+
+def _unknown_part(given: str, part: str) -> str:
+    """Of a part of a pruner (`pruner/PART=NAME`) that its file doesn't choose, or that no pruner has."""
+    if part in GROUPS:
+        word = given.lstrip("+~")
+        return f"{given}: this pruner has no {part} to exchange, so one is added with a plus sign: +{word}"
+    return f"{given}: a pruner has no {part}; its parts are {', '.join(GROUPS)}{closest(part, list(GROUPS))}"
 
 
 def _siblings(key: str, names: Sequence[str]) -> tuple[str, list[str]]:
