@@ -170,7 +170,7 @@ def test_patterns_and_parts_as_one_types_them(monkeypatch, tmp_path, llama):
 def test_words_of_a_pruner_as_a_run_takes_them(llama):
     """A plus sign means nothing here; a number is one however it is written, a pattern none."""
     words = ["+pruner/values=least_squares", "+pruner.values.damping=1e-3", "pruner.solve.within=2:4"]
-    _, options = request_of([f"model={llama}", "pruner=sparsegpt", *words, "pruner.solve.damping=2.5e1"])
+    _, options = request_of([f"model={llama}", "out=x", "pruner=sparsegpt", *words, "pruner.solve.damping=2.5e1"])
     assert options == {
         "values": "least_squares",
         "values.damping": 0.001,

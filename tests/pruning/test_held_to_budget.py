@@ -248,7 +248,7 @@ def test_infinite_scores_and_the_weight_itself_are_fine():
 
 
 def test_a_pruner_takes_its_own_fields_alone():
-    fields = "allocate, solve, schedule, sweep, tokens, name, modality, num_batches, batches_per_step, seed"
+    fields = "allocate, solve, schedule, sweep, tokens, values, name, modality, num_batches, batches_per_step, seed"
     for given in ({"ridge": 7.0}, {"granularity": "nonsense"}, {"compat": "official"}):
         with pytest.raises(ValueError, match=rf"Pruner has no {next(iter(given))}: it has {fields}; .* its part"):
             pruner(**given)
