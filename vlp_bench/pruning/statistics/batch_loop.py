@@ -19,7 +19,7 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
-from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, multiplies_bf16, products_in
+from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, check_device, multiplies_bf16, products_in
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.statistics.around import rewind, shown
 from vlp_bench.pruning.statistics.batch_errors import named
@@ -91,6 +91,7 @@ class Passes:
         self.shared = shared and processes.size() > 1
         self.precision: Precision = precision
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
+        check_device("precision", precision, self._device, "fp32 or bf16")
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self._seen = Seen()
 
