@@ -252,7 +252,7 @@ class Passes:
             for part in parts:
                 told = numbers_on_host(part)
                 begin(told)
-                shown(self.adapter, told)
+                shown(self.adapter, told, number)
                 self._encode(part)
 
         with watching, self._undisturbed(), torch.no_grad():
