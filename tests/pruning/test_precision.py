@@ -8,10 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.options import constructor_call
 from vlp_bench.pruning.precision import FASTEST, SLOW, multiplies_bf16, resolved, slow_dtype
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms
+from vlp_bench.runs.prune_once import about_pruning_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -116,6 +118,15 @@ def test_tf32_is_refused_where_products_would_be_of_float32(device, name, capabi
     monkeypatch.setattr(Calibration, "_device", device)
     with pytest.raises(ValueError, match=f"^precision=tf32: {name} has no TF32; use fp32 or bf16$"):
         Calibration(sequential(), labelled(), precision="tf32")
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+@pytest.mark.parametrize("name", ["omp", "lamp", "l2", "random", "wanda", "snip"])
+def test_it_is_said_where_a_precision_has_no_effect(asked, name):
+    described = constructor_call(catalogue._composed(name, {}), name) | {"name": name}
+    told = about_pruning_precision({"pruning_precision": asked, "pruner": described, "allow": ()})
+    idle = asked == "bf16" and name not in ("wanda", "snip")
+    assert told == (f"pruning_precision=bf16 has no effect: pruner={name} makes no pass over data" if idle else "")
 
 
 def test_a_mask_says_its_precision():

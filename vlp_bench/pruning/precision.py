@@ -73,6 +73,15 @@ def check_device(key: str, precision: str, device: torch.device, others: str) ->
     raise ValueError(f"{key}=tf32: {name} has no TF32; use {others}")
 
 
+def without_effect(asked: str, pruner: str, reads: str) -> str:
+    """What to say of a precision that is asked for with a pruner that makes no pass over data; else empty.
+
+    `reads`: what the pruner reads, see `Needs.reads`.
+    """
+    idle = reads == "weights" and asked not in ("auto", "fp32")
+    return f"pruning_precision={asked} has no effect: pruner={pruner} makes no pass over data" if idle else ""
+
+
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
     """Matrix products and convolutions of float32 in TF32, or in no case; settings are as before afterwards."""

@@ -322,8 +322,10 @@ def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, out):
 
 
 def test_a_set_that_is_not_read_is_told(folders, tmp_path):
-    _, shown = pruned(folders("llama"), tmp_path / "out", pruner="omp", calibration="nowhere")
+    words = {"pruner": "omp", "calibration": "nowhere", "pruning_precision": "bf16"}
+    _, shown = pruned(folders("llama"), tmp_path / "out", **words)
     assert "pruner=omp reads weights only: calibration= is not read" in shown
+    assert "pruning_precision=bf16 has no effect: pruner=omp makes no pass over data" in shown
 
 
 @pytest.mark.parametrize("plan", ["true", "false"])

@@ -24,7 +24,7 @@ from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import Needs, needs_of
-from vlp_bench.pruning.precision import Precision, resolved, slow_dtype
+from vlp_bench.pruning.precision import Precision, resolved, slow_dtype, without_effect
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -138,6 +138,7 @@ def checked_device(name: str) -> torch.device:
 
 def _data(request: Request, reads: str, console: Console) -> Data | None:
     """What is calibrated on; None for a pruner that reads weights only. UserError if it is not given and needed."""
+    screen.hint(console, without_effect(request.pruning_precision, request.pruner, reads))
     if reads == "weights":
         if request.calibration:
             console.print(f"pruner={request.pruner} reads weights only: calibration= is not read", markup=False)
