@@ -18,7 +18,7 @@ from vlp_bench.commands.experiment import Request, plan
 from vlp_bench.results.plot import plot_grids, plot_pairs, plot_panels, plot_sparsity
 from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
-from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, summary, two_way
+from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, over_shared_seeds, summary, two_way
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
 from vlp_bench.sweeps import plans
@@ -205,13 +205,22 @@ def leader(table: pd.DataFrame, level: float) -> str:
 
 
 def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
-    """Average ranks over all columns of the pruners in each of them, and how they differ from MULTIFLOW there."""
-    tables = [summary(matching(frame, exp=exp).assign(benchmark="mini"), [headline(frame, exp)]) for exp in exps]
-    matrix = cells(pd.concat(tables)).dropna(axis=1)
+    """Average ranks over all columns of the pruners in each of them, and how they differ from MULTIFLOW there.
+
+    Each column over the seeds that all of them have.
+    """
+    frame, judged = frame.assign(benchmark="mini"), {exp: headline(frame, exp) for exp in exps}
+
+    def columns(rows: pd.DataFrame) -> pd.DataFrame:
+        return cells(pd.concat([summary(matching(rows, exp=exp), [metric]) for exp, metric in judged.items()]))
+
+    shared = over_shared_seeds(matching(frame, pruner=list(columns(frame).dropna(axis=1).columns)))
+    matrix = columns(shared)
     ranks = ", ".join(f"{row['pruner']} {row['rank']:.1f}" for row in average_ranks(matrix).to_dict("records"))
     told = f"Average rank over {len(matrix)} columns of the {matrix.shape[1]} pruners that have run in all: {ranks}."
     if "multiflow" in matrix:
-        tests = clustered(matrix, "multiflow").to_dict("records")
+        rows = pd.concat([matching(shared, exp=exp, metric=metric) for exp, metric in judged.items()])
+        tests = clustered(rows, "multiflow", list(judged.values())).to_dict("records")
         apart = ", ".join(
             f"{row['pruner']} {row['median']:+.1f} (ahead in {row['ahead']} of {row['models']} models)" for row in tests
         )

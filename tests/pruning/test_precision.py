@@ -8,10 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vlp_bench
 from tests.pruning.toys import labelled, sequential
 from vlp_bench.pruning import catalogue
+from vlp_bench.pruning.options import constructor_call
 from vlp_bench.pruning.precision import FASTEST, SLOW, multiplies_bf16, resolved, slow_dtype
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.inputs import InputNorms
+from vlp_bench.runs.prune_once import about_pruning_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -46,6 +48,13 @@ class Noting(nn.Module):
         return y
 
 
+@pytest.fixture
+def has_tf32(monkeypatch):
+    """Every device counts as a GPU that has it."""
+    monkeypatch.setattr("vlp_bench.pruning.statistics.batch_loop.check_device", lambda *_: None)
+
+
+@pytest.mark.usefixtures("has_tf32")
 @pytest.mark.parametrize(
     ("precision", "expected"),
     [
@@ -81,7 +90,8 @@ def test_inputs_in_bfloat16_are_added_up_in_float64():
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_auto_is_fp32_but_where_a_gpu_is_known_to_do():
+def test_auto_is_fp32_but_where_a_gpu_is_known_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert [resolved("auto", name, CPU) for name in ("multiflow", "wanda")] == ["fp32", "fp32"]
     assert [resolved("auto", name, GPU) for name in ("multiflow", "snip", "wanda", "mine")] == [
         "bf16",
@@ -96,10 +106,27 @@ def test_auto_is_fp32_but_where_a_gpu_is_known_to_do():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"unknown pruning_precision 'fp16': use one of auto, fp32, tf32, bf16"):
         resolved("fp16", "omp", CPU)
-    with pytest.raises(ValueError, match="cpu has no TF32"):
-        resolved("tf32", "omp", CPU)
     with pytest.raises(ValueError, match="unknown precision 'auto'"):
         Calibration(sequential(), precision="auto")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("device", "name", "capability"), [(CPU, "cpu", (9, 0)), (GPU, "this GPU", (7, 5))])
+def test_tf32_is_refused_where_products_would_be_of_float32(device, name, capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(ValueError, match=f"^pruning_precision=tf32: {name} has no TF32; use fp32, bf16 or auto$"):
+        resolved("tf32", "omp", device)
+    monkeypatch.setattr(Calibration, "_device", device)
+    with pytest.raises(ValueError, match=f"^precision=tf32: {name} has no TF32; use fp32 or bf16$"):
+        Calibration(sequential(), labelled(), precision="tf32")
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+@pytest.mark.parametrize("name", ["omp", "lamp", "l2", "random", "wanda", "snip"])
+def test_it_is_said_where_a_precision_has_no_effect(asked, name):
+    described = constructor_call(catalogue._composed(name, {}), name) | {"name": name}
+    told = about_pruning_precision({"pruning_precision": asked, "pruner": described, "allow": ()})
+    idle = asked == "bf16" and name not in ("wanda", "snip")
+    assert told == (f"pruning_precision=bf16 has no effect: pruner={name} makes no pass over data" if idle else "")
 
 
 def test_a_mask_says_its_precision():

@@ -255,10 +255,11 @@ class Shuffled:
         ids = torch.randint(1, 30, (4, 6), generator=torch.Generator().manual_seed(0))
         masks = torch.arange(6) < torch.tensor([[6], [5], [3], [2]])
         self.rows = [{"input_ids": i[None], "attention_mask": m[None].long()} for i, m in zip(ids, masks, strict=True)]
-        self.orders = iter(orders)
+        self.orders, self.parts = iter(orders), 1
 
     def __iter__(self):
-        return iter([self.rows[number] for number in next(self.orders)])
+        shown = [self.rows[number] for number in next(self.orders)]
+        return iter([shown[i : i + self.parts] for i in range(0, 4, self.parts)] if self.parts > 1 else shown)
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
@@ -275,3 +276,7 @@ def test_batches_that_change_their_order_are_refused(name):
     orders = [[*range(turn, 4), *range(turn)] for turn in range(4)] * 5
     with pytest.raises(ValueError, match=r"calibration batch 0 is another than in the first pass, .* list\(batches\)"):
         vlp_bench.prune(model, name, 0.5, Shuffled(orders), adapter)
+    in_parts = Shuffled([[0, 1, 2, 3], [0, 1, 3, 2]] * 10)
+    in_parts.parts = 2
+    with pytest.raises(ValueError, match="calibration batch 1 is another than in the first pass"):
+        vlp_bench.prune(model, name, 0.5, in_parts, adapter)

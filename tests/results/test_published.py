@@ -17,7 +17,7 @@ def table(tmp_path, *lines, encoding="utf-8"):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_table_is_read(tmp_path, encoding):
     other = "mine,4,xvlm,omp,0.75,coco_itr,txt_r1,–,,"
-    frame = published.load([table(tmp_path, HEAD, LINE, LINE, other, encoding=encoding)])
+    frame = published.load([table(tmp_path, HEAD, LINE, LINE.replace(",4,", ",5,"), other, encoding=encoding)])
     assert len(frame) == 2
     [row] = published.of(frame, "xvlm_itr").to_dict("records")
     assert row == {"pruner": "omp", "sparsity": 0.63, "metric": "txt_r1", "value": 65.5, "table": "4"}
@@ -38,11 +38,28 @@ def test_columns_may_stand_in_another_order(tmp_path):
         ([HEAD, LINE.replace("65.5", "65,5")], r"line 2 has not 10 fields"),
         ([HEAD, "mine,4,xvlm"], r"line 2 has not 10 fields"),
         ([HEAD, LINE.replace(",omp", ",")], r"line 2 has no pruner"),
+        (
+            [HEAD, LINE.replace("txt_r1", "text_r1")],
+            r"line 2: there is no metric 'text_r1'; use one of txt_r1, txt_r5, "
+            r".*did you mean txt_r1",
+        ),
+        (
+            [HEAD, LINE, LINE.replace("65.5", "66").replace("0.63", " 0.630")],
+            r"line 3 is about the same number as a "
+            r"line above it \(mine, 4, xvlm, omp, 0.63, coco_itr, txt_r1, naïve, “quoted”\): keep one",
+        ),
     ],
 )
 def test_what_is_no_such_table_is_refused_by_file_and_line(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         published.load([table(tmp_path, *lines)])
+
+
+def test_a_metric_that_runs_have_may_stand_in_a_table(tmp_path):
+    own = table(tmp_path, HEAD, LINE.replace("txt_r1", "mine"))
+    assert published.load([own], ["mine", "txt_r1"])["metric"].tolist() == ["mine"]
+    with pytest.raises(ValueError, match="there is no metric 'mine'"):
+        published.load([own])
 
 
 def test_another_encoding_is_named(tmp_path):

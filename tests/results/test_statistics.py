@@ -191,16 +191,36 @@ def test_tied_pruners_share_a_rank():
     assert dict(zip(table["pruner"], table["rank"], strict=True)) == {"b": 1.25, "a": 1.75}
 
 
+def finished(**columns):
+    """Test rows at 0.5, of one seed where none is said."""
+    given = {"benchmark": "mini", "sparsity": 0.5, "metric": "x", "seed": 0, "split": "test", "status": "ok"}
+    frame = pd.DataFrame({**given, **columns})
+    seeds = frame["exp"] + frame["seed"].astype(str)
+    return frame.assign(setting=seeds, run=frame["pruner"] + seeds, value=frame["value"].astype(float))
+
+
 def over_models(models):
     """Baseline a is 10 everywhere; b is ahead by 1 to 2 in each of `models`, which have two cells each."""
-    cells = [(f"{model}_{task}", "mini", 0.5, "x") for model in models for task in ("itr", "vqa")]
-    ahead = [float(step) for _ in models for step in (1, 2)]
-    index = pd.MultiIndex.from_tuples(cells, names=statistics.CELL)
-    return pd.DataFrame({"a": 10.0, "b": 10.0 + np.array(ahead), "c": [10.0, -np.inf] * len(models)}, index=index)
+    rows = [
+        (f"{model}_{task}", pruner, value)
+        for model in models
+        for task, values in {"itr": (10, 11, 10), "vqa": (10, 12, np.nan)}.items()
+        for pruner, value in zip("abc", values, strict=True)
+    ]
+    exps, pruners, values = zip(*rows, strict=True)
+    status = ["ERR" if np.isnan(value) else "ok" for value in values]
+    return finished(exp=exps, pruner=pruners, value=values, status=status)
+
+
+@pytest.fixture
+def of_few_seeds():
+    """a and b have three seeds, of which a wins each; c has seed 0 alone, where it lies between them."""
+    pruners, seeds = [*"aaabbbc"], [0, 1, 2, 0, 1, 2, 0]
+    return finished(exp="xvlm_itr", pruner=pruners, seed=seeds, value=[50, 20, 20, 40, 10, 10, 45])
 
 
 def test_a_model_is_one_observation():
-    table = statistics.clustered(over_models(["blip", "clip", "dino", "xvlm"]), "a")
+    table = statistics.clustered(over_models(["blip", "clip", "dino", "xvlm"]), "a", ["x"])
     best = only(table, pruner="b")
     assert (best["cells"], best["models"], best["ahead"], best["median"]) == (8, 4, 4, 1.5)
     assert best["p"] == best["p_holm"] == 2 / 2**4  # both ways to turn all four signs, of sixteen
@@ -210,13 +230,37 @@ def test_a_model_is_one_observation():
 
 
 def test_few_models_reach_no_small_p_however_many_cells_they_have():
-    assert only(statistics.clustered(over_models(["blip", "xvlm"]), "a"), pruner="b")["p"] == 0.5
-    assert np.isnan(only(statistics.clustered(over_models(["blip"]), "a"), pruner="b")["p"])
+    assert only(statistics.clustered(over_models(["blip", "xvlm"]), "a", ["x"]), pruner="b")["p"] == 0.5
+    assert np.isnan(only(statistics.clustered(over_models(["blip"]), "a", ["x"]), pruner="b")["p"])
 
 
 def test_a_missing_baseline_over_cells_is_named():
-    with pytest.raises(ValueError, match=r"no cells of the baseline 'omp'; there are a, b, c"):
-        statistics.clustered(over_models(["blip"]), "omp")
+    with pytest.raises(ValueError, match=r"no test rows of the baseline 'omp'; there are a, b, c"):
+        statistics.clustered(over_models(["blip"]), "omp", ["x"])
+
+
+def test_ranks_compare_the_seeds_that_all_have(of_few_seeds):
+    """Over their own seeds c would be first (45 against 30 and 20): its seed is the easy one."""
+    shared = statistics.over_shared_seeds(of_few_seeds)
+    assert shared["seed"].tolist() == [0, 0, 0]
+    ranks = statistics.average_ranks(statistics.cells(statistics.summary(shared, ["x"])))
+    assert ranks["pruner"].tolist() == ["a", "c", "b"]
+    failed = finished(exp="xvlm_itr", pruner=["d"], value=[np.nan], status="ERR")  # has finished nothing: no say
+    shared = statistics.over_shared_seeds(pd.concat([of_few_seeds[of_few_seeds["pruner"] != "c"], failed]))
+    ranks = statistics.average_ranks(statistics.cells(statistics.summary(shared, ["x"])))
+    assert (len(shared), ranks["pruner"].tolist(), ranks["failed"].tolist()) == (7, ["a", "b", "d"], [0, 0, 1])
+
+
+def test_crossed_seeds_are_shared_as_pairs(of_few_seeds):
+    crossed = of_few_seeds.assign(pruning_seed=[0, 0, 0, 0, 0, 0, 1])
+    assert statistics.over_shared_seeds(crossed).empty
+    two = crossed[crossed["pruner"] != "c"]
+    assert len(statistics.over_shared_seeds(two)) == 6
+
+
+def test_differences_over_cells_are_of_the_seeds_that_both_have(of_few_seeds):
+    table = statistics.clustered(of_few_seeds, "a", ["x"])
+    assert dict(zip(table["pruner"], table["median"], strict=True)) == {"c": -5.0, "b": -10.0}
 
 
 def test_cells_of_a_summary(frame):
@@ -271,5 +315,5 @@ def test_of_perplexity_the_smaller_is_better(tmp_path):
         store.append(pruner, [line])
     matrix = statistics.cells(statistics.summary(store.query(), ["perplexity"]))
     assert statistics.average_ranks(matrix)["pruner"].tolist() == ["wanda", "omp"]
-    [ahead] = statistics.clustered(matrix, "omp").to_dict("records")
+    [ahead] = statistics.clustered(store.query(), "omp", ["perplexity"]).to_dict("records")
     assert (ahead["pruner"], ahead["ahead"], ahead["median"]) == ("wanda", 1, 10.0)

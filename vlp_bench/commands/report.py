@@ -117,7 +117,8 @@ def _chapter(study: "Study", request: Request) -> "Chapter":
     model = _attempt(lambda: _model(study, folders), "the scores", notes) if request.weights and masks else None
     shown = _attempt(lambda: galleries(study, request.baseline, count, folders), "the gallery", notes) if count else ()
     source = str(next(iter(study.origin.values()))["config"].get("data"))
-    numbers = published.of(published.load(EXPERIMENTS.glob(published.FILES)), study.exp, source)
+    printed = published.load(EXPERIMENTS.glob(published.FILES), set(study.frame["metric"]))
+    numbers = published.of(printed, study.exp, source)
     return page.chapter(
         study, numbers, baseline=request.baseline, scores=_scores(study, stored, model, notes),
         galleries=shown or (), notes=notes,

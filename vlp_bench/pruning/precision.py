@@ -20,6 +20,7 @@ Measured (1 - IoU of kept weights): MULTIFLOW bf16 0.0004, draws 0.007 to 0.025;
 computed in fp32.
 """
 
+AMPERE = (8, 0)
 SLOW = "this processor has no matrix units for bfloat16 (AMX)"
 
 
@@ -55,14 +56,30 @@ def resolved(asked: str, pruner: str, device: torch.device) -> Precision:
     """What "auto" stands for: the fastest on a GPU that is known to do, fp32 elsewhere; other words for themselves.
 
     Raises:
-        ValueError: another word, or tf32 where there is no GPU.
+        ValueError: another word, or tf32 on a device without it.
     """
     check_choice("pruning_precision", asked, ASKED)
-    if asked == "tf32" and device.type != "cuda":
-        raise ValueError(f"pruning_precision=tf32: {device.type} has no TF32; use fp32, bf16 or auto")
+    check_device("pruning_precision", asked, device, "fp32, bf16 or auto")
     if asked == "auto":
         return FASTEST.get(pruner, "fp32") if device.type == "cuda" else "fp32"
     return asked  # pyright: ignore[reportReturnType]
+
+
+def check_device(key: str, precision: str, device: torch.device, others: str) -> None:
+    """Raises ValueError for tf32 on a processor, or on a GPU older than Ampere: products would be of float32."""
+    if precision != "tf32" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE):
+        return
+    name = "this GPU" if device.type == "cuda" else device.type
+    raise ValueError(f"{key}=tf32: {name} has no TF32; use {others}")
+
+
+def without_effect(asked: str, pruner: str, reads: str) -> str:
+    """What to say of a precision that is asked for with a pruner that makes no pass over data; else empty.
+
+    `reads`: what the pruner reads, see `Needs.reads`.
+    """
+    idle = reads == "weights" and asked not in ("auto", "fp32")
+    return f"pruning_precision={asked} has no effect: pruner={pruner} makes no pass over data" if idle else ""
 
 
 @contextmanager

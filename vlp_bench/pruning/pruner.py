@@ -20,6 +20,7 @@ from vlp_bench.models.stacks import parameters_of
 from vlp_bench.pruning.adapter import Adapter, linear_parameters
 from vlp_bench.pruning.allocation.budgets import Allocate, check_budgets, may_differ, together
 from vlp_bench.pruning.allocation.uniform import Dense
+from vlp_bench.pruning.calls import check_calls
 from vlp_bench.pruning.checks import check_sparsity, name_of
 from vlp_bench.pruning.foreign_parts import weights_unchanged
 from vlp_bench.pruning.layers import give_back, preserve_weights
@@ -91,6 +92,7 @@ class Pruner:
             given = getattr(self, part)
             if not callable(given) and (part not in ("tokens", "values") or given is not None):
                 raise ValueError(f"{part} must be a function or an object that can be called: {given!r}")
+        check_calls(self)
 
     @property
     def compat(self) -> str:

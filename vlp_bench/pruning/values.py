@@ -62,7 +62,7 @@ def least_squares(
         check_finite(products)
         try:
             values = fit_rows(calibration.original(layer), products, layer.from_stored(mask), damping)
-        except torch.linalg.LinAlgError:
+        except ArithmeticError:
             raise ValueError(
                 f"the inputs of {name!r} depend on each other too much for values.damping={damping:g}: use more, "
                 "as 0.01"
@@ -81,7 +81,7 @@ def fit_rows(w: Tensor, products: Tensor, mask: Tensor, damping: float) -> Tenso
         damping: share of the mean of the products' diagonal added to it.
 
     Raises:
-        torch.linalg.LinAlgError: the damped products aren't positive definite.
+        ArithmeticError: the damped products aren't positive definite.
     """
     products, dense = products.double(), w.double()
     ridge = damping * products.diagonal().mean()
@@ -108,5 +108,8 @@ def _solved(hessian: Tensor, target: Tensor, mask: Tensor, size: int) -> Tensor:
     pairs = kept[:, :, None] & kept[:, None, :]
     systems = torch.where(pairs, hessian[columns[:, :, None], columns[:, None, :]], torch.eye(size).to(hessian))
     sides = (target.gather(1, columns) * kept)[:, :, None]
-    found = torch.cholesky_solve(sides, torch.linalg.cholesky(systems))[:, :, 0]
+    factors, failed = torch.linalg.cholesky_ex(systems)
+    if failed.any():
+        raise ArithmeticError("the damped products aren't positive definite")
+    found = torch.cholesky_solve(sides, factors)[:, :, 0]
     return torch.zeros_like(target).scatter_(1, columns, found)

@@ -2,14 +2,19 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from vlp_bench.results.tables import METRICS
+from vlp_bench.spelling import did_you_mean
+
 COLUMNS = ["source", "table", "model", "pruner", "sparsity", "dataset", "metric", "value", "std", "note"]
 NAMED = ("model", "pruner", "dataset", "metric")
+PRINTED = ("avg_r1", "seconds", "gpu_gb")
+"""Metrics that papers print, and no run here has."""
 NOTHING = ("", "-", "–", "—", "nan")
 """What stands for no number."""
 FILES = "*/published*.csv"
@@ -27,36 +32,53 @@ LABELLED = {"cifar-100": "cifar100", "cifar-10": "cifar10", "flowers": "flowers1
 """A word in the path of a labelled data set -> its name in the papers' tables."""
 
 
-def load(files: Iterable[Path]) -> pd.DataFrame:
+def load(files: Iterable[Path], measured: Iterable[str] = ()) -> pd.DataFrame:
     """All published numbers, one row each; a number printed in two tables is kept once.
 
+    Args:
+        files: of the columns COLUMNS.
+        measured: metrics that runs have beside METRICS, of tasks of one's own.
+
     Raises:
-        ValueError: a file is no such table; the message names it and the line.
+        ValueError: a file is no such table, has a metric that there is not, or one table's number twice; the message
+            names it and the line.
     """
-    parts = [_read(file) for file in sorted(files)]
+    metrics = [*METRICS, *PRINTED, *sorted({*measured} - {*METRICS, *PRINTED})]
+    parts = [_read(file, metrics) for file in sorted(files)]
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
     return frame.drop_duplicates(subset=["model", "pruner", "sparsity", "dataset", "metric", "value", "note"])
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(file: Path, metrics: Sequence[str]) -> pd.DataFrame:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             lines = csv.DictReader(opened)
             columns = lines.fieldnames or []
             if sorted(columns) != sorted(COLUMNS):
                 raise ValueError(f"{file} has the columns {', '.join(columns)}; expected {', '.join(COLUMNS)}")
-            rows = [_row(line, f"{file}, line {lines.line_num}") for line in lines]
+            rows: dict[tuple[str, ...], dict[str, Any]] = {}
+            for line in lines:
+                place = f"{file}, line {lines.line_num}"
+                row = _row(line, place, metrics)
+                key = tuple(str(row[name]) for name in COLUMNS if name not in ("value", "std"))
+                if key in rows:
+                    told = ", ".join(key)
+                    raise ValueError(f"{place} is about the same number as a line above it ({told}): keep one")
+                rows[key] = row
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as CSV in UTF-8: {error}") from None
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(list(rows.values()), columns=COLUMNS)
 
 
-def _row(line: Mapping[Any, Any], place: str) -> dict[str, Any]:
+def _row(line: Mapping[Any, Any], place: str, metrics: Sequence[str]) -> dict[str, Any]:
     if None in line or None in line.values():
         raise ValueError(f"{place} has not {len(COLUMNS)} fields: a text with commas needs double quotes")
     for name in NAMED:
         if not line[name].strip():
             raise ValueError(f"{place} has no {name}")
+    if (metric := line["metric"].strip()) not in metrics:
+        near = did_you_mean(metric, metrics)
+        raise ValueError(f"{place}: there is no metric {metric!r}; use one of {', '.join(metrics)}{near}")
     numbers = {name: _number(line[name], f"{place}: {name}") for name in ("sparsity", "value", "std")}
     if not (math.isnan(numbers["sparsity"]) or 0 <= numbers["sparsity"] < 1):
         raise ValueError(f"{place}: sparsity is {line['sparsity']}, expected a share in [0, 1), 0.63 for 63 %")

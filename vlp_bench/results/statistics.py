@@ -190,6 +190,18 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 # Over cells
 
 
+def over_shared_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the test rows of seeds that not every pruner of a cell has finished.
+
+    A pruner that has finished none there has no say. Crossed with pruning seeds, seeds are pairs of the two.
+    """
+    frame = frame.reset_index(drop=True)
+    good = matching(frame, split="test", status="ok")
+    seed = [name for name in ("seed", "pruning_seed") if name in frame]
+    there, having = (good.groupby([*CELL, *own])["pruner"].transform("nunique") for own in ([], seed))
+    return frame.drop(good.index[having < there])
+
+
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """`summary` as a matrix: a row per cell, a column per pruner, the mean; NaN: not run, -inf: all failed.
 
@@ -211,24 +223,27 @@ def average_ranks(matrix: pd.DataFrame) -> pd.DataFrame:
     return table.assign(cells=len(whole)).rename_axis("pruner").sort_values("rank", kind="stable").reset_index()
 
 
-def clustered(matrix: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def clustered(frame: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> pd.DataFrame:
     """Sign-flip test of every pruner against a baseline over models, with Holm's correction.
 
     Cells of one model are not independent, so a model is one observation: the mean of its differences over the cells
-    both pruners finished. p is the share of all ways to turn the models' signs that give a mean at least as far from 0:
-    with m models no p is below 2 / 2^m, and a single model has none (NaN).
+    both pruners finished, each over the settings and seeds both finished (see `pairs`). p is the share of all ways to
+    turn the models' signs that give a mean at least as far from 0: with m models no p is below 2 / 2^m, and a single
+    model has none (NaN).
 
     Returns columns pruner, cells, models, ahead (models with a mean above 0), median (of the cells' differences), p,
     p_holm.
 
     Raises:
-        ValueError: the baseline has no cells.
+        ValueError: the baseline has no rows.
     """
-    if baseline not in matrix:
-        raise ValueError(f"no cells of the baseline {baseline!r}; there are {', '.join(map(str, matrix.columns))}")
+    means = pairs(frame, baseline, metrics).groupby(["pruner", *CELL])[["value", "base"]].mean()
+    smaller = means.index.get_level_values("metric").isin(SMALLER)
+    differences = (means["value"] - means["base"]).where(~smaller, means["base"] - means["value"])
+    pruned = frame.loc[frame["split"].eq("test") & (frame["sparsity"] > 0), "pruner"]
     rows = []
-    for pruner in matrix.columns.drop(baseline):
-        difference = (matrix[pruner] - matrix[baseline]).replace([np.inf, -np.inf], np.nan).dropna()
+    for pruner in sorted(set(pruned) - {baseline}):
+        difference = differences.loc[differences.index.get_level_values("pruner") == pruner]
         models = np.array([str(exp).partition("_")[0] for exp in difference.index.get_level_values("exp")], dtype=str)
         means = np.array([difference[models == model].mean() for model in np.unique(models)])
         rows.append(

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from vlp_bench import processes
 from vlp_bench.construct import construct
 from vlp_bench.pruning import another_sparsity as stored_scores
-from vlp_bench.pruning.precision import Precision, resolved
+from vlp_bench.pruning.needs import needs_of
+from vlp_bench.pruning.precision import Precision, resolved, without_effect
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.on_disk import StatisticsFolder
@@ -143,6 +145,17 @@ def precision_of(one: Specification, device: torch.device) -> Precision:
     """Of the passes over calibration data of a specification's pruner on a device."""
     config = one.config
     return resolved(config.get("pruning_precision", "auto"), str(config["pruner"].get("name")), device)
+
+
+def about_pruning_precision(config: Mapping[str, Any]) -> str:
+    """That what was asked for has no effect, where that is so; else empty."""
+    asked = config.get("pruning_precision", "auto")
+    if asked == "auto":
+        return ""
+    pruner = replace(construct(config["pruner"], "pruner", config["allow"]), modality=None, num_batches=None)
+    with suppress(ValueError):  # a pruner that refuses the network on which it is tried
+        return without_effect(asked, str(config["pruner"].get("name")), needs_of(pruner).reads)
+    return ""
 
 
 def _known(one: Specification, data: TaskData, device: torch.device) -> bool:

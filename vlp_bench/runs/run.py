@@ -24,7 +24,7 @@ from vlp_bench.runs.object_cache import ObjectCache, monitored
 from vlp_bench.runs.process_plan import Plan
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import origin
-from vlp_bench.runs.prune_once import PruneOnce, assert_zeros, mask_hash
+from vlp_bench.runs.prune_once import PruneOnce, about_pruning_precision, assert_zeros, mask_hash
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.console import console as terminal
@@ -95,6 +95,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
     screen.header(helpers.console, specification)
     screen.plan(helpers.console, specification, plan)
     screen.say(helpers.console, about_precision(config))
+    screen.say(helpers.console, about_pruning_precision(config))
     provenance["precision"] = training_precision(config)
     again = config["force"] and not helpers.masks_are_new
     with Pruning(helpers.console, specification.folder) as watch:

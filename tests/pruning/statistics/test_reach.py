@@ -1,5 +1,7 @@
 """What no calibration batch reaches is refused by name; what is reached and has a gradient of zero is pruned."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from tests.pruning.toys import sequential
 from tests.support.forked import together
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.runs.own_model.reach import unreached
 
 OF_INPUTS = (
     "multiflow",
@@ -74,6 +77,34 @@ def test_an_expert_without_tokens_and_an_unused_layer_are_refused_by_name(name):
     assert all(p.equal(old) for p, old in zip(model.parameters(), before, strict=True))
     with pytest.raises(ValueError, match=r"no calibration batch reaches 'unused.weight': .*prunable\(\)"):
         vlp_bench.prune(Unused(), name, 0.5, tokens(), options=options)
+
+
+class Reading(nn.Module):
+    """A block that multiplies with the weight of a module it doesn't call, as Mamba does with `dt_proj`."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.inp, self.read, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.turned = turned
+
+    def forward(self, x):
+        h, weight = self.inp(x), self.read.weight
+        h = h @ weight.T if self.turned else (weight @ h.transpose(1, 2)).transpose(1, 2)
+        return self.out(h.mean(1))[:1]
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("name", ["wanda", "multiflow", "tamp"])
+def test_a_weight_that_is_read_without_calling_its_module_stays_dense_and_it_is_said_why(name, turned, caplog):
+    solution = vlp_bench.prune(Reading(turned), name, 0.5, tokens())
+    assert set(solution.masks) == {"inp.weight", "out.weight"}
+    said = "what reaches read.weight can't be seen, so it stays dense: its weight is read without calling its module"
+    assert said in [record.message for record in caplog.records]
+    adapter: Any = PlainAdapter()
+    why = {"read.weight": "its weight is read without calling its module, so what reaches it can't be seen"}
+    assert unreached(Reading(turned), adapter, tokens(), "activations") == why
+    assert unreached(Unused(), adapter, tokens(), "activations") == {"unused.weight": "no calibration batch reaches it"}
+    assert "read.weight" in vlp_bench.prune(Reading(turned), "snip", 0.5, tokens()).masks
 
 
 class Later(Experts):

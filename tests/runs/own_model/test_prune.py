@@ -322,8 +322,16 @@ def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, out):
 
 
 def test_a_set_that_is_not_read_is_told(folders, tmp_path):
-    _, shown = pruned(folders("llama"), tmp_path / "out", pruner="omp", calibration="nowhere")
+    words = {"pruner": "omp", "calibration": "nowhere", "pruning_precision": "bf16"}
+    _, shown = pruned(folders("llama"), tmp_path / "out", **words)
     assert "pruner=omp reads weights only: calibration= is not read" in shown
+    assert "pruning_precision=bf16 has no effect: pruner=omp makes no pass over data" in shown
+
+
+@pytest.mark.parametrize("plan", ["true", "false"])
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_read(folders, tmp_path, plan):
+    told = "pruning_precision=tf32: cpu has no TF32; use fp32, bf16 or auto"
+    refused(folders("llama"), tmp_path, told, calibration="nowhere", pruning_precision="tf32", plan=plan)
 
 
 def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, caplog):

@@ -49,8 +49,8 @@ class Around:
     def rewind(self) -> None:
         rewind(self.answers)
 
-    def shown(self, part: Any) -> None:
-        shown(self.answers, part)
+    def shown(self, part: Any, batch: int) -> None:
+        shown(self.answers, part, batch)
 
     def with_outputs(self) -> AbstractContextManager[None]:
         return with_outputs(self.answers)
@@ -70,12 +70,12 @@ def rewind(adapter: Adapter) -> None:
         adapter.rewind()
 
 
-def shown(adapter: Adapter, part: Any) -> None:
-    """Shows an adapter that keeps what blocks give a part of a batch before it is encoded, its whole numbers on the
-    processor.
+def shown(adapter: Adapter, part: Any, batch: int) -> None:
+    """Shows an adapter that keeps what blocks give a part of a batch (of that number) before it is encoded, its whole
+    numbers on the processor.
     """
     if isinstance(adapter, Around):
-        adapter.shown(part)
+        adapter.shown(part, batch)
 
 
 def with_outputs(adapter: Adapter) -> AbstractContextManager[None]:

@@ -19,9 +19,9 @@ from vlp_bench import processes
 from vlp_bench.pruning.adapter import Adapter, adapter_for
 from vlp_bench.pruning.checks import Compat, check_choice
 from vlp_bench.pruning.layers import Layer, find_layers
-from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, multiplies_bf16, products_in
+from vlp_bench.pruning.precision import SLOW, Precision, cast, casts_kept, check_device, multiplies_bf16, products_in
 from vlp_bench.pruning.said_once import warn_once
-from vlp_bench.pruning.statistics.around import rewind, shown
+from vlp_bench.pruning.statistics.around import Around, rewind, shown
 from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import (
     RandomState,
@@ -37,6 +37,8 @@ from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, bac
 from vlp_bench.pruning.statistics.inputs import InputStatistic, InputWatch, by_first_reader
 from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
+from vlp_bench.pruning.statistics.uncalled import READ_UNCALLED, read_uncalled
+from vlp_bench.pruning.statistics.unseen import Unseen
 
 log = logging.getLogger(__name__)
 UNREACHED = (
@@ -91,6 +93,7 @@ class Passes:
         self.shared = shared and processes.size() > 1
         self.precision: Precision = precision
         self.layers: dict[str, Layer] = find_layers(model, self.adapter)
+        check_device("precision", precision, self._device, "fp32 or bf16")
         self.losses: list[float] = []  # of the last gradient pass, one per part, in order
         self._seen = Seen()
 
@@ -207,8 +210,33 @@ class Passes:
             for statistic, sums in running:
                 told = {name: statistic.telling(total) for name, total in sums.items()}
                 refuse_infinite(told, f"the inputs of {{}} in calibration batch {number}")
-        check_reached(self.layers, rows if compat == "official" else tokens)
+        self.check_reached(rows if compat == "official" else tokens)
         return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
+
+    def check_reached(self, counts: Mapping[str, int]) -> None:
+        """Raises ValueError for a layer without a count, or Unseen for those that are read without being called."""
+        missing = [name for name in self.layers if not counts.get(name)]
+        if read := self.read_uncalled(missing):
+            raise Unseen(read, READ_UNCALLED)
+        check_reached(missing, counts)
+
+    def read_uncalled(self, names: Sequence[str]) -> list[str]:
+        """Of some layers those whose weight the first batch reads without calling a module that it is of."""
+        answers: Any = self.adapter
+        while isinstance(answers, Around):  # of a pass that stops before the end
+            answers = answers.answers
+
+        def run(number: int, parts: list[Any]) -> None:
+            for part in parts:
+                with cast(self.precision, self._device):
+                    answers.encode(self.model, self._on_device(part))
+
+        if not names:
+            return []
+        with self._undisturbed(), torch.no_grad():
+            number, parts = next(self._parts())
+            layers = [self.layers[name] for name in names]
+            return read_uncalled(layers, lambda: named(self.model, run)(number, parts))
 
     def _forwards(
         self, statistics: Sequence[InputStatistic], compat: Compat, take: Callable[[Event], None]
@@ -251,7 +279,7 @@ class Passes:
             for part in parts:
                 told = numbers_on_host(part)
                 begin(told)
-                shown(self.adapter, told)
+                shown(self.adapter, told, number)
                 self._encode(part)
 
         with watching, self._undisturbed(), torch.no_grad():

@@ -178,7 +178,7 @@ class Resuming(Around):
         pairs = [(tape.read, wanted) for tape, wanted in zip(self._tapes, expected, strict=True)]
         return all(read[name] == wanted[name] for name in names for read, wanted in pairs)
 
-    def shown(self, part: Any) -> None:
+    def shown(self, part: Any, batch: int) -> None:
         """ValueError for other words, masks or classes than the first pass was shown: what blocks gave is of those.
 
         Pixels may be drawn anew; those of the first pass count.
@@ -190,7 +190,7 @@ class Resuming(Around):
             self._numbers.append(numbers)
         if numbers != self._numbers[self._part]:
             raise ValueError(
-                f"calibration batch {self._part} is another than in the first pass, and pruning block by block needs "
+                f"calibration batch {batch} is another than in the first pass, and pruning block by block needs "
                 "the same batches in the same order in every pass: pass list(batches), or a DataLoader that does not "
                 "shuffle"
             )

@@ -41,11 +41,12 @@ class Calibration(Passes):
         alive: masks (d_out, d_in) of what earlier steps of a schedule have left; a layer without one is dense.
         is_step: this is for one step of a schedule.
         originals: weights (d_out, d_in) before the first step, where they may return; a layer without has its own.
-        precision: of the model's passes: "fp32" (no TF32 anywhere), "tf32", or "bf16" by autocast; sums are of float32
-            or float64 whatever it is.
+        precision: of the model's passes: "fp32" (no TF32 anywhere), "tf32" (on GPUs from Ampere on), or "bf16" by
+            autocast; sums are of float32 or float64 whatever it is.
 
     Raises:
-        ValueError: no prunable layers, weights that aren't finite, batches that can be read only once.
+        ValueError: no prunable layers, weights that aren't finite, batches that can be read only once, a precision that
+            is unknown or that the model's device doesn't have.
     """
 
     def __init__(

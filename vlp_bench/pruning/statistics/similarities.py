@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlp_bench.pruning.adapter import modality_mask
 from vlp_bench.pruning.layers import Layer, Reader
-from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
+from vlp_bench.pruning.statistics.batch_loop import refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event
 from vlp_bench.pruning.statistics.inputs import in_rows, watch
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
@@ -51,7 +51,7 @@ class OutputSimilarities:
         begin = lambda given: part.__setitem__(0, given)  # noqa: E731
         for number in calibration.forwards(relay, outputs_seen(calibration.layers.values(), see), begin):
             refuse_infinite(telling, f"the outputs of {{}} in calibration batch {number}")
-        check_reached(found, rows)
+        calibration.check_reached(rows)
         return {name: sums / counts for name, (sums, counts) in found.items()}
 
 

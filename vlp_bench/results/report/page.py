@@ -99,7 +99,7 @@ def chapter(
         for m in study.metrics
     ]
     drawings = list(_drawings(study, table, scores))
-    tested = trials.all_trials(study, table, study.called(baseline) or "dense")
+    tested = trials.all_trials(study, study.called(baseline) or "dense")
     said = [*_notes(study, table), *notes]
     return Chapter(study, table, metric_tables, tested, drawings, galleries, said)
 

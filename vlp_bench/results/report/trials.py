@@ -8,6 +8,7 @@ import pandas as pd
 from vlp_bench.results import examples, statistics
 from vlp_bench.results.report.material import Study
 from vlp_bench.results.statistics import FEWEST
+from vlp_bench.results.store import matching
 from vlp_bench.results.tables import LABELS, markdown
 
 DRAWS = 2000
@@ -26,12 +27,12 @@ class Trial:
         return markdown(self.rows)
 
 
-def all_trials(study: Study, summary: pd.DataFrame, baseline: str) -> list[Trial]:
+def all_trials(study: Study, baseline: str) -> list[Trial]:
     """What can be said against the baseline; nothing where it was not run."""
     good = study.frame.loc[study.frame["status"].eq("ok") & study.frame["split"].eq("test"), :]
     if baseline not in set(good["pruner"]) or good["pruner"].nunique() < 2:
         return []
-    found = [_differences(study, baseline), _inside(study, baseline), *_over_cells(summary, baseline)]
+    found = [_differences(study, baseline), _inside(study, baseline), *_over_cells(study, baseline)]
     found += [_crossed(good)] if good["pruning_seed"].nunique() > 1 else []
     return [trial for trial in found if len(trial.rows) > 1]
 
@@ -89,20 +90,27 @@ def _tests(study: Study, baseline: str) -> Iterator[tuple]:
                test.p if test else float("nan"))  # fmt: skip
 
 
-def _over_cells(summary: pd.DataFrame, baseline: str) -> Iterator[Trial]:
-    matrix = statistics.cells(summary)
-    if matrix.shape[1] < 2:
+def _over_cells(study: Study, baseline: str) -> Iterator[Trial]:
+    pruned = sorted(set(matching(study.frame, split="test").loc[lambda rows: rows["sparsity"] > 0, "pruner"]))
+    if len(pruned) < 2:
         return
+    summary = statistics.summary(statistics.over_shared_seeds(study.frame), study.metrics)
+    matrix = statistics.cells(summary).reindex(columns=pd.Index(pruned, name="pruner"))
     ranks = statistics.average_ranks(matrix)
-    rows = [[r["pruner"], f"{r['rank']:.2f}", str(r["cells"]), str(r["failed"])] for r in ranks.to_dict("records")]
-    note = "Over the cells (sparsity × metric) that every pruner has; 1 is best, a failed cell last."
+    rows = [[r["pruner"], f"{r['rank']:.2f}", str(r["cells"]), str(r["failed"])]
+            for r in ranks.to_dict("records") if r["cells"]]  # fmt: skip
+    note = (
+        "Over the cells (sparsity × metric) that every pruner has, each over the seeds that all of them have; 1 is "
+        "best, a failed cell last."
+    )
     yield Trial("Average rank", note,
                 [["pruner", "rank", "cells", "failed"], *rows])  # fmt: skip
-    if baseline in matrix:
-        table = statistics.clustered(matrix, baseline)
+    if baseline in pruned:
+        table = statistics.clustered(study.frame, baseline, study.metrics)
         rows = [[r["pruner"], str(r["cells"]), f"{r['median']:+.2f}", f"{r['ahead']} of {r['models']}", _p(r["p"]),
                  _p(r["p_holm"])] for r in table.to_dict("records")]  # fmt: skip
-        note = ("Sign-flip test over models: cells of one model are not independent and count as one observation, "
+        note = ("Each cell over the seeds that both have. "
+                "Sign-flip test over models: cells of one model are not independent and count as one observation, "
                 "so one model has no p, and m models none below 2 / 2^m.")  # fmt: skip
         head = ["pruner", "cells", "median", "models ahead", "p", "p (Holm)"]
         yield Trial(f"Over cells: against {baseline}", note, [head, *rows])

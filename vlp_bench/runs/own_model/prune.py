@@ -24,7 +24,7 @@ from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.layers import find_layers, preserve_weights
 from vlp_bench.pruning.needs import Needs, needs_of
-from vlp_bench.pruning.precision import resolved, slow_dtype
+from vlp_bench.pruning.precision import Precision, resolved, slow_dtype, without_effect
 from vlp_bench.pruning.pruner import Pruner
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -83,6 +83,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     device, pruner = checked_device(request.device), _pruner(request, options)
     check_numbers(folder)
     pruner.check_patterns(request.sparsities)
+    precision = resolved(request.pruning_precision, request.pruner, device)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
         return _planned(folder, request, pruner, needs, console)
@@ -105,7 +106,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
         Offloaded(model, StoredWeights(folder), device, dtype)
     with peak(device) as memory:
         placed = model if request.offload else nn.Module.to(model, device)
-        solutions = _solutions(request, pruner, placed, adapter, batches, reads, console)
+        solutions = _solutions(request, pruner, placed, adapter, batches, reads, precision, console)
         found = _written(request, model, folder, adapter, solutions, data)
     screen.written(console, found, time.perf_counter() - started, memory.gigabytes)
     return found
@@ -137,6 +138,7 @@ def checked_device(name: str) -> torch.device:
 
 def _data(request: Request, reads: str, console: Console) -> Data | None:
     """What is calibrated on; None for a pruner that reads weights only. UserError if it is not given and needed."""
+    screen.hint(console, without_effect(request.pruning_precision, request.pruner, reads))
     if reads == "weights":
         if request.calibration:
             console.print(f"pruner={request.pruner} reads weights only: calibration= is not read", markup=False)
@@ -196,6 +198,7 @@ def _solutions(
     adapter: TransformersAdapter,
     batches: Sequence[Any] | None,
     reads: str,
+    precision: Precision,
     console: Console,
 ) -> Mapping[float, Solution]:
     with Pruning(console) as progress:
@@ -205,9 +208,7 @@ def _solutions(
             screen.left(console, list(missed.items()))
             _check_reaches_some(adapter, request)
         watched = None if batches is None else progress(batches, pruner.num_batches)
-        device = next(model.parameters()).device
         given: dict[str, Any] = {"seed": request.seed, "num_batches": pruner.num_batches}
-        precision = resolved(request.pruning_precision, request.pruner, device)
         calibration = Calibration(model, watched, adapter, precision=precision, **given)
         return pruner.prune(model, request.sparsities, calibration)
 

@@ -14,8 +14,10 @@ from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import moved_to
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputWatch
+from vlp_bench.pruning.statistics.uncalled import READ_UNCALLED
 
 UNCALLED = "no calibration batch reaches it"
+UNSEEN = f"{READ_UNCALLED}, so what reaches it can't be seen"
 UNLEARNT = "the loss gives it no gradient"
 
 
@@ -32,7 +34,9 @@ def unreached(model: nn.Module, adapter: TransformersAdapter, batches: Sequence[
         return {}
     calibration = Calibration(model, batches, adapter)
     if reads == "activations":
-        return dict.fromkeys(_uncalled(calibration), UNCALLED)
+        missing = _uncalled(calibration)
+        read = calibration.read_uncalled(missing)
+        return {name: UNSEEN if name in read else UNCALLED for name in missing}
     return dict.fromkeys(_unlearnt(calibration, len(batches)), UNLEARNT)
 
 
