@@ -434,7 +434,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     pairs = zip(found["exp"], found["metric"], strict=True)
     found = found.loc[[metric in judged_by(exp) for exp, metric in pairs], :]
     parts = found["pruner"].str.extract(r"(?P<allocate>.+) × (?P<solve>\w+)(?: \+ (?P<fitted>\w+))?")
-    return found.join(parts)
+    return found.assign(**{str(name): parts[name] for name in parts})
 
 
 def with_whole_pruners(frame: pd.DataFrame) -> pd.DataFrame:
@@ -488,7 +488,7 @@ def value_tables(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
     return tables
 
 
-def _values(frame: pd.DataFrame) -> Iterator[str]:
+def _fits(frame: pd.DataFrame) -> Iterator[str]:
     """What the same choice is worth with the solver's values and with fitted ones."""
     for (exp, level), table in value_tables(frame).items():
         yield f"`{exp}`, {100 * level:g} %, {measure(exp)}; the same weights stay, the solver's or fitted values:\n"
@@ -527,7 +527,7 @@ def _grids(frame: pd.DataFrame) -> Iterator[str]:
         ]
         yield markdown([["budgets by", *map(str, table.columns)], *body])
     yield from over_seeds(frame)
-    yield from _values(frame)
+    yield from _fits(frame)
 
 
 def _recipes(frame: pd.DataFrame) -> Iterator[str]:
@@ -669,7 +669,8 @@ def new_values(picture: Path) -> None:
     frame = with_whole_pruners(pd.read_csv(ROOT / "experiments" / GRID / "results.csv"))
     frame = frame.loc[frame["seed"].eq(0), :]
     tables = {key: table for key, table in value_tables(frame).items() if len(table) >= FEWEST}
-    shown = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in tables.items()}
+    ordered = sorted(tables.items(), key=lambda pair: pair[0][0] == "minilm_retrieval")  # the embedded world first
+    shown = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in ordered}
     if shown:
         plot_pairs(shown, "the same weights stay, with other values", [picture])
 

@@ -113,12 +113,13 @@ def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[P
     """One panel a table: a line for each row, from its first column's value (open) to its others' (filled).
 
     Args:
-        tables: what stands above each -> rows down, two columns or more; what is missing is not drawn.
+        tables: what stands above each, and after a line break below it -> rows down, two columns or more; what is
+            missing is not drawn.
     """
     columns = list(dict.fromkeys(str(name) for table in tables.values() for name in table))
     rows = max(map(len, tables.values()))
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
-        figure = Figure(figsize=(3.3 * len(tables), 0.25 * rows + 1.5), layout="constrained")
+        figure = Figure(figsize=(3.6 * len(tables), 0.25 * rows + 1.5), layout="constrained")
         for (name, table), axes in zip(tables.items(), figure.subplots(1, len(tables), squeeze=False)[0], strict=True):
             places = range(len(table))[::-1]  # the first row on top
             axes.hlines(places, table.min(axis=1), table.max(axis=1), color="0.75", zorder=1)
@@ -127,7 +128,9 @@ def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[P
                     face = f"C{number - 1}" if number else "white"
                     axes.scatter(table[column], places, facecolor=face, edgecolor="0.2", zorder=2, label=column)
             axes.set_yticks(places, [as_is(str(row)) for row in table.index])
-            axes.set_title(as_is(name), fontsize=9)
+            above, _, below = name.partition("\n")
+            axes.set_title(as_is(above), fontsize=9)
+            axes.set_xlabel(as_is(below))
             axes.grid(axis="x", linewidth=0.4)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False)
