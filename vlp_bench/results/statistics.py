@@ -198,7 +198,7 @@ def over_shared_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     good = matching(frame, split="test", status="ok")
     seed = [name for name in ("seed", "pruning_seed") if name in frame]
-    there, having = (good.groupby([*CELL, *own])["pruner"].transform("nunique") for own in ([], seed))
+    there, having = (good.groupby([*CELL, *own])["pruner"].transform("nunique").to_numpy(int) for own in ([], seed))
     return frame.drop(good.index[having < there])
 
 
@@ -237,18 +237,20 @@ def clustered(frame: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> pd.
     Raises:
         ValueError: the baseline has no rows.
     """
-    means = pairs(frame, baseline, metrics).groupby(["pruner", *CELL])[["value", "base"]].mean()
-    smaller = means.index.get_level_values("metric").isin(SMALLER)
-    differences = (means["value"] - means["base"]).where(~smaller, means["base"] - means["value"])
+    each: pd.DataFrame = pairs(frame, baseline, metrics).groupby(["pruner", *CELL])[["value", "base"]].mean()  # pyright: ignore[reportAssignmentType]
+    found = each.reset_index()
+    sign = np.where(found["metric"].isin(SMALLER), -1.0, 1.0)
+    found = found.assign(difference=sign * (found["value"] - found["base"]))
     pruned = frame.loc[frame["split"].eq("test") & (frame["sparsity"] > 0), "pruner"]
     rows = []
     for pruner in sorted(set(pruned) - {baseline}):
-        difference = differences.loc[differences.index.get_level_values("pruner") == pruner]
-        models = np.array([str(exp).partition("_")[0] for exp in difference.index.get_level_values("exp")], dtype=str)
+        own = matching(found, pruner=pruner)
+        difference = own["difference"].to_numpy(float)
+        models = np.array([str(exp).partition("_")[0] for exp in own["exp"]], dtype=str)
         means = np.array([difference[models == model].mean() for model in np.unique(models)])
         rows.append(
             {"pruner": pruner, "cells": len(difference), "models": len(means), "ahead": int((means > 0).sum()),
-             "median": difference.median(), "p": _sign_flip(means)}
+             "median": float(np.median(difference)) if len(difference) else np.nan, "p": _sign_flip(means)}
         )  # fmt: skip
     table = pd.DataFrame(rows, columns=["pruner", "cells", "models", "ahead", "median", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy())).sort_values(
