@@ -19,9 +19,8 @@ from vlp_bench.annotations import PARTIAL, TARGET, Parameters, fits, parameters,
 from vlp_bench.spelling import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent
-ROOMS = tuple(
-    f"vlp_bench.pruning.{room}" for room in ("scores", "schedule", "sweep", "tokens", "values")
-)  # their functions
+ROOMS = tuple(f"vlp_bench.pruning.{room}" for room in ("scores", "schedule", "sweep", "tokens", "values"))
+"""Their functions may be named."""
 KINDS = (  # public subclasses of these, where they are of this package or Lightning's
     "vlp_bench.tasks.finetuning.FineTuning",
     "lightning.pytorch.LightningDataModule",

@@ -9,15 +9,16 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 from vlp_bench.pruning.checks import name_of
+from vlp_bench.pruning.choices import FIRST
 
 CALLED_WITH = {
     "Allocate": ("calibration", "sparsity"),
     "Solve": ("calibration", "budgets"),
-    "Schedule": ("sparsity",),
-    "Sweep": ("solve", "calibration", "budgets"),
-    "Select": ("calibration",),
-    "Fit": ("calibration", "masks"),
-    "Score": ("layer", "calibration"),
+    "Schedule": FIRST["schedule"],
+    "Sweep": FIRST["sweep"],
+    "Select": FIRST["tokens"],
+    "Fit": FIRST["values"],
+    "Score": FIRST["scores"],
     "UnitScore": ("group", "calibration"),
 }
 """By the type of a part, as dataclasses and functions annotate it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlp_bench.pruning.checks import Compat, check_positive, name_of
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.layer_by_layer import check_finite
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite, damped
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 from vlp_bench.pruning.sweep import Solve
@@ -83,9 +83,7 @@ def fit_rows(w: Tensor, products: Tensor, mask: Tensor, damping: float) -> Tenso
     Raises:
         ArithmeticError: the damped products aren't positive definite.
     """
-    products, dense = products.double(), w.double()
-    ridge = damping * products.diagonal().mean()
-    hessian = products + torch.eye(len(products)).to(products) * (ridge if ridge > 0 else 1.0)
+    hessian, dense = damped(products.double(), damping), w.double()
     target, values = dense @ hessian, dense * mask
     counts, rows = mask.sum(1).sort(descending=True, stable=True)
     sizes, first = counts.tolist(), 0

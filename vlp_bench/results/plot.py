@@ -45,9 +45,7 @@ def plot_panels(
         if order := [name for name in pruners if name in named]:  # every run may have failed
             lines = [named[name] for name in order]
             figure.legend(lines, list(map(as_is, order)), loc="outside lower center", ncols=4 * across, fontsize=8)
-        for file in files:
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=150, metadata=metadata)
+        _save(figure, files)
 
 
 def _panel(axes: Any, table: pd.DataFrame, pruners: Sequence[str], label: str) -> dict[str, Any]:
@@ -105,8 +103,7 @@ def plot_grids(
         for axes in spots:  # what is left of the last line
             axes.set_axis_off()
         figure.suptitle(as_is(title), fontsize=9)
-        for file in files:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        _save(figure, files)
 
 
 def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path]) -> None:
@@ -135,8 +132,13 @@ def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[P
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False)
         figure.suptitle(as_is(title), fontsize=9)
-        for file in files:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        _save(figure, files)
+
+
+def _save(figure: Figure, files: Sequence[Path]) -> None:
+    """The same bytes for the same figure: SVG without its date."""
+    for file in files:
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def _heat(axes: Any, grid: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.selection.patterns import Pattern, check_within, keep_best
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.layer_by_layer import check_finite, layer_by_layer
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite, damped, layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 EVERY = 3  # iterations between looks at how much the support moves
@@ -129,8 +129,7 @@ def error(change: Tensor, hessian: Tensor) -> float:
 
 def _normalised(products: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """The damped Hessian with ones on its diagonal, and what its columns were divided by (d_in,)."""
-    ridge = damping * products.diagonal().mean()
-    hessian = products + torch.eye(len(products)).to(products) * (ridge if ridge > 0 else 1.0)
+    hessian = damped(products, damping)
     scale = hessian.diagonal().sqrt()
     return hessian / scale / scale[:, None], scale
 

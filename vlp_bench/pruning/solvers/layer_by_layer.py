@@ -60,6 +60,12 @@ def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[
     return Solved(masks, weights)
 
 
+def damped(products: Tensor, damping: float) -> Tensor:
+    """(d_in, d_in): the products with this share of their mean diagonal added to it; 1 where there was no input."""
+    ridge = damping * products.diagonal().mean()
+    return products + torch.eye(len(products)).to(products) * (ridge if ridge > 0 else 1.0)
+
+
 def check_finite(products: Tensor) -> None:
     """ValueError for NaN or infinity; NaN counts as both the smallest and the largest, and nothing is copied."""
     if not all(map(torch.isfinite, products.aminmax())):
