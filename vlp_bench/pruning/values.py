@@ -19,7 +19,6 @@ from vlp_bench.pruning.sweep import Solve
 
 log = logging.getLogger(__name__)
 Fit = Callable[[Calibration, Mapping[str, Tensor]], dict[str, Tensor]]  # (statistics, masks) -> weights, both as stored
-CELLS = 1 << 23  # float64 numbers of the systems solved together
 
 
 def fitted(fit: Fit, solve: Solve) -> Solve:
@@ -85,29 +84,13 @@ def fit_rows(w: Tensor, products: Tensor, mask: Tensor, damping: float) -> Tenso
     """
     hessian, dense = damped(products.double(), damping), w.double()
     target, values = dense @ hessian, dense * mask
-    counts, rows = mask.sum(1).sort(descending=True, stable=True)
-    sizes, first = counts.tolist(), 0
-    while first < len(sizes) and sizes[first]:
-        size = sizes[first]
-        last = first + max(1, CELLS // size**2)
-        if size < mask.shape[1]:
-            own = rows[first:last]
-            values[own] = _solved(hessian, target[own], mask[own], size)
-        else:
-            last = first + sizes.count(size)
-        first = last
-    return values
-
-
-def _solved(hessian: Tensor, target: Tensor, mask: Tensor, size: int) -> Tensor:
-    """(rows, d_in): H_SS v = t_S for each row, with at most `size` columns in its support S."""
-    kept, columns = mask.sort(dim=1, descending=True, stable=True)
-    kept, columns = kept[:, :size], columns[:, :size]
-    pairs = kept[:, :, None] & kept[:, None, :]
-    systems = torch.where(pairs, hessian[columns[:, :, None], columns[:, None, :]], torch.eye(size).to(hessian))
-    sides = (target.gather(1, columns) * kept)[:, :, None]
-    factors, failed = torch.linalg.cholesky_ex(systems)
-    if failed.any():
+    failed = torch.zeros((), dtype=torch.int32, device=w.device)
+    for row, count in enumerate(mask.sum(1).tolist()):
+        if 0 < count < mask.shape[1]:
+            kept = mask[row].nonzero()[:, 0]
+            factor, reason = torch.linalg.cholesky_ex(hessian[kept].index_select(1, kept))
+            values[row, kept] = torch.cholesky_solve(target[row, kept, None], factor)[:, 0]
+            failed |= reason
+    if failed:
         raise ArithmeticError("the damped products aren't positive definite")
-    found = torch.cholesky_solve(sides, factors)[:, :, 0]
-    return torch.zeros_like(target).scatter_(1, columns, found)
+    return values
