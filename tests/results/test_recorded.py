@@ -34,6 +34,14 @@ def test_without_the_file_there_is_nothing_to_compare_with(monkeypatch):
     assert recorded.recorded("xvlm_itr", "0" * 16).empty
 
 
+def test_where_more_is_left_is_named_where_there_are_rows():
+    said = recorded.readable("xvlm_itr", "lamp", "txt_r1")
+    assert said.startswith("benchmark=world has longer recipes")
+    assert " at 90 %" in said
+    assert "recorded there" not in recorded.readable("xvlm_itr", "obd", "txt_r1")
+    assert recorded.readable("dino_cls", "omp", "accuracy") == ""
+
+
 @pytest.mark.parametrize("own, says", [(0.8, "collapsed"), (50.0, "62 %"), (79.0, "99 % .* little is lost")])
 def test_a_number_is_judged_by_its_share_of_the_dense_one(own, says):
     assert pd.Series([recorded.verdict(own, 80.0)]).str.contains(says).all()

@@ -1,6 +1,7 @@
 """The end of a run: what its numbers are shown beside."""
 
 import io
+import re
 from dataclasses import replace
 
 from rich.console import Console
@@ -27,6 +28,8 @@ def test_a_run_as_shipped_ends_beside_recorded_rows_and_a_picture(specified):
     assert "91.80 -91.00" in seen  # seed 0's dense row of docs/results.csv
     assert "the model has collapsed" in seen
     assert "85.40 at 63 %" in seen
+    assert re.search(r"recorded there for multiflow: [89]\d\.\d\d at 63 %", seen)
+    assert "vlp-bench run +exp=xvlm_itr pruner=multiflow sparsity=0.9 benchmark=world" in seen
     assert (shipped.folder / "sparsity.png").is_file()
     assert not base.as_shipped  # another recipe has nothing to be held against
     assert screen._recorded(base).empty

@@ -7,10 +7,11 @@ import pandas as pd
 from vlp_bench.results.store import matching
 
 PACKAGE = Path(__file__).resolve().parents[1]
-READABLE = Path("experiments", "readable_range", "results.csv")
+READABLE = "world"  # the benchmark on which no pruner is either whole or dead
+WORLD = Path("experiments", "readable_range", "results.csv")
 PLACES = {  # benchmark -> installed; in a checkout
     "mini": (PACKAGE / "assets" / "recorded.csv", PACKAGE.parent / "docs" / "results.csv"),
-    "world": (PACKAGE / READABLE, PACKAGE.parent / READABLE),
+    READABLE: (PACKAGE / WORLD, PACKAGE.parent / WORLD),
 }
 SHOWN = ("dense", "omp", "lamp")  # beside a run's own pruner in its picture
 COLLAPSED, KEPT = 0.1, 0.9  # shares of the dense model's number
@@ -18,12 +19,26 @@ COLLAPSED, KEPT = 0.1, 0.9  # shares of the dense model's number
 
 def recorded(exp: str, weights: str | None, benchmark: str = "mini") -> pd.DataFrame:
     """Shipped rows of an experiment's own recipe that began from the weights with this hash; maybe none."""
+    rows = _tested(exp, benchmark)
+    rows = rows if rows.empty else matching(rows, weights=weights)
+    return rows.loc[rows["epochs"].eq(rows["epochs"].min()), :] if "epochs" in rows else rows
+
+
+def readable(exp: str, pruner: str, metric: str) -> str:
+    """Where more is left of an experiment's model, and how much of this pruner's; empty if there are no such rows."""
+    rows = _tested(exp, READABLE)
+    if rows.empty:
+        return ""
+    there = levels(rows, pruner, metric)
+    told = f"; recorded there for {pruner}: {there}" if there else ""
+    return f"benchmark={READABLE} has longer recipes and a wider XVLM, so that more is left to compare{told}"
+
+
+def _tested(exp: str, benchmark: str) -> pd.DataFrame:
     file = next((place for place in PLACES.get(benchmark, ()) if place.is_file()), None)
     if file is None:
         return pd.DataFrame()
-    frame = pd.read_csv(file, dtype={"weights": str})
-    rows = matching(frame, exp=exp, weights=weights, split="test")
-    return rows.loc[rows["epochs"].eq(rows["epochs"].min()), :] if "epochs" in rows else rows
+    return matching(pd.read_csv(file, dtype={"weights": str}), exp=exp, split="test")
 
 
 def told(frame: pd.DataFrame) -> str:
@@ -33,10 +48,15 @@ def told(frame: pd.DataFrame) -> str:
     return f"{days} with {len(commits)} version{'s' * (len(commits) > 1)} of this code ({', '.join(commits[:3])} ...)"
 
 
+def collapsed(own: float, dense: float) -> bool:
+    """Whether next to nothing is left of the dense model's number."""
+    return own < COLLAPSED * dense
+
+
 def verdict(own: float, dense: float) -> str:
     """What a number says beside the dense model's, honestly."""
     share = own / dense if dense else 1.0
-    if share < COLLAPSED:
+    if collapsed(own, dense):
         return "the model has collapsed: too few weights are left for so small a model and so short a fine-tuning"
     kept = f"{100 * share:.0f} % of the dense model's number is kept"
     return kept if share < KEPT else f"{kept}: little is lost"

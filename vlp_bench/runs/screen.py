@@ -143,6 +143,9 @@ def _compared(console: Console, specification: Specification, frame: pd.DataFram
     if row["pruner"] != "dense" and first in dense:
         verdict = recorded.verdict(own[first], dense[first])
         console.print(f"{label} {own[first]:.2f}, dense {dense[first]:.2f}: {verdict}", soft_wrap=True)
+        if recorded.collapsed(own[first], dense[first]) and specification.benchmark != recorded.READABLE:
+            elsewhere = recorded.readable(row["exp"], row["pruner"], first)
+            say(console, elsewhere and f"{elsewhere}: {specification.command(benchmark=recorded.READABLE)}")
     if levels := recorded.levels(shipped, row["pruner"], first):
         console.print(f"recorded for {escape(row['pruner'])}, mean over seeds: {levels}", soft_wrap=True)
     console.print(f"recorded rows are shipped, not of this machine: {recorded.told(shipped)}", soft_wrap=True)
