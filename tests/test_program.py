@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,23 @@ def test_an_unknown_list_is_refused(monkeypatch, capsys):
 def test_what_a_pruner_needs(name, reads, cost):
     needs = needs_of(catalogue.load(name))
     assert (needs.reads, needs.cost) == (reads, cost)
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_pruners_yaml_states_what_it_needs(name):
+    needs = needs_of(catalogue.load(name))
+    assert conf.stated_needs(name) == (needs.reads, needs.cost)
+
+
+def test_a_pruner_that_does_not_state_its_needs_is_run(monkeypatch, tmp_path):
+    copy = shutil.copytree(conf.conf_folder(), tmp_path / "conf")
+    (copy / "pruner" / "own.yaml").write_text(
+        (copy / "pruner" / "snip.yaml").read_text(encoding="utf-8").replace("# Needs: gradients, one pass.\n", "")
+    )
+    for module in ("vlp_bench.runs.terminal.conf", "vlp_bench.pruning.choices"):
+        monkeypatch.setattr(f"{module}.conf_folder", lambda: copy)
+    rows = {row[0]: row[1:3] for row in lists.pruners()}
+    assert rows["own"] == rows["snip"] == ("gradients", "one pass")
 
 
 def test_needs_are_counted_without_a_trace():

@@ -130,6 +130,21 @@ def test_a_run_brings_its_metrics_and_provenance(folder, tmp_path):
         assert words in card
 
 
+@pytest.mark.parametrize(
+    "name, options, said",
+    [
+        ("wanda", {"values": "least_squares"}, "new values in 2 tensors, given by `least_squares`"),
+        ("sparsegpt", {}, "new values in 2 tensors, given by `SparseGPT`"),
+        ("wanda", {}, None),
+    ],
+)
+def test_the_card_says_that_weights_have_new_values(name, options, said):
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+    card = model_card("m", vlp_bench.prune(model, name, 0.5, [torch.randn(8, 6)], options=options))
+    assert ("new values" in card) == (said is not None)
+    assert said is None or said in card
+
+
 def test_the_card_of_a_rehearsal_says_so_and_tells_the_hub_no_number(folder):
     solution = vlp_bench.Solution.load(folder / "masks" / "mask.safetensors")
     cards = [model_card("m", solution, {"test/txt_r1": 50.0}, {"config": {"rehearse": so}}) for so in (False, True)]

@@ -5,6 +5,11 @@ import sys
 
 import pytest
 
+from vlp_bench.annotations import columns
+from vlp_bench.runs import schema
+from vlp_bench.runs.terminal.conf import choices
+from vlp_bench.runs.terminal.errors import UserError
+
 FILES = ("nofile", "text.txt", "empty.safetensors", "bad.safetensors", "bad.pth", "folder", "run", "", "\0", "x" * 5000,
          "pkg://nope/x", "pkg://vlp_bench/nofile", "bad.safetensors/x")  # fmt: skip
 OF_FILES = {
@@ -62,3 +67,17 @@ def test_words_that_are_none(ended, command, word):
 
 def test_a_misspelt_key_is_guessed(ended):
     assert "did you mean baseline?" in ended("report", ["baselin=omp"])
+
+
+@pytest.mark.parametrize(
+    "part, group", [("value", "values"), ("alocate", "allocate"), ("solver", "solve"), ("schedules", "schedule")]
+)
+def test_a_misspelt_part_of_a_pruner_is_answered_with_its_choices(part, group):
+    with pytest.raises(UserError) as error:
+        schema._check_record(
+            {f"pruner/{part}": "x", **dict.fromkeys(columns(schema.Configuration).required)}, schema.Configuration, ""
+        )
+    said = str(error.value)
+    assert said.startswith(f"pruner/{part}=")
+    assert f": a pruner has no {part}; its parts are allocate, solve" in said
+    assert said.endswith(f"; did you mean pruner/{group}? It is one of {', '.join(choices(f'pruner/{group}'))}")

@@ -5,7 +5,7 @@
     vlp-bench list models        name, the files it needs, what it is; so for tasks and data
     vlp-bench list verbs         the verbs themselves, one a line (for shell completion)
 
-What a pruner needs is seen by running it on a network of five layers: two seconds for all.
+What a pruner needs stands in its yaml; one whose yaml lacks it is run on a network of five layers, and watched.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder
+from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder, stated_needs
 from vlp_bench.runs.terminal.console import columns as folded
 from vlp_bench.runs.terminal.console import console, is_wide, print_help, print_table
 from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
@@ -69,12 +69,17 @@ def verbs() -> Rows:
 
 def pruners() -> Rows:
     """Name, what it reads, how often, and the first line of its yaml, which names the paper."""
+    for name in choices("pruner"):
+        reads, cost = stated_needs(name) or _seen_needs(name)
+        yield name, reads, cost, blurb("pruner", name)
+
+
+def _seen_needs(pruner: str) -> tuple[str, str]:
     from vlp_bench.pruning.catalogue import load
     from vlp_bench.pruning.needs import needs_of
 
-    for name in choices("pruner"):
-        needs = needs_of(load(name))
-        yield name, needs.reads, needs.cost, blurb("pruner", name)
+    needs = needs_of(load(pruner))
+    return needs.reads, needs.cost
 
 
 def experiments() -> Rows:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import Any, get_type_hints
 
 from vlp_bench.pruning.checks import name_of
 from vlp_bench.pruning.choices import FIRST
+from vlp_bench.pruning.foreign_parts import OURS
 
 CALLED_WITH = {
     "Allocate": ("calibration", "sparsity"),
@@ -25,12 +26,24 @@ CALLED_WITH = {
 
 
 def check_calls(part: Any, where: str = "") -> None:
-    """Raises ValueError, by its key, for the first part in a pruner that doesn't take what it is called with."""
+    """Raises ValueError, by its key, for the first part in a pruner that doesn't take what it is called with.
+
+    So for the first number bound to a function of ours that its annotation doesn't allow.
+    """
     for name, kind, value in _inside(part):
         key = f"{where}.{name}".lstrip(".")
         if callable(value) and (arguments := CALLED_WITH.get(kind.removesuffix(" | None"))):
             _check_call(value, arguments, key)
+        for check in _bounds(part).get(name, ()):
+            check(**{key: value})
         check_calls(value, key)
+
+
+def _bounds(part: Any) -> dict[str, tuple[Callable[..., None], ...]]:
+    """By argument of a function that some are bound of, the checks it is annotated with (`checks.Positive`)."""
+    ours = isinstance(part, partial) and str(getattr(part.func, "__module__", "")).startswith(OURS)
+    hints = get_type_hints(part.func, include_extras=True) if ours else {}
+    return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
 
 
 def _inside(part: Any) -> Iterator[tuple[str, str, Any]]:

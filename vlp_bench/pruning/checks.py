@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 from vlp_bench.spelling import did_you_mean
 
@@ -24,10 +24,30 @@ def check_compat(compat: str) -> None:
 
 
 def check_positive(**numbers: float) -> None:
-    """Raises ValueError for a number, by its name, that isn't above zero; NaN isn't."""
+    """Raises ValueError for a number, by its name, that isn't above zero; NaN and infinity aren't."""
     for name, number in numbers.items():
-        if not number > 0:
+        if not 0 < number < math.inf:
             raise ValueError(f"{name} must be positive, got {number}")
+
+
+def check_not_negative(**numbers: float) -> None:
+    """Raises ValueError for a number, by its name, that is below zero; NaN and infinity are refused too."""
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name} must be at least 0, got {number}")
+
+
+def check_counts(**numbers: int) -> None:
+    """Raises ValueError for a number, by its name, below one."""
+    for name, number in numbers.items():
+        if not number >= 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+Positive = Annotated[float, check_positive]
+NotNegative = Annotated[float, check_not_negative]
+Count = Annotated[int, check_counts]
+"""What a function's arguments are annotated with; `calls.check_calls` holds bound ones to it."""
 
 
 def check_sparsity(sparsity: float) -> float:

@@ -136,7 +136,7 @@ class Pruner:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
-        self.check_patterns(targets)
+        self.check_sparsities(targets)
         paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
         self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
@@ -145,11 +145,21 @@ class Pruner:
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
 
-    def check_patterns(self, sparsities: Iterable[float]) -> None:
-        """Raises ValueError for a sparsity that the solver's n:m pattern can't have; no model is needed."""
-        for sparsity, within in [] if isinstance(self.allocate, Dense) else product(sparsities, _patterns(self.solve)):
-            check_share(within, sparsity)
-            check_steps(within, check_path(self.schedule, self.schedule(sparsity), sparsity))
+    def check_sparsities(self, sparsities: Iterable[float]) -> None:
+        """Raises ValueError for a sparsity that schedule, allocator or the solver's n:m pattern can't have.
+
+        No model is needed.
+        """
+        check = getattr(self.allocate, "check_sparsity", None)
+        patterns = [] if isinstance(self.allocate, Dense) else _patterns(self.solve)
+        for sparsity in sparsities:
+            path = check_path(self.schedule, self.schedule(sparsity), sparsity)
+            if check is not None:
+                for target in path:
+                    check(target)
+            for within in patterns:
+                check_share(within, sparsity)
+                check_steps(within, path)
 
     def _check_alike(self, asked: Calibration, sparsities: Iterable[float]) -> None:
         """Raises ValueError where layers will keep different shares, and an n:m pattern gives all the same."""

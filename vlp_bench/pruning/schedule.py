@@ -8,14 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, Count, check_compat, check_counts
 
 Schedule = Callable[[float], list[float]]
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def one_shot(sparsity: float) -> list[float]:
@@ -23,38 +18,38 @@ def one_shot(sparsity: float) -> list[float]:
     return [sparsity]
 
 
-def linear(sparsity: float, *, steps: int, compat: Compat = "corrected") -> list[float]:
+def linear(sparsity: float, *, steps: Count, compat: Compat = "corrected") -> list[float]:
     """s_t = s (t + 1) / T, t = 0..T-1: the same number of weights goes in every step.
 
     `compat="official"` is the released code's s + (1 - s)(t + 1) / T, which ends at 100 %.
     """
-    _check_steps(steps)
+    check_counts(steps=steps)
     check_compat(compat)
     if compat == "official":
         return [sparsity + (1 - sparsity) * (t + 1) / steps for t in range(steps)]
     return [sparsity * (t + 1) / steps for t in range(steps - 1)] + [sparsity]
 
 
-def exponential(sparsity: float, *, steps: int, compat: Compat = "corrected") -> list[float]:
+def exponential(sparsity: float, *, steps: Count, compat: Compat = "corrected") -> list[float]:
     """s_t = 1 - (1 - s)^((t + 1) / T), t = 0..T-1: the same share of what is left goes in every step (FORCE, IterSNIP).
 
     `compat="official"` leaves the rounding error in the last step.
     """
-    _check_steps(steps)
+    check_counts(steps=steps)
     check_compat(compat)
     path = [1 - (1 - sparsity) ** ((t + 1) / steps) for t in range(steps)]
     return path if compat == "official" else [*path[:-1], sparsity]
 
 
-def power(sparsity: float, *, steps: int) -> list[float]:
+def power(sparsity: float, *, steps: Count) -> list[float]:
     """s_t = s^(T / (t + 1)), t = 0..T-1 (ECoFLaP's iterative OBD)."""
-    _check_steps(steps)
+    check_counts(steps=steps)
     return [*(sparsity ** (steps / (t + 1)) for t in range(steps - 1)), sparsity]
 
 
-def constant(sparsity: float, *, steps: int) -> list[float]:
+def constant(sparsity: float, *, steps: Count) -> list[float]:
     """The target in every step."""
-    _check_steps(steps)
+    check_counts(steps=steps)
     return [sparsity] * steps
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat
+from vlp_bench.pruning.checks import Compat, Count, NotNegative
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.block_gradients import BlockGradients
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -145,7 +145,7 @@ def multiflow_nodes(layer: Layer, calibration: Calibration, *, compat: Compat = 
     return nodes(layer.matrix, _norm(layer, calibration, compat))
 
 
-def ria(layer: Layer, calibration: Calibration, *, exponent: float = 0.5, compat: Compat = "corrected") -> Tensor:
+def ria(layer: Layer, calibration: Calibration, *, exponent: NotNegative = 0.5, compat: Compat = "corrected") -> Tensor:
     """(|w_ij| / Σ_k |w_kj| + |w_ij| / Σ_k |w_ik|) · ‖X_j‖^a (RIA, Zhang et al., ICLR 2024), a = `exponent`."""
     return relative_importance(layer.matrix) * _norm(layer, calibration, compat) ** exponent
 
@@ -160,8 +160,8 @@ def gblm(
     calibration: Calibration,
     *,
     order: Order = "l1",
-    alpha: float = 100.0,
-    samples: int = 128,
+    alpha: NotNegative = 100.0,
+    samples: Count = 128,
     compat: Compat = "corrected",
 ) -> Tensor:
     """|w_ij| · (‖X_j‖ + α ‖G_ij‖) (GBLM-Pruner, Das et al., 2023), G the dense model's gradients.
@@ -178,7 +178,9 @@ def pruner_zero(layer: Layer, calibration: Calibration, *, order: Order = "l1") 
     return layer.matrix.square() * from_zero_to_one(_lengths(layer, calibration, order, 1))
 
 
-def wanda_pp(layer: Layer, calibration: Calibration, *, alpha: float = 100.0, compat: Compat = "corrected") -> Tensor:
+def wanda_pp(
+    layer: Layer, calibration: Calibration, *, alpha: NotNegative = 100.0, compat: Compat = "corrected"
+) -> Tensor:
     """|w_ij| · (‖X_j‖ + α G_ij) (Wanda++, Yang et al., Findings of ACL 2025), G of the block's own output."""
     return layer.matrix.abs() * (_norm(layer, calibration, compat) + alpha * calibration[BlockGradients()][layer.name])
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.checks import NotNegative
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
@@ -78,7 +79,7 @@ class _Choosing(Around):
         return own[number] if number < len(own) else None
 
 
-def atv(calibration: Calibration, *, alpha: float = 1.0) -> Choice:
+def atv(calibration: Calibration, *, alpha: NotNegative = 1.0) -> Choice:
     """All words, and of the image's tokens those that a block changes most (ATV-Pruning, CVPR 2026).
 
     A token's change is 1 - cos of what goes into the block and what comes out. Of each sample as many stay as it has

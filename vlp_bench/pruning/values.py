@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_positive, name_of
+from vlp_bench.pruning.checks import Compat, Positive, check_positive, name_of
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.solvers.layer_by_layer import check_finite, damped
@@ -35,7 +35,7 @@ def fitted(fit: Fit, solve: Solve) -> Solve:
 
 
 def least_squares(
-    calibration: Calibration, masks: Mapping[str, Tensor], *, damping: float = 0.01, compat: Compat = "corrected"
+    calibration: Calibration, masks: Mapping[str, Tensor], *, damping: Positive = 0.01, compat: Compat = "corrected"
 ) -> dict[str, Tensor]:
     """min ‖X(W - W')‖² over the weights that stay, exactly, row by row and in float64.
 

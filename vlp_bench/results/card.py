@@ -72,6 +72,7 @@ def _body(
         else f"{share} are exactly zero, removed by **{method}** with vlp_bench. Zeros don't make dense matrix "
         "products faster; `vlp-bench export report` measures what they save on your machine."
     )
+    yield from _new_values(solution)
     yield from ("", "## Sparsity", "", "| modality | weights | kept | sparsity |", "|---|---:|---:|---:|")
     rows = [row for row in solution.table() if not row.block] if report.get("layers") else []
     for row in rows:
@@ -87,3 +88,16 @@ def _body(
     yield from ("", "## Provenance", "")
     known = {"settings": report.get("settings"), "hashes": report.get("hashes")} | dict(provenance)
     yield from ("```json", json.dumps(known, indent=2, default=str), "```")
+
+
+def _new_values(solution: Solution) -> Iterator[str]:
+    """That weights which stay, or biases, aren't those of the dense model, and what gave them their values."""
+    settings = solution.report.get("settings") or {}
+    part: Any = settings.get("values") or settings.get("solve") or ""
+    by = str(part.get("_target_", "") if isinstance(part, Mapping) else part).rpartition(".")[2]
+    told = f" by `{by}`" if by else ""
+    if solution.weights:
+        yield from ("", f"The weights that stay have new values in {len(solution.weights)} tensors, given{told} as "
+                    "the model was pruned.")  # fmt: skip
+    if solution.biases:
+        yield from ("", f"{len(solution.biases)} biases were corrected{told}.")

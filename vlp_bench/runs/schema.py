@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vlp_bench.annotations import TARGET, columns, fits, told, words
 from vlp_bench.construct import check_arguments, check_names, unknown
 from vlp_bench.runs.terminal.conf import moved
-from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.runs.terminal.errors import UserError, unknown_part
 
 PARTS = ("model", "pruner", "task", "data", "recipe", "trainer")  # what a run is built from
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -139,6 +139,8 @@ def _check_record(given: Mapping[str, Any], record: type, where: str) -> None:
         raise UserError(f"{prefix}{name} is missing from the configuration; set it with {prefix}{name}=VALUE")
     for name, value in given.items():
         key = f"{prefix}{name}"
+        if name not in known.kinds and key.startswith("pruner/"):
+            raise UserError(unknown_part(f"{key}={told(value)}", key.removeprefix("pruner/")))
         if name not in known.kinds:
             raise UserError(f"{key}={told(value)}: {unknown(str(name), list(known.kinds), where)}")
         kind = known.kinds[name]

@@ -40,7 +40,7 @@ def construct_all(specification: Specification, sparsities: Iterable[float] = ()
     if not callable(getattr(pruner, "prune", None)):
         raise UserError(f"pruner._target_={config['pruner']['_target_']}: no pruner; choose one with pruner=NAME")
     if isinstance(pruner, Pruner):
-        pruner.check_patterns([*sparsities] or [config["sparsity"]])
+        pruner.check_sparsities([*sparsities] or [config["sparsity"]])
     recipe: Recipe = construct(config["recipe"], "recipe", config["allow"])
     _rehearse_trainer(specification, recipe)
     try:

@@ -89,7 +89,14 @@ def test_it_is_tried_on_the_first_batches_alone():
     assert more.num_batches is None
 
 
-@pytest.mark.parametrize("options", [{"spreads": ()}, {"spreads": (-0.1,)}, {"batches": 0}])
-def test_what_is_refused(options):
-    with pytest.raises(ValueError, match="spreads must be one or more numbers"):
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"spreads": ()}, r"spreads must be one or more numbers of at least 0, got \[\]"),
+        ({"spreads": (0.1, -0.1)}, r"spreads must be one or more numbers of at least 0, got \[0.1, -0.1\]"),
+        ({"batches": 0}, "batches must be at least 1, got 0"),
+    ],
+)
+def test_what_is_refused(options, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
         NeuroAL(solve=PRUNES, **options)

@@ -146,6 +146,8 @@ def test_what_is_gone_stays_gone():
     "setting, message",
     [
         ({"damping": 0.0}, "damping must be positive, got 0.0"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"within": "4:2"}, r"unknown within '4:2': use one of layer, n:m \(as 2:4\)"),
         ({"compat": "new"}, "unknown compat 'new'"),
     ],

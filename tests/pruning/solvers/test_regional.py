@@ -163,5 +163,7 @@ def test_a_model_of_several_inputs():
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"share": 0.0}, {"share": 1.5}, {"lr": 0.0}])
 def test_what_is_refused(options):
-    with pytest.raises(ValueError, match="rounds must be at least 1"):
+    ((name, given),) = options.items()
+    allowed = {"rounds": "at least 1", "share": "above 0 and at most 1", "lr": "positive"}[name]
+    with pytest.raises(ValueError, match=f"^{name} must be {allowed}, got {given}$"):
         Regional(solve=KeepTop(magnitude), **options)

@@ -158,5 +158,7 @@ def test_published_costs():
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"every": 0}, {"lr": 0.0}, {"decay": -1.0}])
 def test_what_is_refused(options):
-    with pytest.raises(ValueError, match="epochs and every must be at least 1"):
+    ((name, given),) = options.items()
+    allowed = {"lr": "positive", "decay": "at least 0"}.get(name, "at least 1")
+    with pytest.raises(ValueError, match=f"^{name} must be {allowed}, got {given}$"):
         UPop(**options)

@@ -53,6 +53,10 @@ class DiversityBudgets:
             self.importance == "equal" and len(sizes) == 1
         )
 
+    def check_sparsity(self, sparsity: float) -> None:
+        """Raises ValueError for a sparsity above max_sparsity; no model is needed."""
+        self._share_out().check_sparsity(sparsity)
+
     def importances(self, calibration: Calibration) -> dict[str, float]:
         """One number for each layer."""
         if self.importance == "equal":

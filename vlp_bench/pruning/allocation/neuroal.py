@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.pruning.allocation.budgets import grouped, kept_of, share_out, spread
+from vlp_bench.pruning.checks import check_counts
 from vlp_bench.pruning.layers import preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -38,11 +40,9 @@ class NeuroAL:
     batches: int = 1
 
     def __post_init__(self) -> None:
-        if not self.spreads or min(self.spreads) < 0 or self.batches < 1:
-            raise ValueError(
-                f"spreads must be one or more numbers of at least 0 and batches at least 1: got {list(self.spreads)} "
-                f"and {self.batches}"
-            )
+        check_counts(batches=self.batches)
+        if not self.spreads or not all(0 <= spread < math.inf for spread in self.spreads):
+            raise ValueError(f"spreads must be one or more numbers of at least 0, got {list(self.spreads)}")
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""

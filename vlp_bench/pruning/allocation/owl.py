@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vlp_bench.pruning.allocation.budgets import grouped, kept_of, share_out, spread
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.scores import wanda
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -25,8 +25,7 @@ class Spread(ABC):
     spread: float
 
     def __post_init__(self) -> None:
-        if not self.spread > 0:
-            raise ValueError(f"spread must be positive, got {self.spread}")
+        check_positive(spread=self.spread)
 
     @abstractmethod
     def value(self, block: list[Layer], calibration: Calibration) -> float:
@@ -59,8 +58,7 @@ class OWL(Spread):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.outlier > 0:
-            raise ValueError(f"outlier must be positive, got {self.outlier}")
+        check_positive(outlier=self.outlier)
 
     def value(self, block: list[Layer], calibration: Calibration) -> float:
         """Share of a block's weights."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
-from vlp_bench.pruning.checks import check_choice
+from vlp_bench.pruning.checks import check_choice, check_counts
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.thresholds import keep_largest, keep_largest_per_group
 
@@ -77,7 +77,6 @@ def keep_best(scores: Tensor, kept: int, pattern: Pattern | None, name: str = "s
 
 def check_block(within: str, block_size: int) -> None:
     """Raises ValueError unless blocks of so many columns hold whole groups."""
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    check_counts(block_size=block_size)
     if ":" in within and block_size % int(within.split(":")[1]):
         raise ValueError(f"block_size must hold whole groups of {within}, got {block_size}")

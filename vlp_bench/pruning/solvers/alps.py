@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat, check_positive
+from vlp_bench.pruning.checks import Compat, check_compat, check_counts, check_positive
 from vlp_bench.pruning.selection.patterns import Pattern, check_within, keep_best
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solved
@@ -46,7 +46,8 @@ class ALPS:
     def __post_init__(self) -> None:
         check_compat(self.compat)
         check_within(self.within)
-        check_positive(damping=self.damping, iterations=self.iterations, steps=self.steps)
+        check_positive(damping=self.damping)
+        check_counts(iterations=self.iterations, steps=self.steps)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks and new weights as stored, for the layers that have a budget."""

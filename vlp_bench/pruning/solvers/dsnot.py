@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_counts, check_not_negative
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.selection.patterns import check_within
 from vlp_bench.pruning.solution import Solved, may_keep
@@ -48,8 +48,8 @@ class DSnoT:
     def __post_init__(self) -> None:
         check_compat(self.compat)
         check_within(self.within, ("output",))
-        if self.cycles < 1 or not self.threshold >= 0:
-            raise ValueError(f"cycles must be at least 1 and threshold 0: got {self.cycles} and {self.threshold}")
+        check_counts(cycles=self.cycles)
+        check_not_negative(threshold=self.threshold)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks as stored, for the layers that have a budget."""

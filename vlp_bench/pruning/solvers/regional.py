@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_counts, check_positive
 from vlp_bench.pruning.layers import Layer, in_full, preserve_weights
 from vlp_bench.pruning.solution import Solved, may_keep
 from vlp_bench.pruning.statistics.block_gradients import BlockWatch
@@ -48,9 +48,10 @@ class Regional:
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
-        if self.rounds < 1 or not 0 < self.share <= 1 or not self.lr > 0:
-            given = f"{self.rounds}, {self.share} and {self.lr}"
-            raise ValueError(f"rounds must be at least 1, share in (0, 1], lr positive: got {given}")
+        check_counts(rounds=self.rounds)
+        check_positive(lr=self.lr)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """The solver's answer to weights that were optimised, with their values."""

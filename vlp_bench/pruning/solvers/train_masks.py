@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.layers import Layer, preserve_weights
 from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 from vlp_bench.pruning.solution import Solved
@@ -39,8 +39,7 @@ class TrainMasks:
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        check_positive(lr=self.lr)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks as stored, of all layers."""

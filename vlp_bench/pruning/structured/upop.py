@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlp_bench.models.units import HEADS
-from vlp_bench.pruning.checks import Compat, check_compat
+from vlp_bench.pruning.checks import Compat, check_compat, check_counts, check_not_negative, check_positive
 from vlp_bench.pruning.layers import in_full, preserve_weights
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -52,11 +52,9 @@ class UPop:
 
     def __post_init__(self) -> None:
         check_compat(self.compat)
-        if min(self.epochs, self.every) < 1 or not self.lr > 0 or self.decay < 0:
-            raise ValueError(
-                f"epochs and every must be at least 1, lr positive, decay at least 0: got {self.epochs}, {self.every}, "
-                f"{self.lr} and {self.decay}"
-            )
+        check_counts(epochs=self.epochs, every=self.every)
+        check_positive(lr=self.lr)
+        check_not_negative(decay=self.decay)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks as stored, and the trained weights: as many stay as the budgets are in all, or less than a unit fewer.

@@ -82,7 +82,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     folder = found_folder(request.model, config_alone=request.plan)
     device, pruner = checked_device(request.device), _pruner(request, options)
     check_numbers(folder)
-    pruner.check_patterns(request.sparsities)
+    pruner.check_sparsities(request.sparsities)
     precision = resolved(request.pruning_precision, request.pruner, device)
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:

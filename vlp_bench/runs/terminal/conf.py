@@ -34,6 +34,8 @@ MOVED = {  # keys of 0.1.0 -> where they are now
     "alone": "fresh_statistics",  # of sweep.yaml
 }
 
+_NEEDS = re.compile(r"^# Needs: (\w+), (\w+ \w+)\.$", re.MULTILINE)
+
 
 def groups() -> list[str]:
     """Names of the config groups: benchmark, data, exp, ..."""
@@ -57,6 +59,15 @@ def blurb(group: str, choice: str) -> str:
         if not text.startswith("@package"):
             words.append(text)
     return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(words))[0]
+
+
+def stated_needs(pruner: str) -> tuple[str, str] | None:
+    """What the scores of a pruner are made of, and its passes over the calibration batches, as its yaml states them.
+
+    None: it doesn't. `pruning.needs.needs_of` sees them.
+    """
+    found = _NEEDS.search((conf_folder() / "pruner" / f"{pruner}.yaml").read_text(encoding="utf-8"))
+    return (found[1], found[2]) if found else None
 
 
 def closest(given: str, allowed: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The one place where an error becomes a line and an exit code. Our own mistakes keep their traceback."""
 
+import difflib
 import errno
 import os
 import re
@@ -173,7 +174,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     if key == "exp":
         return f"{given}: an experiment is added with a plus sign: +{given}"
     if key.startswith("pruner/"):
-        return _unknown_part(given, key.removeprefix("pruner/"))
+        return unknown_part(given, key.removeprefix("pruner/"))
     names = known_keys(arguments)
     if not names:
         return f"{given}: {key} can only be set together with +exp=NAME; NAME is one of {', '.join(choices('exp'))}"
@@ -185,12 +186,14 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     return f"{given}: there is no value {key}; allowed{' in ' + parent if parent else ''}: {', '.join(allowed)}{near}"
 
 
-def _unknown_part(given: str, part: str) -> str:
+def unknown_part(given: str, part: str) -> str:
     """Of a part of a pruner (`pruner/PART=NAME`) that its file doesn't choose, or that no pruner has."""
     if part in GROUPS:
         word = given.lstrip("+~")
         return f"{given}: this pruner has no {part} to exchange, so one is added with a plus sign: +{word}"
-    return f"{given}: a pruner has no {part}; its parts are {', '.join(GROUPS)}{closest(part, list(GROUPS))}"
+    near = difflib.get_close_matches(part.lower(), GROUPS, n=1)
+    meant = f"; did you mean pruner/{near[0]}? It is one of {', '.join(choices(f'pruner/{near[0]}'))}" if near else ""
+    return f"{given}: a pruner has no {part}; its parts are {', '.join(GROUPS)}{meant}"
 
 
 def _siblings(key: str, names: Sequence[str]) -> tuple[str, list[str]]:

@@ -275,7 +275,7 @@ def test_total_is_one_budget():
 
 @pytest.mark.parametrize("setting", ["ridge", "block_size", "memory_gb"])
 def test_bad_settings(setting):
-    with pytest.raises(ValueError, match=f"{setting} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"^{setting} must be (positive|at least 1), got 0$"):
         Chita(**{setting: 0})
 
 

@@ -11,7 +11,7 @@ import torch
 from vlp_bench.pruning.allocation.budgets import exactly, grouped, kept_of, share_out
 from vlp_bench.pruning.allocation.ecoflap.proportional_budgets import proportional_budgets, released_ratios
 from vlp_bench.pruning.allocation.ecoflap.sensitivity import KeepIn, Losses, losses_around
-from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat, check_counts, check_positive
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import SIZES, GradientSizes
@@ -52,15 +52,22 @@ class ProportionalBudgets:
         if self.max_sparsity is not None and not 0 < self.max_sparsity <= 1:
             raise ValueError(f"max_sparsity must be above 0 and at most 1, got {self.max_sparsity}")
 
+    def check_sparsity(self, sparsity: float) -> None:
+        """Raises ValueError for a sparsity above max_sparsity; no model is needed."""
+        if self.max_sparsity is not None and self.max_sparsity < sparsity:
+            raise ValueError(
+                f"max_sparsity is {self.max_sparsity:g}, below the sparsity of {sparsity:g} that is asked for: at "
+                "least that much, or null for 0.1 above it"
+            )
+
     def budgets(self, layers: Mapping[str, Layer], importances: Mapping[str, float], sparsity: float) -> dict[str, int]:
         """Kept weights per layer from one importance for each.
 
         Raises:
             ValueError: max_sparsity is below the target.
         """
+        self.check_sparsity(sparsity)
         limit = self._limit(sparsity)
-        if limit < sparsity:
-            raise ValueError(f"max_sparsity is {limit}, below the sparsity of {sparsity} that is asked for")
         kept: dict[str, int] = {}
         for competitors in grouped(layers.values(), self.group_by):
             groups = self._groups(competitors)
@@ -145,11 +152,8 @@ class BlockSensitivity(ProportionalBudgets):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("keep_in", self.keep_in, get_args(KeepIn))
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        for count in ("draws", "noises"):
-            if getattr(self, count) < 1:
-                raise ValueError(f"{count} must be at least 1, got {getattr(self, count)}")
+        check_positive(epsilon=self.epsilon)
+        check_counts(draws=self.draws, noises=self.noises)
 
     def __call__(self, calibration: Calibration, sparsity: float) -> dict[str, int]:
         """Kept weights per layer."""

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.checks import Compat, check_choice, check_compat
+from vlp_bench.pruning.checks import Compat, check_choice, check_compat, check_counts, check_positive
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.masks.bit_packing import pack, unpack
 from vlp_bench.pruning.solution import Solved
@@ -54,9 +54,8 @@ class Chita:
     def __post_init__(self) -> None:
         check_compat(self.compat)
         check_choice("rows", self.rows, ("auto", *get_args(Precision)))
-        for what in ("ridge", "block_size", "memory_gb"):
-            if not getattr(self, what) > 0:
-                raise ValueError(f"{what} must be positive, got {getattr(self, what)}")
+        check_positive(ridge=self.ridge, memory_gb=self.memory_gb)
+        check_counts(block_size=self.block_size)
 
     def __call__(self, calibration: Calibration, budgets: dict[str, int]) -> Solved:
         """Masks and new weights as stored."""
