@@ -268,6 +268,36 @@ def test_the_expected_slope_is_the_gradients_length():
         assert found[name] == pytest.approx(expected, rel=0.15)
 
 
+def shares(found):
+    return {name: own / sum(found.values()) for name, own in found.items()}
+
+
+class LossInFull(vlp_bench.PlainAdapter):
+    """As the models of transformers have it."""
+
+    def loss(self, model, batch):
+        return F.cross_entropy(model(batch[0]).float(), batch[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_below_the_rounding_is_warned_of_with_one_that_measures(caplog, precision):
+    def measured(calibration, epsilon):
+        return shares(BlockSensitivity(draws=24, epsilon=epsilon, keep_in="memory").importances(calibration))
+
+    batches, model = labelled(), sequential()
+    expected = measured(Calibration(model, batches), 1e-3)
+    assert "epsilon" not in caplog.text
+    if precision == "fp32":
+        model, batches = model.bfloat16(), [(x.bfloat16(), y) for x, y in batches]
+    calibration = Calibration(model, batches, LossInFull(), precision=precision)
+    assert measured(calibration, 1e-3) != pytest.approx(expected, rel=0.1)
+    assert "losses in bfloat16 are rounded by more than a step of epsilon=0.001 moves them" in caplog.text
+    assert "use epsilon=0.01 at least, or float32" in caplog.text
+    caplog.clear()
+    assert measured(calibration, 1e-2) == pytest.approx(expected, rel=0.1)
+    assert "epsilon" not in caplog.text
+
+
 def test_a_block_is_the_module_its_place_is_named_after(stack):
     layers = Calibration(stack, adapter=BlocksOnly()).layers
     assert blocks_of(stack, [layers["blocks.3.up.weight"]]) == [stack.blocks[3]]
