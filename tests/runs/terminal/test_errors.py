@@ -77,7 +77,7 @@ def refused(monkeypatch, tmp_path, capsys):
         ([EXP, "pruner/allocate=lampp"], ["pruner/allocate=lampp", "ecoflap", "snip", "did you mean lamp"]),
         ([EXP, "pruner/values=least_squares"], ["has no values to exchange", ": +pruner/values=least_squares"]),
         ([EXP, "pruner/tokens=atv"], ["has no tokens to exchange", "plus sign: +pruner/tokens=atv"]),
-        ([EXP, "pruner/value=least_squares"], ["a pruner has no value;", "did you mean values?"]),
+        ([EXP, "pruner/value=least_squares"], ["a pruner has no value;", "did you mean pruner/values?"]),
         ([EXP, "+pruner/values=least_square"], ["no such pruner/values", "did you mean least_squares?"]),
         ([EXP, "~task"], ["task is missing"]),
         ([EXP, "~pruner"], ["pruner is missing"]),
