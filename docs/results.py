@@ -7,6 +7,7 @@ python docs/results.py                    # writes the texts and docs/results-*.
 python docs/results.py --check            # exit code 1 if a text is out of date
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,12 +184,12 @@ def side_by_side(frame: pd.DataFrame, columns: list[tuple[str, str]]) -> Iterato
     for level in sorted(set(frame["sparsity"]) - {0.0}):
         there = [matching(table, sparsity=level) for table in tables]
         seeds = ["seeds", *("–" if rows.empty else f"{rows['seeds'].max():g}" for rows in there)]
-        best = [leader(rows, level) if len(rows) > FEW else "" for rows in there]
+        best = [leaders_of(rows) if len(rows) > FEW else () for rows in there]
         rows = [[f"{100 * level:g} %", *heads]]
         for name in _pruners(frame):
             at = 0.0 if name == "dense" else level
             values = [cell(table, name, at, metric) for table, (_, metric) in zip(tables, columns, strict=True)]
-            bold = (Markdown(f"**{v}**") if name == first else v for v, first in zip(values, best, strict=True))
+            bold = (Markdown(f"**{v}**") if name in first else v for v, first in zip(values, best, strict=True))
             rows.append([name, *bold])
         yield markdown([row for row in rows if set(row[1:]) != {"–"}] + [seeds])
 
@@ -198,10 +199,10 @@ def compared(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["exp"].isin(BENCHMARK) & ~frame["pruner"].isin(ABLATIONS), :]
 
 
-def leader(table: pd.DataFrame, level: float) -> str:
-    """The pruner with the best mean at a sparsity, of those with as many seeds as any there."""
-    rows = matching(table, sparsity=level)
-    return next(iter(_values(rows.loc[rows["seeds"] == rows["seeds"].max(), :], "mean")), "")
+def leaders_of(rows: pd.DataFrame) -> list[str]:
+    """The pruners with the best mean, of those with as many seeds as any here; several where it is the same."""
+    means = _values(rows.loc[rows["seeds"] == rows["seeds"].max(), :], "mean")
+    return [name for name, mean in means.items() if math.isclose(mean, max(means.values()), rel_tol=1e-12)]
 
 
 def leaders(frame: pd.DataFrame, exps: list[str]) -> str:
