@@ -8,7 +8,13 @@ from collections.abc import Iterable
 
 
 def did_you_mean(given: object, allowed: Iterable[object]) -> str:
-    """'; did you mean a or b?', else ''.
+    """'; did you mean a or b?', else '', see `near`."""
+    meant = near(given, allowed)
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def near(given: object, allowed: Iterable[object]) -> list[str]:
+    """What a name may have meant, the nearest first.
 
     A name that differs in case and punctuation alone is the one ("Sparse-GPT" for "sparsegpt"), else at most three near
     ones are.
@@ -18,10 +24,8 @@ def did_you_mean(given: object, allowed: Iterable[object]) -> str:
         by_letters.setdefault(_letters(name), []).append(name)
     letters = _letters(str(given))
     same = by_letters.get(letters) if letters else None
-    near = same or [
-        n for like in difflib.get_close_matches(letters, by_letters, n=3, cutoff=0.6) for n in by_letters[like]
-    ]
-    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
+    like = difflib.get_close_matches(letters, by_letters, n=3, cutoff=0.6)
+    return (same or [name for word in like for name in by_letters[word]])[:3]
 
 
 def count_of(number: int, what: str, several: str = "") -> str:

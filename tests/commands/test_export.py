@@ -145,6 +145,12 @@ def test_the_card_says_that_weights_have_new_values(name, options, said):
     assert said is None or said in card
 
 
+def test_the_card_says_that_biases_were_corrected():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+    card = model_card("m", vlp_bench.prune(model, "wanda_bias", 0.5, [torch.randn(8, 6)]))
+    assert re.search(r"^2 biases were corrected by `\w+`\.$", card, re.MULTILINE)
+
+
 def test_the_card_of_a_rehearsal_says_so_and_tells_the_hub_no_number(folder):
     solution = vlp_bench.Solution.load(folder / "masks" / "mask.safetensors")
     cards = [model_card("m", solution, {"test/txt_r1": 50.0}, {"config": {"rehearse": so}}) for so in (False, True)]

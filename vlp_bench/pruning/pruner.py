@@ -136,8 +136,7 @@ class Pruner:
             raise ValueError("no sparsity was given: at least one number in [0, 1) is needed")
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is of type {type(model).__name__}: a torch.nn.Module is needed")
-        self.check_sparsities(targets)
-        paths = {target: check_path(self.schedule, self.schedule(target), target) for target in targets}
+        paths = self.check_sparsities(targets)
         self._check_offloaded(model)
         asked = self.focus(self._calibration(model, calibration, adapter))
         self._check_batches(asked, max(map(len, paths.values())))
@@ -145,21 +144,23 @@ class Pruner:
         solutions = self._of_what_is_seen(asked, paths)
         return Solutions(solutions) if several else solutions[targets[0]]
 
-    def check_sparsities(self, sparsities: Iterable[float]) -> None:
-        """Raises ValueError for a sparsity that schedule, allocator or the solver's n:m pattern can't have.
+    def check_sparsities(self, sparsities: Iterable[float]) -> dict[float, list[float]]:
+        """The sparsities of every step, by the target. No model is needed.
 
-        No model is needed.
+        Raises:
+            ValueError: schedule, allocator or the solver's n:m pattern can't have one of them.
         """
-        check = getattr(self.allocate, "check_sparsity", None)
+        check, paths = getattr(self.allocate, "check_sparsity", None), dict[float, list[float]]()
         patterns = [] if isinstance(self.allocate, Dense) else _patterns(self.solve)
         for sparsity in sparsities:
-            path = check_path(self.schedule, self.schedule(sparsity), sparsity)
+            paths[sparsity] = path = check_path(self.schedule, self.schedule(sparsity), sparsity)
             if check is not None:
                 for target in path:
                     check(target)
             for within in patterns:
                 check_share(within, sparsity)
                 check_steps(within, path)
+        return paths
 
     def _check_alike(self, asked: Calibration, sparsities: Iterable[float]) -> None:
         """Raises ValueError where layers will keep different shares, and an n:m pattern gives all the same."""

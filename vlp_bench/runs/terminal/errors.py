@@ -1,6 +1,5 @@
 """The one place where an error becomes a line and an exit code. Our own mistakes keep their traceback."""
 
-import difflib
 import errno
 import os
 import re
@@ -12,6 +11,7 @@ from vlp_bench.lifetime import Interrupted, interruptible
 from vlp_bench.pruning.choices import GROUPS
 from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, conf_folder, groups, moved
 from vlp_bench.runs.terminal.console import stderr
+from vlp_bench.spelling import near
 
 FAILED, MISTAKE, DIVERGED, BUSY, INTERRUPTED = 1, 2, 3, 75, 130  # exit codes; 128 + n: ended by signal n
 
@@ -191,9 +191,9 @@ def unknown_part(given: str, part: str) -> str:
     if part in GROUPS:
         word = given.lstrip("+~")
         return f"{given}: this pruner has no {part} to exchange, so one is added with a plus sign: +{word}"
-    near = difflib.get_close_matches(part.lower(), GROUPS, n=1)
-    meant = f"; did you mean pruner/{near[0]}? It is one of {', '.join(choices(f'pruner/{near[0]}'))}" if near else ""
-    return f"{given}: a pruner has no {part}; its parts are {', '.join(GROUPS)}{meant}"
+    meant = [f"pruner/{group}" for group in near(part, GROUPS)[:1]]
+    told = "".join(f"; did you mean {group}? It is one of {', '.join(choices(group))}" for group in meant)
+    return f"{given}: a pruner has no {part}; its parts are {', '.join(GROUPS)}{told}"
 
 
 def _siblings(key: str, names: Sequence[str]) -> tuple[str, list[str]]:
