@@ -220,3 +220,20 @@ def test_what_a_method_says_of_its_own_solver_is_not_said_of_another(solve):
     alone = describe(catalogue.load("omp", {"solve": solve}).solve)
     for name in catalogue.names():
         assert describe(catalogue.load(name, {"solve": solve}).solve) == alone, name
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            {"values": print},
+            r"values=<built-in function print>: use one of least_squares; a part of your own .* Pruner",
+        ),
+        ({"values": 3}, "values=3: use one of least_squares"),
+        ({"values.damping": 0.1}, r"has no values that 'values\.damping' is of: choose one of least_squares"),
+        ({"tokens": {"alpha": 2}}, "has no tokens that 'tokens' is of: choose one of .*atv"),
+    ],
+)
+def test_a_part_that_a_pruner_has_not_yet_is_named_with_its_choices(options, said):
+    with pytest.raises(ValueError, match=said):
+        catalogue.load("omp", options)

@@ -75,12 +75,15 @@ def _composed(name: str, options: dict[str, Any]) -> DictConfig:
     config.pruner.merge_with(content)
     known = {*config.pruner, *shortcuts(config.pruner)}
     for key, value in options.items():
-        if key.startswith("_") or key.partition(".")[0] not in known:
-            raise unknown(name, key, list(config.pruner))
+        group = key.partition(".")[0]
+        allowed = f"one of {', '.join(names(group))}" if group in GROUPS else ""
         if key in GROUPS and not isinstance(value, Mapping):
-            raise ValueError(
-                f"pruner {name!r}: {key}={value!r}: use one of {', '.join(names(key))}{did_you_mean(value, names(key))}"
-            )
+            own = "" if isinstance(value, str) else "; a part of your own goes into a Pruner(...) of parts"
+            raise ValueError(f"pruner {name!r}: {key}={value!r}: use {allowed}{did_you_mean(value, names(key))}{own}")
+        if group in GROUPS and group not in known:
+            raise ValueError(f"pruner {name!r} has no {group} that {key!r} is of: choose {allowed}")
+        if key.startswith("_") or group not in known:
+            raise unknown(name, key, list(config.pruner))
         OmegaConf.update(config.pruner, key, value)
     return config.pruner
 
