@@ -47,6 +47,7 @@ class KeepPruned(pl.Callback):
         self._handles: list[RemovableHandle] = []
         self._zero_after_steps = False
         self._steps_seen = 0
+        self._in_step = False
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -101,15 +102,18 @@ class KeepPruned(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Verifies again, now that every strategy has loaded its checkpoint, and listens to the optimisers."""
         self.attach(pl_module).verify("when training starts")
-        self._steps_seen, self._zero_after_steps = 0, False
+        self._steps_seen, self._in_step, self._zero_after_steps = 0, False, False
         self._handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in trainer.optimizers]
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Comes after unscaling and before clipping, so that the norm is that of the surviving weights."""
         self.mask_gradients()
+        self._steps_seen += not self._in_step  # a step may ask for gradients more than once
+        self._in_step = True
 
     def _after_step(self, *_: Any) -> None:
-        self._steps_seen += 1
+        """An optimiser whose step calls that of its base class comes here from both."""
+        self._in_step = False
         if self._steps_seen <= len(self._handles) and not self._zero_after_steps and self.revived():
             log.warning("the optimiser moves weights without gradient: removed weights are zeroed after every step")
             self._zero_after_steps = True
