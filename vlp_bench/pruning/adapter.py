@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -100,6 +101,8 @@ class PlainAdapter:
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The `loss` the model returns, else the cross entropy between its output and the last item of the batch.
 
+        The latter is at least in float32, as the models of transformers have it.
+
         Raises ValueError where there is neither, or for a label that is none of the output's classes.
         """
         output = call(model, batch)
@@ -107,7 +110,8 @@ class PlainAdapter:
         if loss is not None:
             return loss
         if isinstance(output, Tensor) and isinstance(batch, tuple | list) and len(batch) > 1:
-            return F.cross_entropy(output, checked_labels(batch[-1], output.shape[min(1, output.ndim - 1)]))
+            labels = checked_labels(batch[-1], output.shape[min(1, output.ndim - 1)])
+            return F.cross_entropy(output.to(torch.promote_types(output.dtype, torch.float32)), labels)
         raise ValueError(
             f"no loss for a batch of type {type(batch).__name__}: a model that returns `.loss`, "
             "a batch (input, label), or an adapter with loss(model, batch) is needed"

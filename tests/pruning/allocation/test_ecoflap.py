@@ -272,13 +272,6 @@ def shares(found):
     return {name: own / sum(found.values()) for name, own in found.items()}
 
 
-class LossInFull(vlp_bench.PlainAdapter):
-    """As the models of transformers have it."""
-
-    def loss(self, model, batch):
-        return F.cross_entropy(model(batch[0]).float(), batch[1])
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_below_the_rounding_is_warned_of_with_one_that_measures(caplog, precision):
     def measured(calibration, epsilon):
@@ -289,7 +282,7 @@ def test_a_step_below_the_rounding_is_warned_of_with_one_that_measures(caplog, p
     assert "epsilon" not in caplog.text
     if precision == "fp32":
         model, batches = model.bfloat16(), [(x.bfloat16(), y) for x, y in batches]
-    calibration = Calibration(model, batches, LossInFull(), precision=precision)
+    calibration = Calibration(model, batches, precision=precision)
     assert measured(calibration, 1e-3) != pytest.approx(expected, rel=0.1)
     assert "losses in bfloat16 are rounded by more than a step of epsilon=0.001 moves them" in caplog.text
     assert "use epsilon=0.01 at least, or float32" in caplog.text
