@@ -65,3 +65,29 @@ def test_a_metric_that_runs_have_may_stand_in_a_table(tmp_path):
 def test_another_encoding_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"published_mine.csv cannot be read as CSV in UTF-8"):
         published.load([table(tmp_path, HEAD, LINE.replace("“quoted”", ""), encoding="latin-1")])
+
+
+def test_of_a_number_printed_twice_the_experiments_own_paper_has_the_say(tmp_path, caplog):
+    other = LINE.replace("mine", "also").replace("omp", "dense").replace("0.63", "0")
+    first = table(tmp_path, HEAD, other, other.replace("txt_r1", "img_r1").replace("65.5", "50.0"))
+    first = first.rename(tmp_path / "published_also.csv")
+    dense = LINE.replace("omp", "dense").replace("0.63", "0").replace("65.5", "78.2")
+    second = table(
+        tmp_path,
+        HEAD,
+        LINE,
+        LINE.replace("0.63", "0.9"),
+        dense,
+        dense.replace("txt_r1", "img_r1").replace("78.2", "49.96"),
+    )
+    found = published.of(published.load([first, second]), "xvlm_itr").set_index(["pruner", "metric", "sparsity"])[
+        "value"
+    ]
+    assert found["dense", "txt_r1", 0.0] == 78.2
+    assert found["dense", "img_r1", 0.0] == 49.96
+    assert len(found) == 4
+    [said] = caplog.messages
+    assert (
+        said
+        == "xvlm_itr: txt_r1 of dense at 0 % is printed as 78.2 (4), and as 65.5 in also, 4: the first stands beside ours"
+    )

@@ -97,6 +97,24 @@ def test_crossed_seeds_tell_where_the_spread_comes_from(frame):
     assert found["std_tuning"] == pytest.approx(2.0)  # of 65, 67 and 69
 
 
+def test_runs_that_share_a_seed_are_not_independent(frame):
+    """Three pruning seeds ten points apart, three fine-tuning seeds two apart: nine runs, three of either kind."""
+    omp, lamp = (frame[frame["pruner"] == name] for name in ("omp", "lamp"))
+    crossed = [
+        omp.assign(pruning_seed=n, value=omp["value"] + 10 * n, setting=omp["setting"] + str(n)) for n in (0, 1, 2)
+    ]
+    found = only(statistics.summary(pd.concat(crossed), ["txt_r1"]), pruner="omp")
+    assert found["seeds"] == 3
+    half = 4.302653 * 10 / math.sqrt(3)  # of 62, 72 and 82; of the nine runs as they are it would be 6.7
+    assert (found["low"], found["high"]) == pytest.approx((72 - half, 72 + half), abs=1e-3)
+    crossed += [
+        lamp.assign(pruning_seed=n, value=lamp["value"] + 16 * n, setting=lamp["setting"] + str(n)) for n in (0, 1, 2)
+    ]
+    found = only(statistics.differences(pd.concat(crossed), "omp", ["txt_r1"]), pruner="lamp")
+    assert (found["mean"], found["seeds"]) == (8.0, 3)  # 2, 8 and 14 by pruning seed: t = 8 / (6 / sqrt 3) = 2.3094
+    assert found["p"] == pytest.approx(0.1471, abs=1e-4)
+
+
 def test_holm_by_hand():
     # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 -> 0.04, 0.06, 0.06, 0.04 -> monotone
     assert statistics.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])

@@ -1,6 +1,7 @@
 """Numbers the papers printed, and which of ours they may stand beside."""
 
 import csv
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,11 @@ import pandas as pd
 from vlp_bench.results.tables import METRICS
 from vlp_bench.spelling import did_you_mean
 
+log = logging.getLogger(__name__)
 COLUMNS = ["source", "table", "model", "pruner", "sparsity", "dataset", "metric", "value", "std", "note"]
+NUMBER = ["pruner", "sparsity", "metric"]
+ROUNDED = 0.0501
+"""By how much the same number differs that one table prints with one decimal and another with two."""
 NAMED = ("model", "pruner", "dataset", "metric")
 PRINTED = ("avg_r1", "seconds", "gpu_gb")
 """Metrics that papers print, and no run here has."""
@@ -99,6 +104,8 @@ def of(published: pd.DataFrame, exp: str, source: str = "") -> pd.DataFrame:
     `source` is the description of its data: it tells which of several labelled sets a classification is of.
 
     Numbers with conditions of their own (a ridge, one epoch, no fine-tuning) are left out: they belong to another run.
+    Of a number printed twice, the source that printed most of the experiment has the say; a warning names values that
+    differ by more than their rounding.
     """
     model, _, task = exp.partition("_")
     labelled = next((name for word, name in LABELLED.items() if word in source.lower()), "")
@@ -108,8 +115,21 @@ def of(published: pd.DataFrame, exp: str, source: str = "") -> pd.DataFrame:
     conditional = found["note"].fillna("").str.contains(conditions)
     if model not in ZERO_SHOT:  # a method's fine-tuned numbers are those of its runs here
         found = found.assign(pruner=found["pruner"].str.removesuffix("_finetuned"))
-    found = found.loc[~conditional & found["value"].notna(), ["pruner", "sparsity", "metric", "value", "table"]]
-    return found.drop_duplicates(subset=["pruner", "sparsity", "metric"])
+    found = found.loc[~conditional & found["value"].notna(), :].reset_index(drop=True)
+    most = found.groupby("source")["source"].transform("size").sort_values(ascending=False, kind="stable")
+    kept = found.loc[most.index, :].drop_duplicates(subset=NUMBER).sort_index()
+    _say_what_differs(found, kept, exp)
+    return kept.loc[:, [*NUMBER, "value", "table"]]
+
+
+def _say_what_differs(found: pd.DataFrame, kept: pd.DataFrame, exp: str) -> None:
+    beside = kept.loc[:, [*NUMBER, "value", "table"]].merge(found, on=NUMBER, suffixes=("", "_other"))
+    for row in beside.loc[(beside["value"] - beside["value_other"]).abs() > ROUNDED, :].to_dict("records"):
+        what = f"{exp}: {row['metric']} of {row['pruner']} at {100 * row['sparsity']:g} %"
+        other = f"{row['value_other']:g} in {row['source']}, {row['table_other']}"
+        log.warning(
+            "%s is printed as %g (%s), and as %s: the first stands beside ours", what, row["value"], row["table"], other
+        )
 
 
 def _datasets(model: str, task: str, labelled: str) -> tuple[str, ...]:

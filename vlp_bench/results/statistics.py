@@ -7,7 +7,6 @@ pandas do the arithmetic.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -22,6 +21,7 @@ CELL = ["exp", "benchmark", "sparsity", "metric"]
 FEWEST = 3  # seeds that an interval or a test over seeds needs
 NO_SPREAD = 1e-9  # a standard deviation, in points, that is rounding alone
 KEYS = ["exp", "benchmark", "pruner", "sparsity", "metric"]
+SEEDS = ("seed", "pruning_seed")
 
 
 # Over seeds
@@ -31,17 +31,33 @@ def summary(frame: pd.DataFrame, metrics: Sequence[str], *, confidence: float = 
     """Mean, std (ddof 1), t-interval (low, high) and seeds of every pruner in every cell, with its failed runs.
 
     A single seed has no deviation; fewer than three, or seeds without spread, have no interval (NaN). That of three is
-    2.5 standard deviations wide to each side: it is as wide as it is honest.
+    2.5 standard deviations wide to each side: it is as wide as it is honest. Where pruning seeds are crossed with
+    fine-tuning seeds, see `_over_seeds`.
     """
-    good = _values(frame, metrics)
-    table = good.groupby(KEYS)["value"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
-    table = table.reset_index()
-    half = half_width(table["std"].to_numpy(), table["seeds"].to_numpy(), confidence)
-    table = table.assign(low=table["mean"] - half, high=table["mean"] + half)
+    table = _over_seeds(_values(frame, metrics), "value", confidence).drop(columns="p")
     failed = matching(frame, split="test", status="ERR").groupby(KEYS[:-1]).agg(failed=("run", "nunique"))
     missing = failed.reset_index().merge(pd.DataFrame({"metric": list(metrics)}), how="cross")
     table = table.merge(missing, on=KEYS, how="outer").fillna({"failed": 0, "seeds": 0})
     return table.astype({"failed": int, "seeds": int}).sort_values(KEYS, ignore_index=True)
+
+
+def _over_seeds(rows: pd.DataFrame, value: str, confidence: float) -> pd.DataFrame:
+    """Per pruner and cell: mean and std (ddof 1) of all runs, seeds, t-interval (low, high), p of a mean of zero.
+
+    Runs that share a seed are not independent. Crossed with pruning seeds (a column `pruning_seed`), interval and p are
+    of the means over one kind of seed, whichever are less sure, and `seeds` is how many there are of the commoner kind.
+    """
+    found = rows.groupby(KEYS)[value]
+    table = pd.DataFrame({"mean": found.mean(), "std": found.std(ddof=1), "seeds": 0, "half": np.nan, "p": np.nan})
+    for kind in [name for name in SEEDS if name in rows]:
+        means = pd.Series(rows.groupby([*KEYS, kind])[value].mean()).groupby(KEYS)
+        std, count = means.std(ddof=1).to_numpy(), means.count().to_numpy()
+        error = np.where(_tells(std, count), std / np.sqrt(count), np.nan)
+        p = 2 * stats.t.sf(np.abs(table["mean"] / error), count - 1)
+        half = np.fmax(table["half"], half_width(std, count, confidence))
+        table = table.assign(seeds=np.maximum(table["seeds"], count), half=half, p=np.fmax(table["p"], p))
+    table = table.assign(low=table["mean"] - table["half"], high=table["mean"] + table["half"])
+    return table.drop(columns="half").reset_index()
 
 
 def half_width(std: np.ndarray, count: np.ndarray, confidence: float = 0.95) -> np.ndarray:
@@ -66,17 +82,11 @@ def differences(
     """Per-seed differences to a baseline, paired by setting: the same data, recipe and seed, another pruner.
 
     Returns per pruner and cell: mean and std (ddof 1) of the differences, t-interval, p of the paired t-test, the same
-    after Holm's correction over the table (`p_holm`), seeds. Interval and p are NaN for fewer than three seeds, and
-    where the differences have no spread. Dense is compared at every sparsity.
+    after Holm's correction over the table (`p_holm`), seeds (see `_over_seeds`). Interval and p are NaN for fewer than
+    three seeds, and where the differences have no spread. Dense is compared at every sparsity.
     """
     paired = pairs(frame, baseline, metrics)
-    table = paired.groupby(KEYS)["difference"].agg(mean="mean", std=partial(pd.Series.std, ddof=1), seeds="count")
-    table = table.reset_index()
-    half = half_width(table["std"].to_numpy(), table["seeds"].to_numpy(), confidence)
-    told = _tells(table["std"].to_numpy(), table["seeds"].to_numpy())
-    error = np.where(told, table["std"] / np.sqrt(table["seeds"]), np.nan)
-    p = 2 * stats.t.sf(np.abs(table["mean"] / error), table["seeds"] - 1)
-    table = table.assign(low=table["mean"] - half, high=table["mean"] + half, p=p)
+    table = _over_seeds(paired, "difference", confidence)
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
@@ -197,7 +207,7 @@ def over_shared_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.reset_index(drop=True)
     good = matching(frame, split="test", status="ok")
-    seed = [name for name in ("seed", "pruning_seed") if name in frame]
+    seed = [name for name in SEEDS if name in frame]
     there, having = (good.groupby([*CELL, *own])["pruner"].transform("nunique").to_numpy(int) for own in ([], seed))
     return frame.drop(good.index[having < there])
 
