@@ -87,7 +87,5 @@ def test_of_a_number_printed_twice_the_experiments_own_paper_has_the_say(tmp_pat
     assert found["dense", "img_r1", 0.0] == 49.96
     assert len(found) == 4
     [said] = caplog.messages
-    assert (
-        said
-        == "xvlm_itr: txt_r1 of dense at 0 % is printed as 78.2 (4), and as 65.5 in also, 4: the first stands beside ours"
-    )
+    twice = "txt_r1 of dense at 0 % is printed as 78.2 (4), and as 65.5 in also, 4"
+    assert said == f"xvlm_itr: {twice}: the first stands beside ours"
