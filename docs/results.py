@@ -78,7 +78,7 @@ OWN_VALUES = "the solver's values"
 UNDRAWN = ("omp", "l2", "lamp", "lmp")  # look at no data and draw nothing
 FEW = 2  # pruners, of which none is called the best
 MOST = 6  # pruners with which an experiment in a readable range is shown among the results
-APART = ("ecoflap", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
+APART = ("ecoflap", "gentle_recipe", GRID, "minilm", "readable_range", "table07_runtimes", "table10_ridge")
 """Folders whose runs have recipes or options of their own: their rows are in experiments/NAME/results.csv."""
 
 
@@ -319,7 +319,7 @@ def came_out_apart(name: str) -> str:
     frame = pd.read_csv(file)
     tables = {
         "minilm": _encoder, "table07_runtimes": _seconds, "table10_ridge": _ridges, GRID: _grids,
-        "readable_range": _readable,
+        "readable_range": _readable, "gentle_recipe": _every_metric,
     }.get(name, _recipes)(frame)  # fmt: skip
     ours_alone = [] if name in ("minilm", GRID) else ["Nothing has been run with `benchmark=paper`.\n"]
     return "\n".join([*tables, *ours_alone])

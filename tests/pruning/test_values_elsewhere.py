@@ -14,8 +14,8 @@ from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.uniform import Uniform
 from vlp_bench.pruning.another_sparsity import rebuilt
 from vlp_bench.pruning.pruner import Pruner, describe
-from vlp_bench.pruning.schedule import Reviving, constant
-from vlp_bench.pruning.scores import magnitude
+from vlp_bench.pruning.schedule import Reviving, constant, linear
+from vlp_bench.pruning.scores import force, magnitude
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.pruning.solvers.keep_top import KeepTop
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -55,6 +55,32 @@ def test_what_returns_is_fitted_to_the_first_weights():
     assert expected.abs().min() > 1e-3
     torch.testing.assert_close(found.weights["0.weight"][:, 3:].double(), expected)
     assert not found.weights["0.weight"][:, :3].any()
+
+
+@pytest.mark.parametrize("solve", ["sparsegpt", "thanos", "alps", "tamt"])
+def test_a_solver_that_may_revive_starts_from_the_first_weights(solve):
+    """One layer's inputs are those of every step: a first step that removes more leaves no trace."""
+    model, data = nn.Sequential(nn.Linear(6, 3)), labelled()
+    parts = catalogue.load(solve)
+    once, again = (
+        Pruner(allocate=parts.allocate, solve=parts.solve, schedule=schedule).prune(model, 0.5, data)
+        for schedule in (partial(constant, steps=1), Reviving(path=lambda sparsity: [0.8, sparsity]))
+    )
+    assert again.masks["0.weight"].equal(once.masks["0.weight"])
+    assert set(again.weights) == set(once.weights)
+    for name, weight in once.weights.items():
+        torch.testing.assert_close(again.weights[name], weight)
+
+
+def test_a_schedule_that_revives_nothing_says_so(caplog):
+    torch.manual_seed(0)
+    model, schedule = sequential(), Reviving(path=partial(linear, steps=3))
+    magnitudes = catalogue.load("lmp")
+    Pruner(allocate=magnitudes.allocate, solve=magnitudes.solve, schedule=schedule).prune(model, 0.6)
+    assert "no removed weight came back in any step" in caplog.text
+    caplog.clear()
+    Pruner(allocate=Uniform(), solve=KeepTop(score=force), schedule=schedule).prune(model, 0.6, labelled())
+    assert "came back" not in caplog.text
 
 
 def test_damping_that_is_lost_beside_the_inputs_is_named():

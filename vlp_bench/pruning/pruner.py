@@ -39,6 +39,10 @@ from vlp_bench.spelling import count_of, did_you_mean
 
 log = logging.getLogger(__name__)
 Tensors = Mapping[str, Tensor]  # by layer
+NONE_RETURNED = (
+    "no removed weight came back in any step, so the schedule did as one that never revives: a score of the weights as "
+    "they are sees zeros there; force's remembers what they were"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,10 +324,10 @@ class Pruner:
     ) -> tuple[Solved, dict[str, int], str | None]:
         """Takes the steps of a schedule; returns the last one's answer, what it keeps and the hash of what it saw."""
         stage, solved, kept = calibration, Solved({}, {}), dict[str, int]()
-        revives = isinstance(self.schedule, Reviving)
+        revives, returned = isinstance(self.schedule, Reviving), 0
         with preserve_weights(calibration.layers if len(path) > 1 else {}) as originals:
             for step, target in enumerate(path):
-                alive = {} if revives else solved.masks
+                before, alive = solved.masks, {} if revives else solved.masks
                 stage = self._stage(calibration, alive, originals if revives else {}, step, len(path))
                 with weights_unchanged(self, calibration.model):
                     budgets = allocate(stage, target)
@@ -334,9 +338,12 @@ class Pruner:
                     solved = self.sweep(self._solve(solve), asked, budgets)
                 kept = check_solved(self.solve, solved, budgets, stage.layers)
                 check_values(self.values or self.solve, solved, stage.layers)
+                returned += sum(int((solved.masks[name] & ~mask).count_nonzero()) for name, mask in before.items())
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
                     solved.install(written_by_solvers(calibration))
+        if revives and kept and not returned:
+            warn_once(log, calibration.model, NONE_RETURNED)
         return solved, kept, stage.data_hash
 
     def _solve(self, solve: Solve) -> Solve:

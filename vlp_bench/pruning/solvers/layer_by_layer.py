@@ -43,6 +43,7 @@ class LayerSolver(Protocol):
 def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[str, int]) -> Solved:
     """Masks and new weights as stored, for the layers that have a budget.
 
+    Where removed weights may return, the weights are those before the first step, the inputs those of the last.
     A solver's `prepared(products)`, where it has one, is asked once for layers that read the same tensors.
     """
     masks, weights, prepare = {}, {}, getattr(solver, "prepared", lambda products: products)
@@ -54,7 +55,7 @@ def layer_by_layer(solver: LayerSolver, calibration: Calibration, budgets: dict[
             prepared = None  # gone before the next one is there
             latest, prepared = products, prepare(products)
         pattern, alive = pattern_of(solver.within, layer, kept), calibration.alive.get(name)
-        mask, values = solver.solve(layer.matrix, prepared, kept, pattern=pattern, alive=alive)
+        mask, values = solver.solve(calibration.original(layer), prepared, kept, pattern=pattern, alive=alive)
         masks[name] = layer.as_stored(mask)
         weights[name] = layer.as_stored(values.to(layer.weight.dtype))
     return Solved(masks, weights)

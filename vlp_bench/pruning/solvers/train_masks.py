@@ -46,7 +46,9 @@ class TrainMasks:
         layers = calibration.layers
         if sum(budgets.values()) == calibration.total:
             return Solved({name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}, {})
-        weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        weights = {
+            name: layer.as_stored(calibration.original(layer)).detach().clone() for name, layer in layers.items()
+        }
         numbers = self._start(weights, budgets)
         with preserve_weights(layers):
             self._train(calibration, weights, numbers, budgets)
