@@ -47,6 +47,15 @@ def test_a_number_is_judged_by_its_share_of_the_dense_one(own, says):
     assert pd.Series([recorded.verdict(own, 80.0)]).str.contains(says).all()
 
 
+def test_the_commonest_answer_needs_no_model():
+    """46 of 92 are nothing where 45 can be had blindly, and 50 of 92 are a tenth of what dense is ahead."""
+    assert recorded.collapsed(46.0, 92.0, 45.0)
+    assert not recorded.collapsed(50.0, 92.0, 45.0)
+    assert "has collapsed (always the commonest answer: 45.00)" in recorded.verdict(46.0, 92.0, 45.0)
+    kept = "54 % of the dense model's number is kept (always the commonest answer: 45.00)"
+    assert recorded.verdict(50.0, 92.0, 45.0) == kept
+
+
 def test_levels_are_means_over_seeds():
     rows = frame(("omp", 0.63, 0, "r", 80.0), ("omp", 0.63, 1, "r", 90.0), ("omp", 0.9, 0, "r", 1.0))
     assert recorded.levels(rows, "omp", "r") == "85.00 at 63 %, 1.00 at 90 %"

@@ -48,17 +48,19 @@ def told(frame: pd.DataFrame) -> str:
     return f"{days} with {len(commits)} version{'s' * (len(commits) > 1)} of this code ({', '.join(commits[:3])} ...)"
 
 
-def collapsed(own: float, dense: float) -> bool:
-    """Whether next to nothing is left of the dense model's number."""
-    return own < COLLAPSED * dense
+def collapsed(own: float, dense: float, blind: float = 0.0) -> bool:
+    """Whether next to nothing is left of what the dense model is ahead of always giving the commonest answer."""
+    return own - blind < COLLAPSED * (dense - blind)
 
 
-def verdict(own: float, dense: float) -> str:
-    """What a number says beside the dense model's, honestly."""
-    share = own / dense if dense else 1.0
-    if collapsed(own, dense):
-        return "the model has collapsed: too few weights are left for so small a model and so short a fine-tuning"
-    kept = f"{100 * share:.0f} % of the dense model's number is kept"
+def verdict(own: float, dense: float, blind: float = 0.0) -> str:
+    """What a number says beside the dense model's and, where that says something, beside the commonest answer's."""
+    share, beside = own / dense if dense else 1.0, f" (always the commonest answer: {blind:.2f})" if blind else ""
+    if collapsed(own, dense, blind):
+        return (
+            f"the model has collapsed{beside}: too few weights are left for so small a model and so short a fine-tuning"
+        )
+    kept = f"{100 * share:.0f} % of the dense model's number is kept{beside}"
     return kept if share < KEPT else f"{kept}: little is lost"
 
 

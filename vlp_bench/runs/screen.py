@@ -141,9 +141,10 @@ def _compared(console: Console, specification: Specification, frame: pd.DataFram
     dense = reference_values(frame, row, "dense") or test_values(matching(shipped, seed=row["seed"]), pruner="dense")
     first, label = metrics[0], LABELS.get(metrics[0], metrics[0])
     if row["pruner"] != "dense" and first in dense:
-        verdict = recorded.verdict(own[first], dense[first])
+        blind = own.get("majority", 0.0)
+        verdict = recorded.verdict(own[first], dense[first], blind)
         console.print(f"{label} {own[first]:.2f}, dense {dense[first]:.2f}: {verdict}", soft_wrap=True)
-        if recorded.collapsed(own[first], dense[first]) and specification.benchmark != recorded.READABLE:
+        if recorded.collapsed(own[first], dense[first], blind) and specification.benchmark != recorded.READABLE:
             elsewhere = recorded.readable(row["exp"], row["pruner"], first)
             say(console, elsewhere and f"{elsewhere}: {specification.command(benchmark=recorded.READABLE)}")
     if levels := recorded.levels(shipped, row["pruner"], first):
