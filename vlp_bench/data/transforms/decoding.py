@@ -28,6 +28,9 @@ TRANSPARENT, DEEP, FLOATS = "transparent, shown on white", "16-bit, scaled to 8"
 CMYK, GREY, TURNED, STORED = "CMYK", "grey", "turned upright by EXIF", "left as stored, EXIF turns them"
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _TURNS = {
+FRAMES = "of several frames, the first is shown"
+_SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")
+"""Formats of files that may hold several images, one after the other; those of a phone's JPEG are one."""
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -152,6 +155,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, which says in `info` what it was."""
     kinds = {"CMYK": (CMYK,), "L": (GREY,), "LA": (GREY,), "1": (GREY,)}.get(image.mode, ())
     if image.mode in _SIXTEEN or image.mode in ("I", "F"):
+    frames = (FRAMES,) if image.format in _SEVERAL and getattr(image, "is_animated", False) else ()
         kinds, shown = (FLOATS if image.mode == "F" else DEEP,), _scaled(image)
     elif image.has_transparency_data:
         seen = image.convert("RGBA")
@@ -159,7 +163,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         shown = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
     else:
         shown = image.convert("RGB")
-    shown.info[KINDS] = kinds
+    shown.info[KINDS] = (*kinds, *frames)
     return shown
 
 
