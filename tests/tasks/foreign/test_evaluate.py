@@ -56,7 +56,15 @@ def test_retrieval_is_that_of_a_plain_matrix(folders, tmp_path, name):
         assert found[f"txt_r{k}"] == pytest.approx(100 * sum(hits) / len(hits))
         hits = [owner[t] in similarity[:, t].topk(k).indices.tolist() for t in range(len(texts))]
         assert found[f"img_r{k}"] == pytest.approx(100 * sum(hits) / len(hits))
-    assert measured(place, "retrieval", root, "karpathy", {"batch_size": 64}).values == found
+    again = measured(place, "retrieval", root, "karpathy", {"batch_size": 64})
+    assert again.values == found
+    assert "texts" not in again.notes
+    for image in (content := json.loads((root / "dataset.json").read_text()))["images"]:
+        image["sentences"][0]["raw"] = "a red dog " * (5 if image["imgid"] % 2 else 6)
+    (root / "dataset.json").write_text(json.dumps(content))
+    longer = sum(image["split"] == "test" and image["imgid"] % 2 == 0 for image in content["images"])
+    told = measured(place, "retrieval", root, "karpathy").notes["texts"]
+    assert told == f"{longer} of {len(texts)} texts are longer than the 16 tokens that are read, and cut"
 
 
 def built_processor(name):
