@@ -244,7 +244,7 @@ def answers(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = record.get(key)
     listed: list[Any] = found if isinstance(found, list) else [found]
     if not listed or not all(isinstance(a, str) and not re.search("[\ud800-\udfff]", a) for a in listed):
-        raise BadRecord(f"needs {key!r}, an answer or a list of answers, got {brief(found)}")
+        raise BadRecord(f"needs {key!r}, an answer or a list of answers (texts), got {got(record, key)}")
     return tuple(listed)
 
 
@@ -262,6 +262,11 @@ def identity(record: Mapping[str, Any], key: str) -> int | str:
     if not isinstance(found, str | int) or isinstance(found, bool) or found == "" or len(str(found)) > 200:
         raise BadRecord(f"{key!r} must be a string or a whole number, got {brief(found)}")
     return found
+
+def answers_if_any(record: Mapping[str, Any], key: str = "answer") -> tuple[str, ...]:
+    """As `answers`; none of a record of a test file, which has no such key, nor one that others call so."""
+    return answers(record, key) if key in record or any(name in record for name in CALLED[key]) else ()
+
 
 
 def image(record: Mapping[str, Any], key: str = "image") -> str:
@@ -311,7 +316,8 @@ def strictly() -> Iterator[None]:
 CALLED = {
     "image": ("img", "image_path", "file_name", "filename", "file", "path", "filepath", "img_path", "image_file"),
     "caption": ("captions", "text", "texts", "sentence", "sentences", "description"),
-    "question": ("text", "query"),
+    "question": ("text", "query", "sent"),
+    "answer": ("answers", "label", "labels", "multiple_choice_answer"),
     "sentence": ("text", "statement", "caption"),
 }
 """What others call a key of ours."""
