@@ -2,11 +2,13 @@
 
 import io
 import math
+import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -239,6 +241,21 @@ class Folder:
 
     def path(self, key: str) -> Path:
         """Where the image of a key lies, or would lie."""
+        first, *others = self._places(key)
+        if not others or first.exists():
+            return first
+        return next((other for other in others if other.exists()), first)
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """The keys whose images are not there; every folder is listed once, for images are many."""
+        listed = cache(_names)
+
+        def there(path: Path) -> bool:
+            return path.name in listed(path.parent) or path.exists()  # some systems take other letters for the same
+
+        return [key for key in keys if not any(map(there, self._places(key)))]
+
+    def _places(self, key: str) -> list[Path]:
         below = inside(key)
         path = self.root / below
         if not self.also or path.exists():
