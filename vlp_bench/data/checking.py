@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from PIL import Image
 from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.readers.repeated import listed
+from vlp_bench.data.readers.split_names import NAMES, is_of, words
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage, said_in
 from vlp_bench.data.text import Tokenizer, unknown_words
 from vlp_bench.data.transforms.decoding import KINDS as IMAGE_KINDS
@@ -221,10 +221,10 @@ def _beside(reports: Mapping[str, Report]) -> Iterator[tuple[Report, Report]]:
     """Pairs of splits of one set: reports or files whose names differ in train, val and test alone."""
     sets: dict[tuple[str, ...], dict[str, Report]] = {}
     for name, report in reports.items():
-        words = re.findall("[a-z]+", PurePosixPath(name).stem.lower())
-        split = next((split for split in SPLITS if split in words), None)
+        named = words(PurePosixPath(name).stem)
+        split = next((split for split in SPLITS if is_of(PurePosixPath(name).stem, split)), None)
         if split is not None and report.images:
-            sets.setdefault(tuple(word for word in words if word != split), {})[split] = report
+            sets.setdefault(tuple(word for word in named if word not in NAMES[split]), {})[split] = report
     for found in sets.values():
         yield from combinations((found[split] for split in SPLITS if split in found), 2)
 

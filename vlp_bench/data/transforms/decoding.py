@@ -28,11 +28,11 @@ KINDS = "kinds"
 """Where an opened image says what it was: `image.info[KINDS]`."""
 TRANSPARENT, DEEP, FLOATS = "transparent, shown on white", "16-bit, scaled to 8", "float, scaled from 0..1 to 8 bits"
 CMYK, GREY, TURNED, STORED = "CMYK", "grey", "turned upright by EXIF", "left as stored, EXIF turns them"
-_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
-_TURNS = {
 FRAMES = "of several frames, the first is shown"
 _SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")
 """Formats of files that may hold several images, one after the other; those of a phone's JPEG are one."""
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -155,9 +155,9 @@ def _turned(image: Image.Image, turn: int, upright: bool) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, which says in `info` what it was."""
+    frames = (FRAMES,) if image.format in _SEVERAL and getattr(image, "is_animated", False) else ()
     kinds = {"CMYK": (CMYK,), "L": (GREY,), "LA": (GREY,), "1": (GREY,)}.get(image.mode, ())
     if image.mode in _SIXTEEN or image.mode in ("I", "F"):
-    frames = (FRAMES,) if image.format in _SEVERAL and getattr(image, "is_animated", False) else ()
         kinds, shown = (FLOATS if image.mode == "F" else DEEP,), _scaled(image)
     elif image.has_transparency_data:
         seen = image.convert("RGBA")
@@ -257,8 +257,12 @@ class Folder:
 
     def _places(self, key: str) -> list[Path]:
         below = inside(key)
-        path = self.root / below
-        if not self.also or path.exists():
-            return path
-        others = (self.root / folder / below.name for folder in self.also)
-        return next((other for other in others if other.exists()), path)
+        return [self.root / below, *(self.root / folder / below.name for folder in self.also)]
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
