@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlp_bench.data.shapes.phrases import vocabulary
-from vlp_bench.data.text import IGNORED, Masker, make_tokenizer, pre_caption, unknown_words
+from vlp_bench.data.text import IGNORED, Masker, make_tokenizer, pre_caption, too_long, unknown_words
 
 
 def test_without_sep_a_caption_ends_with_its_last_word():
@@ -30,6 +30,17 @@ def test_cleaning_follows_the_released_rule():
     assert pre_caption("one two three", 2) == "one two"
     with pytest.raises(ValueError, match="empty"):
         pre_caption("...", 30)
+
+
+def test_texts_that_are_cut_are_counted_by_words_and_by_tokens():
+    tokenizer = make_tokenizer(vocabulary())
+    texts = ["a red circle", "A red, blue circle!", "a red blue green circle", ""]
+    assert [too_long(texts, tokenizer, words, 40) for words in (5, 4, 3, 0)] == [0, 1, 2, 3]
+    assert [too_long(texts, tokenizer, 30, tokens) for tokens in (6, 5, 4, 3)] == [0, 1, 2, 3]
+    assert too_long(["a red circle"], make_tokenizer(vocabulary(), sep=True), 30, 4) == 1
+    cut = tokenizer(texts, truncation=True, max_length=5)["input_ids"]
+    whole = tokenizer(texts)["input_ids"]
+    assert sum(own != other for own, other in zip(cut[:1] + cut[2:], whole[:1] + whole[2:], strict=True)) == 1
 
 
 def _masked(masker, texts, seed=0):

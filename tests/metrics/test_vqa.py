@@ -157,3 +157,10 @@ def test_always_saying_the_commonest_answer_by_hand():
     known = questions(("red",) * 10, ("red",) * 10) + questions(("two",) * 10, kind="how many")
     asked = questions(("red",) * 10, ("blue",) * 10) + questions(("two",) * 10, kind="where")
     assert majority_accuracy(known, asked) == pytest.approx(100 / 3)  # a type not known: the commonest of all, red
+
+
+def test_answers_that_exact_does_not_read_are_said():
+    metric = VQAAccuracy([Question("a", "q", ("x", "y"), 1), Question("a", "q", ("x", "x"), 2)], score="exact")
+    metric.update(torch.arange(2), ["y", "x"])
+    assert metric.compute()["accuracy"] == 50
+    assert metric.notes == {"answers": "1 of 2 questions have several answers, of which exact reads the first"}

@@ -20,7 +20,9 @@ from vlp_bench.data import checking
 from vlp_bench.data.datasets import own as own_datasets
 from vlp_bench.results.store import Store
 from vlp_bench.results.tables import test_values as values
+from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.errors import UserError, explain
 from vlp_bench.runs.trial_construction import construct_all
 
@@ -275,6 +277,29 @@ def test_what_does_not_fit_is_named_before_anything_is_pruned(own, folder, tmp_p
         performed(specification)
     assert re.search(says, explain(error.value) or "")
     assert not list((tmp_path / "out").glob("masks/*"))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_one_image_that_is_not_there_is_named_before_anything_is_computed(own, tmp_path, split) -> None:
+    """Of many: the test split was opened after hours of training."""
+    root = own_folder.write_as(tmp_path / "mine", "captions", "salesforce", 100)
+    lost = json.loads((root / f"{split}.json").read_text())[-1]["image"]
+    (root / "images" / lost).unlink()
+
+    def looked_at(*words: str) -> None:
+        specification = own("xvlm_itr", root, "salesforce", *words)
+        objects, config = ObjectCache(), specification.config
+        inspect(objects.model(config), objects.data(config), config)
+
+    with pytest.raises(ValueError, match=rf"^the {split} split names images that are not in .*, 1 of \d+: {lost}; f"):
+        looked_at()
+    if split == "train":
+        looked_at("+data.max_broken=1")
+    else:
+        with pytest.raises(ValueError, match=f"^the {split} split"):
+            looked_at("+data.max_broken=1")
+    if split == "val":
+        looked_at("recipe.epochs=0")
 
 
 def test_the_check_reads_the_same_folder(folder, monkeypatch, capsys) -> None:

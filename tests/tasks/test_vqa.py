@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from tests.tasks.worlds import questions, tiny
+from vlp_bench.data.records import Question
 from vlp_bench.metrics.vqa import accuracy, majority
 from vlp_bench.models.vqa import BLIPVQA, XVLMVQA
 from vlp_bench.pruning.keep_pruned import KeepPruned
@@ -118,3 +120,25 @@ def test_arguments_out_of_range_are_refused_before_pruning(given: dict, message:
     with pytest.raises(ValueError, match=message):
         task(pruner=calls.append, **given)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    "silent, says",
+    [({"train": 1}, "1 of 2 questions of the train split have no answers, the first is question_id 0: give"),
+     ({"val": 2}, "2 of 2 questions of the val split"), ({"test": 1}, "1 of 2 questions of the test split"),
+     ({"test": 2}, "")],
+)  # fmt: skip
+def test_questions_without_answers_are_named_before_anything_is_pruned(silent, says):
+    """But for a whole test split's, whose answers a server has."""
+
+    def asked(split: str) -> list[Question]:
+        return [Question("a", "q", () if n < silent.get(split, 0) else ("x",), n) for n in range(2)]
+
+    data = SimpleNamespace(asked=asked)
+    if not says:
+        VQA.check(data, trained=True)
+    else:
+        with pytest.raises(ValueError, match=f"^{says}"):
+            VQA.check(data, trained=True)
+    if "test" not in silent:
+        VQA.check(data, trained=False)

@@ -214,14 +214,15 @@ def _without_answers(paths: Sequence[str]) -> list[str]:
 
 def _annotations(folder: Path) -> list[str]:
     """The annotation files of a folder, in it or in `annotations` below it, as `data=own` looks for them."""
-    files = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
-    return sorted(str(file) for file in files if _looks_like(str(file)))
+    from vlp_bench.data.datasets.own import annotation_files
+
+    return [str(file) for file in annotation_files(folder) if _looks_like(str(file))] if folder.is_dir() else []
 
 
 def _looks_like(path: str) -> list[str]:
-    from vlp_bench.data.readers import formats
+    from vlp_bench.data.readers import checked, formats
 
-    return formats.recognise(Path(path)) if Path(path).suffix == ".json" else []
+    return formats.recognise(Path(path)) if Path(path).suffix.lower() in checked.ANNOTATIONS else []
 
 
 def _of_karpathy(path: str, images: str, split: str) -> "Callable[[], Split[Any]]":
@@ -241,10 +242,11 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
     """Name -> path. A folder with train, val and test of class folders is these three, compared with each other."""
     from vlp_bench.data.checking import SPLITS
     from vlp_bench.data.readers.formats import class_folders
+    from vlp_bench.data.readers.split_names import split_folders
 
-    if len(paths) == 1:
-        splits = {split: Path(paths[0]) / split for split in SPLITS}
-        found = {split: str(folder) for split, folder in splits.items() if class_folders(folder)}
+    if len(paths) == 1 and (root := Path(paths[0])).is_dir():
+        folders = ((split, folder) for split in SPLITS for folder in split_folders(root, split))
+        found = {split: str(folder) for split, folder in folders if class_folders(folder)}
         if len(found) > 1:
             return found
     return {path: path for path in paths}
@@ -258,7 +260,7 @@ def _recognised(path: str, images: str, form: str) -> "Split[Any]":
     found = [form] if form else formats.recognise(given)
     if not found:
         # a file that is not there, or is cut off, says so itself
-        content = checked.load(given) if given.suffix == ".json" else None
+        content = checked.load(given) if given.suffix.lower() in checked.ANNOTATIONS else None
         known = ", ".join(formats.TITLES)
         raise ValueError(
             f"cannot tell what {path} is{_looks(content)}; is it there, and complete? Else say format=NAME: {known}"

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from PIL import Image
 from vlp_bench.data.readers import checked
 from vlp_bench.data.readers.formats import Split
 from vlp_bench.data.readers.repeated import listed
+from vlp_bench.data.readers.split_names import NAMES, is_of, words
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage, said_in
 from vlp_bench.data.text import Tokenizer, unknown_words
 from vlp_bench.data.transforms.decoding import KINDS as IMAGE_KINDS
@@ -106,6 +106,23 @@ def absent(split: Split[Any]) -> str:
     return f"names images such as {names[0]}, which is not in {split.images.root}"
 
 
+def missing(split: Split[Any]) -> list[str]:
+    """The images of a split that are not in its folder; none where it lies in no folder."""
+    if not isinstance(split.images, Folder):
+        return []
+    return split.images.lacking(dict.fromkeys(key for record in split.records for key in keys(record)))
+
+
+def lacks(split: Split[Any], most: int = 0) -> str:
+    """What is said of a split with more than `most` images that are not there; "" of another."""
+    lost = missing(split)
+    if len(lost) <= most:
+        return ""
+    images = len({key for record in split.records for key in keys(record)})
+    root = getattr(split.images, "root", "")
+    return f"names images that are not in {root}, {len(lost):,} of {images:,}: {checked.some(lost)}"
+
+
 def _shared_captions(records: Sequence[Any]) -> list[str]:
     """A note on captions that several images have: in retrieval only one's own image counts as right."""
     told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in dict.fromkeys(r.captions))
@@ -156,12 +173,13 @@ def chosen(report: Report, most: int | None, seed: int = 0) -> list[str]:
 
 
 def look(report: Report, split: Split[Any], images: Sequence[str], advance: Advance = lambda: None) -> None:
-    """Open images of a split; problems are those missing or broken, and those whose size the boxes do not fit."""
+    """Open images of a split; problems are those broken and all that are not there, notes sizes unlike the boxes'."""
     frames = {record.image: record.size for record in split.records if isinstance(record, RegionImage)}
     broken: list[str] = []
     strange: list[str] = []
     kinds: Counter[str] = Counter()
-    for key in images:
+    looked_at = list(dict.fromkeys([*images, *missing(split)]))
+    for key in looked_at:
         try:
             image = split.images.open(key)
             report.images[key] = _hashed(image)
@@ -171,7 +189,7 @@ def look(report: Report, split: Split[Any], images: Sequence[str], advance: Adva
         except ValueError as error:
             broken.append(str(error) if isinstance(error, BrokenImage) else f"{key}: {error}")
         advance()
-    report.counts["opened"] = len(images)
+    report.counts["opened"] = len(looked_at)
     report.counts["broken"] = len(broken)
     report.problems += listed("images are missing or broken", broken)
     report.notes += [f"{count_of(n, 'image')} {'is' if n == 1 else 'are'} {kind}" for kind, n in sorted(kinds.items())]
@@ -203,10 +221,10 @@ def _beside(reports: Mapping[str, Report]) -> Iterator[tuple[Report, Report]]:
     """Pairs of splits of one set: reports or files whose names differ in train, val and test alone."""
     sets: dict[tuple[str, ...], dict[str, Report]] = {}
     for name, report in reports.items():
-        words = re.findall("[a-z]+", PurePosixPath(name).stem.lower())
-        split = next((split for split in SPLITS if split in words), None)
+        named = words(PurePosixPath(name).stem)
+        split = next((split for split in SPLITS if is_of(PurePosixPath(name).stem, split)), None)
         if split is not None and report.images:
-            sets.setdefault(tuple(word for word in words if word != split), {})[split] = report
+            sets.setdefault(tuple(word for word in named if word not in NAMES[split]), {})[split] = report
     for found in sets.values():
         yield from combinations((found[split] for split in SPLITS if split in found), 2)
 

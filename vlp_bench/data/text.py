@@ -117,6 +117,16 @@ def unknown_words(texts: Iterable[str], tokenizer: Tokenizer, named: int = 5) ->
     return UnknownWords(counted.total(), unknown, len(split), mute, tuple(common[:named]))
 
 
+def too_long(texts: Iterable[str], tokenizer: Tokenizer, max_words: int, max_tokens: int) -> int:
+    """How many texts are cut to `max_words` words, or after them to `max_tokens` tokens, special ones among them."""
+    split = [words_of(text) for text in texts]
+    distinct = list({word for words in split for word in words})
+    read = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    pieces = dict(zip(distinct, map(len, read), strict=True))
+    special = len(tokenizer([""])["input_ids"][0])
+    return sum(len(own) > max_words or special + sum(pieces[word] for word in own) > max_tokens for own in split)
+
+
 def pre_caption(caption: str, max_words: int) -> str:
     """The released cleaning of a caption: lower case, punctuation deleted, hyphens and slashes to spaces, cut.
 

@@ -223,8 +223,12 @@ class VQAAccuracy(TextMetric):
         return self.tensors(values | (self._with_lemmas(answers) if self.lemmas else {}))
 
     def _few(self) -> dict[str, str]:
+        if self.score == "exact":
+            several = sum(len({*question.answers}) > 1 for question in self.questions)
+            of_these = f"{several} of {len(self.questions)} questions have several answers"
+            return {"answers": f"{of_these}, of which exact reads the first"} if several else {}
         few = sum(len(question.answers) <= ENOUGH for question in self.questions)
-        if not few or self.score == "exact":
+        if not few:
             return {}
         how_many = (
             f"{few} of {len(self.questions)} questions have fewer than four answers, and the rule is made for ten"

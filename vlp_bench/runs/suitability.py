@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlp_bench.construct import maker
+from vlp_bench.data import checking
 
 
 def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
@@ -11,17 +12,30 @@ def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: images of another size than the model takes, texts that are longer than it reads or whose words it
-            does not know, a training set of less than a batch, or a task that does not fit the data.
+            does not know, images that are not there, a training set of less than a batch, or a task that does not fit
+            the data.
     """
     trained, sizes = config["recipe"]["epochs"] > 0, getattr(model, "config", None)
     if isinstance(getattr(sizes, "image_size", None), int):
         _check_images(sizes, data, config, trained=trained)
     _check_lengths(sizes, data, config)
     data.inspect(getattr(sizes, "vocab_size", None), training=trained)
+    _check_there(data, trained=trained)
     task: Any = maker(config["task"], "task", config.get("allow", ()))
     task.func.check(data, trained=trained, **task.keywords)
     if trained:
         _check_training(data, config["trainer"], config["recipe"]["target_batch"])
+
+
+def _check_there(data: Any, *, trained: bool) -> None:
+    """ValueError for images that are not there: evaluation replaces none, training as many as it may."""
+    splits = checking.splits_of(getattr(data, "source", None))
+    splits |= {k: read for k, read in checking.splits_of(getattr(data, "tested", None)).items() if k == "test"}
+    allowed = {"train": data.max_broken, "val": 0, "test": 0} if trained else {"test": 0}
+    for name, most in allowed.items():
+        if name in splits and (said := checking.lacks(splits[name](), most)):
+            cure = f"; data.max_broken={most} is how many are replaced" if name == "train" else ""
+            raise ValueError(f"the {name} split {said}; fetch them, or leave their records out{cure}")
 
 
 def _check_images(sizes: Any, data: Any, config: Mapping[str, Any], *, trained: bool) -> None:

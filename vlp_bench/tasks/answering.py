@@ -47,6 +47,18 @@ class Answering(FineTuning):
         self.score, self.lemmas = score, lemmas
         self.examples: dict[str, Tensor] = {}
 
+    @classmethod
+    def check(cls, data: Any, *, trained: bool, **arguments: Any) -> None:
+        """ValueError for questions without answers in training and validation, or in a part of the test split."""
+        for split in ("train", "val", "test") if trained else ("test",):
+            asked = data.asked(split)
+            silent = [question for question in asked if not question.answers]
+            if silent and (split != "test" or len(silent) < len(asked)):
+                raise ValueError(
+                    f"{len(silent)} of {len(asked)} questions of the {split} split have no answers, the first is "
+                    f"question_id {silent[0].question_id}: give their answers, or leave them out"
+                )
+
     def answers_to(self, batch: Batch) -> list[str]:
         """An answer to every question of a batch."""
         raise AssertionError("a task with questions answers them")

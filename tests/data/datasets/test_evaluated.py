@@ -1,5 +1,6 @@
 """What is read of a folder to evaluate a model as it is."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -51,3 +52,39 @@ def test_a_limit_takes_of_all_subjects_alike(tmp_path):
     assert [record.question for record in records] == [
         f"{subject} {number}" for subject in ("algebra", "biology", "chemistry") for number in (0, 2)
     ]
+
+
+def test_one_image_of_many_that_is_not_there_is_named(tmp_path):
+    """And those alone that will be opened; images of COCO's folders are found by name."""
+    (tmp_path / "val2017").mkdir()
+    for number in range(39):
+        (tmp_path / ("val2017" if number % 2 else ".") / f"{number}.png").touch()
+    records = [{"image": f"{number}.png", "caption": "a"} for number in range(40)]
+    (tmp_path / "test.json").write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"file names images that are not in .*, 1 of 40: 39\.png; fetch them"):
+        Place(str(tmp_path), "salesforce").read(CAPTIONS)
+    assert len(Place(str(tmp_path), "salesforce", limit=39).read(CAPTIONS).records) == 39
+
+
+@pytest.mark.parametrize(
+    "record, says",
+    [({"answers": ["x"]}, r"json, record 1: needs 'answer', .* got None; 'answers' is there: call it 'answer'$"),
+     ({"label": {"x": 1.0}}, r"record 1: needs 'answer', .*'label' is there"),
+     ({"answer": {"x": 1.0}}, r"record 1: needs 'answer', an answer or a list .* \(texts\), got \{'x': 1\.0\}$"),
+     ({}, r"has 1 of 2 questions without answers, the first is question_id 7: give a split with answers$")],
+)  # fmt: skip
+def test_answers_that_are_called_otherwise_are_not_taken_for_none(tmp_path, record, says):
+    (tmp_path / "a.png").touch()
+    asked = {"question_id": 6, "image": "a.png", "question": "what?"}
+    (tmp_path / "test.json").write_text(json.dumps([asked | {"answer": "x"}, asked | {"question_id": 7} | record]))
+    with pytest.raises(ValueError, match=says):
+        Place(str(tmp_path), "salesforce").read(QUESTIONS)
+
+
+def test_the_file_that_has_no_answers_beside_it_is_told_which_is_looked_for(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "test_questions.json").write_text(
+        json.dumps({"questions": [{"question_id": 1, "image_id": "a.png", "question": "what?"}]})
+    )
+    with pytest.raises(ValueError, match=r"1 of 1 questions .*\(they are read from test_annotations\.json beside it\)"):
+        Place(str(tmp_path), "vqav2").read(QUESTIONS)

@@ -12,6 +12,7 @@ import torch
 
 from tests.tasks.worlds import SIZES, shared
 from vlp_bench.data.datasets.pairs import PairData, PairDataset, ShapesPairs, other_way_round
+from vlp_bench.data.datasets.sources import Split
 from vlp_bench.data.minicopy.writing import write
 from vlp_bench.data.readers.annotations import read_pairs
 from vlp_bench.data.readers.genome import read_nlvr2
@@ -100,6 +101,12 @@ def test_what_cannot_be_used_is_refused() -> None:
     hidden = [replace(record, label=None) for record in source.records]
     with pytest.raises(ValueError, match="7 of 7 pairs have no label"):
         PairDataset(hidden, source.images, Eval(48))
+    data = PairData(ShapesPairs(**SIZES), **shared())
+    data.inspect(None)
+    read = data.source.pairs
+    data.source.pairs = lambda split: Split(hidden, source.images) if split == "test" else read(split)
+    with pytest.raises(ValueError, match=r"^test: 7 of 7 pairs have no label, the first is .* of .*: give"):
+        data.inspect(None)
     with pytest.raises(ValueError, match=r"data\.swap is a share"):
         PairData(ShapesPairs(**SIZES), swap=2.0, **shared())
 

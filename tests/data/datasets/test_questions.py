@@ -1,5 +1,6 @@
 """Questions: how they become batches, and what is refused."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from vlp_bench.data.datasets.questions import (
 from vlp_bench.data.datasets.retrieval import CalibrationSettings, RetrievalData
 from vlp_bench.data.datasets.sources import ShapesRetrieval, Split
 from vlp_bench.data.records import Question
+from vlp_bench.data.text import words_of
 from vlp_bench.data.transforms.images import Eval
 
 SIZES: dict[str, Any] = {"train": 14, "val": 5, "test": 7, "general": 8, "regions": 8}
@@ -75,6 +77,23 @@ def test_first_choices_are_listed() -> None:
 def test_questions_are_cleaned_as_released() -> None:
     assert pre_question("What's on the T-shirt?", 30) == "whats on the t shirt"
     assert pre_question("one two three", 2) == "one two"
+
+
+def test_texts_that_are_cut_are_counted_once(caplog) -> None:
+    long = data(max_words=2, max_tokens=4, test_words=30)
+    with caplog.at_level(logging.WARNING):
+        long.inspect(None)
+    lengths = {s: [len(words_of(text)) for text in long.texts_of(s)] for s in ("train", "val", "test")}
+    words = {"train": 2, "val": 30, "test": 30}
+    cut = {split: sum(n > words[split] or n + 1 > 4 for n in found) for split, found in lengths.items()}
+    assert cut["train"] > 0
+    assert [line for line in caplog.messages if "longer" in line] == [
+        f"{split}: {cut[split]} of {len(lengths[split])} texts are longer than {words[split]} words or 4 tokens "
+        "(data.max_words, data.max_tokens) and cut" for split in cut if cut[split]
+    ]  # fmt: skip
+    caplog.clear()
+    data().inspect(None)
+    assert not [line for line in caplog.messages if "longer" in line]
 
 
 def test_an_image_is_mirrored_unless_its_question_knows_sides() -> None:

@@ -160,8 +160,21 @@ def test_karpathys_file(tmp_path: Path) -> None:
         CaptionedImage("train2014/1.jpg", man, "5"),
     ]
     assert coco.read_karpathy(path, "test") == [CaptionedImage("2.jpg", man, "2")]
-    with pytest.raises(ValueError, match="no image of the split 'val'"):
+    with pytest.raises(ValueError, match=r"no image of the split 'val' \(there are 1 of 'restval', 1 of 'train', 1 of"):
         coco.read_karpathy(path, "val")
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [({"split": "validation"}, "got 'validation'"), ({}, r"got None; its keys are \['filename', 'imgid', 'sentences'"),
+     ({"split": "Test"}, "got 'Test'")],
+)  # fmt: skip
+def test_an_image_of_a_split_that_is_none_is_named(tmp_path: Path, more: dict, says: str) -> None:
+    """It was in none of the three splits, and nothing said so."""
+    image = {"filename": "1.jpg", "imgid": 1, "sentences": [{"raw": "a man"}]}
+    path = put(tmp_path / "dataset.json", {"images": [image | {"split": "test"}, image | more]})
+    with pytest.raises(ValueError, match=rf"json, record 1: needs 'split', one of train, restval, val, test, {says}"):
+        coco.read_karpathy(path, "test")
 
 
 def test_coco_captions(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vlp_bench.data.transforms.decoding import (
     CMYK,
     DEEP,
     FLOATS,
+    FRAMES,
     KINDS,
     STORED,
     TRANSPARENT,
@@ -169,3 +170,14 @@ def test_shards_and_tables_show_the_same(tmp_path: Path) -> None:
     for upright in (True, False):
         wanted = np.asarray(decode_bytes(content, "a", upright=upright))
         assert np.array_equal(np.asarray(Parquet(tmp_path, upright=upright).open("train.parquet/0")), wanted)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_of_several_frames_the_first_is_shown_and_that_is_said(tmp_path, name):
+    first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
+    settings = {"lossless": True} if name.endswith("webp") else {}
+    first.save(tmp_path / name, save_all=True, append_images=[second], **settings)
+    first.save(tmp_path / f"one-{name}", **settings)
+    moving, still = (Folder(tmp_path).open(file) for file in (name, f"one-{name}"))
+    assert np.array_equal(np.asarray(moving), np.asarray(first))
+    assert (moving.info[KINDS], still.info[KINDS]) == ((FRAMES,), ())

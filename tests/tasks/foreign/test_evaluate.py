@@ -56,7 +56,15 @@ def test_retrieval_is_that_of_a_plain_matrix(folders, tmp_path, name):
         assert found[f"txt_r{k}"] == pytest.approx(100 * sum(hits) / len(hits))
         hits = [owner[t] in similarity[:, t].topk(k).indices.tolist() for t in range(len(texts))]
         assert found[f"img_r{k}"] == pytest.approx(100 * sum(hits) / len(hits))
-    assert measured(place, "retrieval", root, "karpathy", {"batch_size": 64}).values == found
+    again = measured(place, "retrieval", root, "karpathy", {"batch_size": 64})
+    assert again.values == found
+    assert "texts" not in again.notes
+    for image in (content := json.loads((root / "dataset.json").read_text()))["images"]:
+        image["sentences"][0]["raw"] = "a red dog " * (5 if image["imgid"] % 2 else 6)
+    (root / "dataset.json").write_text(json.dumps(content))
+    longer = sum(image["split"] == "test" and image["imgid"] % 2 == 0 for image in content["images"])
+    told = measured(place, "retrieval", root, "karpathy").notes["texts"]
+    assert told == f"{longer} of {len(texts)} texts are longer than the 16 tokens that are read, and cut"
 
 
 def built_processor(name):
@@ -369,7 +377,10 @@ def test_a_file_is_named_by_itself_or_below_the_root(tmp_path, monkeypatch):
 def test_no_split_of_a_format_of_folders_is_one_line_without_contradiction(tmp_path, caplog):
     folder = tmp_path / "flat"
     pictures(folder, 3, listed=False)
-    with pytest.raises(ValueError, match=r"which folder has the test split .* \(looked for a folder test\); .*FOLDER$"):
+    with pytest.raises(
+        ValueError,
+        match=r"which folder has the test split .* \(looked for a folder test or .*\); .*FOLDER$",
+    ):
         Place(str(folder), "files").read(CAPTIONS)
     assert not caplog.records  # no word of a validation split, which is not there either
     assert len(Place(str(folder), "files", test=str(folder)).read(CAPTIONS).records) == 3
@@ -394,7 +405,11 @@ def test_no_split_of_a_format_of_folders_is_one_line_without_contradiction(tmp_p
             {"format": "imagefolder", "limit": -3},
             r"data\.limit=-3: expected a number of records, or 0 for all",
         ),
-        (CLASSES, {"format": "imagefolder", "split": "train"}, r"data\.split=train: .* has no folder train"),
+        (
+            CLASSES,
+            {"format": "imagefolder", "split": "train"},
+            r"data\.split=train: which folder of .* is it\? It has ",
+        ),
         (
             CAPTIONS,
             {"format": "parquet", "images": "x"},

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vlp_bench.data import checking
-from vlp_bench.data.datasets.own import NAMES, check_root, found, placed
+from vlp_bench.data.datasets.own import check_root, found, placed
 from vlp_bench.data.items import ImageSource
-from vlp_bench.data.readers import formats
+from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.classes import read_folders
+from vlp_bench.data.readers.coco import answers_beside
 from vlp_bench.data.readers.corpus import CORPORA, corpus_file, read_corpus, read_mmlu
+from vlp_bench.data.readers.image_files import folders_in
+from vlp_bench.data.readers.split_names import NAMES, split_folders
 from vlp_bench.data.records import LabelledImages, MultipleChoice
 from vlp_bench.data.transforms.decoding import Folder
 from vlp_bench.spelling import did_you_mean
@@ -99,7 +102,10 @@ class Place:
         check_root(Path(self.root), ("test",))
         if kind in (CAPTIONS, QUESTIONS) and self.split not in NAMES:
             raise ValueError(f"data.split={self.split}: use one of {', '.join(NAMES)}{did_you_mean(self.split, NAMES)}")
-        return self._cut(_READERS[kind](self))
+        read = self._cut(_READERS[kind](self))
+        if isinstance(read, formats.Split) and (said := checking.lacks(read)):
+            raise ValueError(f"the annotation file {said}; fetch them, or leave their records out")
+        return read
 
     def _check(self, kind: str) -> None:
         """ValueError for a number of records that is none, or a key that would not be heeded."""
@@ -149,8 +155,12 @@ def _captions(place: Place) -> Data:
 
 def _questions(place: Place) -> Data:
     read = _there(formats.questions(place.file, place.pictures, place.format, "data.format"))
-    if not all(question.answers for question in read.records):
-        raise ValueError(f"{place.file} has questions without answers, which go to a server: give a split with answers")
+    if silent := [question for question in read.records if not question.answers]:
+        beside = f" (they are read from {answers_beside(place.file).name} beside it)" if place.format == "vqav2" else ""
+        raise ValueError(
+            f"{place.file} has {len(silent)} of {len(read.records)} questions without answers{beside}, the first is "
+            f"question_id {silent[0].question_id}: give a split with answers"
+        )
     return read
 
 
@@ -163,15 +173,28 @@ def _there(split: formats.Split[Any]) -> formats.Split[Any]:
 def _classes(place: Place) -> Data:
     """Of `<split>/<class>/<image>`, or of `<class>/<image>` where there is no folder of a split."""
     root = Path(place.root)
-    named = (root / name for name in ((place.split, "val") if place.split == "test" else (place.split,)))
-    folder = place.named if place.test else next((one for one in named if one.is_dir()), root)
-    if folder == root and place.split != "test":
-        raise ValueError(
-            f"data.split={place.split}: {root} has no folder {place.split}; name one with data.test=FOLDER"
-        )
+    folder = place.named if place.test else _split_folder(root, place.split)
     read = read_folders(folder, place.names or None)
-    folders = tuple(sorted(one.name for one in folder.iterdir() if one.is_dir()))
+    folders = tuple(one.name for one in folders_in(folder))
     return Classes(read, folders, Folder(folder))
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder of a split, of validation where there is none of the test; `root` where there is none of any.
+
+    Raises:
+        ValueError: another split has one, or this one has several.
+    """
+    of_splits = {name: split_folders(root, name) for name in (*NAMES, split)}
+    fitting = of_splits[split] or (of_splits["val"] if split == "test" else [])
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting or split != "test" or any(of_splits.values()):
+        has = checked.some(one.name for one in folders_in(root))
+        raise ValueError(
+            f"data.split={split}: which folder of {root} is it? It has {has}; name it with data.test=FOLDER"
+        )
+    return root
 
 
 def _corpus(place: Place) -> Data:

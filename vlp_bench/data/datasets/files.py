@@ -1,7 +1,7 @@
 """Data sets of files: what is calibrated on, and on top of it the splits of a task, each in a format named by one word.
 
 A file is read when its split is first asked for. An image folder is where the paths of its file start; images that
-are not at their path are looked for by name in train2014, val2014, test2015, VG_100K and VG_100K_2 below it.
+are not at their path are looked for by name in train2014, val2014, test2015 (2017, too), VG_100K and VG_100K_2.
 """
 
 import hashlib

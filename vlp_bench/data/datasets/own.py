@@ -24,19 +24,20 @@ from vlp_bench.data.datasets.retrieval import RetrievalData
 from vlp_bench.data.datasets.seeded import SeededData
 from vlp_bench.data.datasets.sources import Split
 from vlp_bench.data.items import Transform
-from vlp_bench.data.readers import formats
+from vlp_bench.data.readers import checked, formats
+from vlp_bench.data.readers.split_names import NAMES, is_of, split_folders, words
 from vlp_bench.data.records import CaptionedImage, said_in
 from vlp_bench.data.text import Tokenizer, unknown_words
 
 _log = logging.getLogger(__name__)
-NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("test",)}
-"""Our splits -> what their files or folders have in their name."""
 ONE_FILE = ("karpathy", "coop")
 """Formats that keep all splits in one file."""
 BESIDE = ("annotations", "image_data")
 """What is read beside a file of questions, and is none itself."""
-FOLDERS = ("files", "webdataset")
-"""Formats of captions whose splits are folders."""
+OFFICIAL = {"coco": "captions", "vqav2": "questions", "gqa": "questions"}
+"""Formats beside whose files lie others of the same split, boxes or scene graphs -> a word that only theirs have."""
+FOLDERS = ("files", "webdataset", "imagefolder")
+"""Formats whose splits are folders."""
 
 
 def found(root: Path, form: str, split: str) -> Path:
@@ -55,9 +56,10 @@ def found(root: Path, form: str, split: str) -> Path:
     if len(fitting) != 1:
         what = "folder" if form in FOLDERS else "file"
         there = f"{len(fitting)} fit ({', '.join(p.name for p in fitting[:4])})" if fitting else "none is there"
+        cure = "call one so" if form == "imagefolder" else f"name it with data.{split}={what.upper()}"
         raise ValueError(
             f"data.root={root}: which {what} has the {split} split of format {form}? {there} (looked for "
-            f"{_looked_for(form, split)}); name it with data.{split}={what.upper()}"
+            f"{_looked_for(form, split)}); {cure}"
         )
     return fitting[0]
 
@@ -91,19 +93,28 @@ def _looked_for(form: str, split: str) -> str:
     names = " or ".join(NAMES[split])
     if form in FOLDERS:
         return f"a folder {names}"
-    return "one .json file" if form in ONE_FILE else f"a .json file with {names} in its name"
+    ending = ".json or .jsonl" if form in formats.LISTS else ".json"
+    return "one .json file" if form in ONE_FILE else f"a {ending} file with the word {names} in its name"
 
 
 def _fitting(root: Path, form: str, split: str) -> list[Path]:
     if form == "parquet":
         return [root]  # its tables are named by split
     if form in FOLDERS:
-        return [folder for name in NAMES[split] if (folder := root / name).is_dir()]
-    files = sorted(f for folder in (root, root / "annotations") for f in folder.glob("*.json"))
+        return split_folders(root, split)
+    endings = checked.ANNOTATIONS if form in formats.LISTS else (".json",)
+    files = [file for file in annotation_files(root) if file.suffix.lower() in endings]
     files = [file for file in files if form == "coco" or not any(word in file.stem for word in BESIDE)]
     if form in ONE_FILE:
         return files
-    return [file for file in files if any(name in file.stem.lower() for name in NAMES[split])]
+    fitting = [file for file in files if is_of(file.stem, split)]
+    return [file for file in fitting if OFFICIAL.get(form) in words(file.stem)] or fitting
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """What may hold annotations, in a folder or in `annotations` below it."""
+    folders = [folder for folder in (root, root / "annotations") if folder.is_dir()]
+    return sorted(f for folder in folders for f in folder.iterdir() if f.suffix.lower() in checked.ANNOTATIONS)
 
 
 class _OwnCalibration(FilesCalibration):
@@ -239,10 +250,8 @@ class Files:
         if self.format != "cifar":  # whose archive may be one file
             check_root(self.folder)
         listed = str(found(self.folder, self.format, "train")) if self.format == "coop" else None
-        instead = {}
-        if self.format == "imagefolder" and not (self.folder / "test").is_dir():
-            instead = {"test": "val"}
-        elif self.format == "cifar":
+        instead = self._class_folders() if self.format == "imagefolder" else {}
+        if self.format == "cifar":
             instead = {"val": "test"}
             _log.warning("%s has no validation split: the epoch is chosen on the test split", self.root)
         return FilesLabelled(
@@ -253,6 +262,11 @@ class Files:
             images=self._pictures,
             orientation=self.orientation,
         )
+
+    def _class_folders(self) -> dict[str, str]:
+        """Our splits -> the names of their folders. ValueError where one is not there, or stands twice."""
+        folders = {split: found(self.folder, self.format, split).name for split in SPLITS}
+        return folders | {"calibration": folders["train"]}
 
 
 class Given(TypedDict, total=False):

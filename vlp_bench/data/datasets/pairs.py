@@ -74,6 +74,15 @@ class Paired:
     said: int
 
 
+def check_labelled(records: Sequence[ImagePair], where: str = "") -> None:
+    """ValueError for pairs that are neither true nor false."""
+    if unknown := [record for record in records if record.label is None]:
+        raise ValueError(
+            f"{where}{len(unknown)} of {len(records)} pairs have no label, the first is {unknown[0].sentence[:80]!r} "
+            f"of {unknown[0].images[0]}: give a split whose labels are public"
+        )
+
+
 class PairDataset(Dataset[Paired]):
     """Pairs as items; with probability `swap` the images change places, and "left" and "right" in the sentence too."""
 
@@ -86,8 +95,7 @@ class PairDataset(Dataset[Paired]):
         swap: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if unknown := sum(record.label is None for record in records):
-            raise ValueError(f"{unknown} of {len(records)} pairs have no label: give a split whose labels are public")
+        check_labelled(records)
         self.records, self.images, self.transform, self.swap, self.seed = records, images, transform, swap, seed
         numbers: dict[str, int] = {}
         self.said = [numbers.setdefault(r.said or r.sentence, len(numbers)) for r in records]
@@ -149,6 +157,12 @@ class PairData(TaskData):
             raise ValueError(f"data.swap is a share of the pairs in [0, 1], got {swap}")
         self.source, self.swap = source, swap
         self.collate = PairCollate(self.tokenizer, self.max_words, self.max_tokens)
+
+    def inspect(self, rows: int | None = None, *, training: bool = True) -> None:
+        """As `TaskData.inspect`; ValueError for pairs without a label, too."""
+        super().inspect(rows, training=training)
+        for split in ("train", "val", "test") if training else ("test",):
+            check_labelled(self.source.pairs(split).records, f"{split}: ")
 
     def labels(self, split: str) -> list[int]:
         """The class of every example of "train", "val" or "test"."""

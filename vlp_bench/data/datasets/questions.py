@@ -282,6 +282,9 @@ class QuestionData(TaskData):
         asked = self.source.questions(split).records
         return said_in(asked) if split == "train" else [question.question for question in asked]
 
+    def words_read(self, split: str) -> int:
+        return self.max_words if split == "train" else self.test_words
+
     def candidates(self) -> tuple[list[str], Tensor, Tensor]:
         """The answers to rank, their ids (c, t) and attention (c, t)."""
         answers = list(self.source.answers())

@@ -16,7 +16,7 @@ from vlp_bench.data.datasets.sources import SPLITS, RetrievalSource, joined
 from vlp_bench.data.items import CaptionDataset, Collate, RegionDataset, Transform
 from vlp_bench.data.loading import CalibrationBatches, GalleryCollate, GalleryDataset, ResumableLoader, in_order
 from vlp_bench.data.records import said_in
-from vlp_bench.data.text import Masker, Tokenizer, make_tokenizer, unknown_words
+from vlp_bench.data.text import Masker, Tokenizer, make_tokenizer, too_long, unknown_words
 from vlp_bench.data.transforms.replace_broken import replace_broken
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,20 @@ class TaskData(SeededData):
         there = getattr(self._calibrated_on, "splits", SPLITS)
         for split in SPLITS if training else SPLITS[1:]:
             if split in there:
-                self.check_words(split, self.texts_of(split))
+                texts = self.texts_of(split)
+                self.check_words(split, texts)
+                self._say_cut(split, texts)
+
+    def words_read(self, split: str) -> int:
+        """How many words of a text of a split are read at most."""
+        return self.max_words
+
+    def _say_cut(self, split: str, texts: Sequence[str]) -> None:
+        """Say how many texts are longer than what is read of them."""
+        words = self.words_read(split)
+        if cut := too_long(texts, self.tokenizer, words, self.max_tokens):
+            most = f"{words} words or {self.max_tokens} tokens (data.max_words, data.max_tokens)"
+            _log.warning("%s: %d of %d texts are longer than %s and cut", split, cut, len(texts), most)
 
     @property
     def _vocabulary(self) -> str:

@@ -184,7 +184,7 @@ def _asked(record: Record) -> Question:
     return Question(
         inside(image).name if dataset == "vg" else image,
         checked.text(record, "question"),
-        checked.answers(record, "answer") if "answer" in record else (),
+        checked.answers_if_any(record),
         checked.identity(record, "question_id"),
         dataset=dataset,
     )

@@ -21,7 +21,7 @@ from PIL import Image
 from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.checked import BadRecord, Record
-from vlp_bench.data.readers.classes import SUFFIXES
+from vlp_bench.data.readers.image_files import images_below
 from vlp_bench.data.transforms.decoding import Folder, inside
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _of_folder(path: Path) -> CalibrationSet:
         return _of_file(lists[0])
     if below := next((file for name in LISTS for file in sorted(path.glob(f"*/{name}"))), None):
         raise ValueError(f"calibration={path}: no list lies there, but {below} does; give calibration={below.parent}")
-    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    images = images_below(path)
     if not images:
         raise ValueError(f"calibration={path}: no image and no list lies there; give {KINDS}")
     captioned = [image for image in images if image.with_suffix(".txt").is_file()]

@@ -15,6 +15,8 @@ from vlp_bench.data.transforms.decoding import inside
 
 MOST_BYTES = 2**33
 """Larger annotation files are refused; the largest of the papers' has 1.5 GB."""
+ANNOTATIONS = (".json", ".jsonl")
+"""What files of annotations end with."""
 MOST_NAMED = 10
 """Cases of one kind that are listed by name."""
 MOST_SIDE = 2**20
@@ -39,17 +41,20 @@ class RepeatedKey(ValueError):
 
 
 def load(path: Path, *, infinite: bool = False) -> Any:
-    """The content of a JSON file; `infinite`: NaN and Infinity, as Python writes them, are numbers there.
+    """The content of a JSON file; of a .jsonl the list of its lines.
+
+    `infinite`: NaN and Infinity, as Python writes them, are numbers there.
 
     Raises:
         ValueError: no such file, too large, not JSON, or JSON that holds NaN or Infinity.
     """
-    return _decoded(path, text_of(path), infinite)
+    return load_lines(path) if path.suffix.lower() == ".jsonl" else _decoded(path, text_of(path), infinite)
 
 
 def load_lines(path: Path) -> list[Any]:
-    """The content of a file with one JSON object a line; raises as `load`."""
-    return [_decoded(path, line) for line in text_of(path).split("\n") if line.strip()]
+    """The content of a file with one JSON object a line; raises as `load`, with the number of the line."""
+    lines = enumerate(text_of(path).split("\n"), 1)
+    return [_decoded(path, line, number=number) for number, line in lines if line.strip()]
 
 
 def lines(path: Path) -> list[str]:
@@ -76,13 +81,23 @@ def text_of(path: Path) -> str:
         ) from None
 
 
-def _decoded(path: Path, text: str, infinite: bool = False) -> Any:
+def _decoded(path: Path, text: str, infinite: bool = False, number: int = 0) -> Any:
+    """The content of a JSON text, the whole file or its line `number`."""
+    place = f"{path}, line {number}" if number else str(path)
     try:
         return decoded(text, infinite)
     except RepeatedKey as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); is the download complete?") from None
+        raise ValueError(f"{place} is not JSON ({error}); {_cure(path, str(error))}") from None
+
+
+def _cure(path: Path, error: str) -> str:
+    if path.suffix.lower() not in ANNOTATIONS:
+        return f"annotations are read from {' and '.join(ANNOTATIONS)} files"
+    if path.suffix.lower() == ".json" and error.startswith("Extra data: line 2 "):
+        return "a file with an object a line is called .jsonl"
+    return "is the download complete?"
 
 
 def decoded(text: str, infinite: bool = False) -> Any:
@@ -244,8 +259,13 @@ def answers(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = record.get(key)
     listed: list[Any] = found if isinstance(found, list) else [found]
     if not listed or not all(isinstance(a, str) and not re.search("[\ud800-\udfff]", a) for a in listed):
-        raise BadRecord(f"needs {key!r}, an answer or a list of answers, got {brief(found)}")
+        raise BadRecord(f"needs {key!r}, an answer or a list of answers (texts), got {got(record, key)}")
     return tuple(listed)
+
+
+def answers_if_any(record: Mapping[str, Any], key: str = "answer") -> tuple[str, ...]:
+    """As `answers`; none of a record of a test file, which has no such key, nor one that others call so."""
+    return answers(record, key) if key in record or any(name in record for name in CALLED[key]) else ()
 
 
 def number(record: Mapping[str, Any], key: str) -> int:
@@ -311,7 +331,8 @@ def strictly() -> Iterator[None]:
 CALLED = {
     "image": ("img", "image_path", "file_name", "filename", "file", "path", "filepath", "img_path", "image_file"),
     "caption": ("captions", "text", "texts", "sentence", "sentences", "description"),
-    "question": ("text", "query"),
+    "question": ("text", "query", "sent"),
+    "answer": ("answers", "label", "labels", "multiple_choice_answer"),
     "sentence": ("text", "statement", "caption"),
 }
 """What others call a key of ours."""

@@ -4,7 +4,7 @@ import csv
 import logging
 import tarfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -12,15 +12,18 @@ import numpy as np
 from PIL import Image
 
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.image_files import SUFFIXES, folders_in, hidden, images_below, is_image
 from vlp_bench.data.records import LabelledImage, LabelledImages
 from vlp_bench.data.transforms.decoding import BrokenImage
+from vlp_bench.spelling import count_of
 
 _log = logging.getLogger(__name__)
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
 def read_folders(path: str | Path, names: str | Path | None = None) -> LabelledImages:
     """`<class>/<image>` below `path`, as ImageNet is kept; classes are numbered in the order of their folders' names.
+
+    Hidden folders are no classes. What else is left out, and a class without an image, is told by a warning.
 
     Args:
         path: the folder of one split, e.g. imagenet/train; records' paths start there.
@@ -33,22 +36,39 @@ def read_folders(path: str | Path, names: str | Path | None = None) -> LabelledI
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}: give the one that holds a folder for every class")
-    folders = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+    folders = [folder.name for folder in folders_in(path)]
     called = _class_names(Path(names)) if names is not None else {folder: folder for folder in folders}
     if unknown := [folder for folder in folders if folder not in called]:
         raise ValueError(
             f"{names} does not say how {len(unknown)} classes are called, the first is {unknown[0]}: it needs a line "
             f"for every folder ('{unknown[0]} NAME'), or a CSV table with folder_name,class_name"
         )
+    listed = {folder: sorted((path / folder).iterdir()) for folder in folders}
     records = tuple(
         LabelledImage(f"{folder}/{image.name}", label)
         for label, folder in enumerate(folders)
-        for image in sorted((path / folder).iterdir())
-        if image.suffix.lower() in SUFFIXES
+        for image in listed[folder]
+        if is_image(image.name)
     )
+    told = list(_left_out(path, listed))
     if not records:
-        raise ValueError(f"{path} holds no <class>/<image>; images end with {', '.join(SUFFIXES)}")
+        raise ValueError("; ".join([f"{path} holds no <class>/<image>; images end with {', '.join(SUFFIXES)}", *told]))
+    for line in told:
+        _log.warning("%s: %s", path, line)
     return LabelledImages(records, tuple(called[folder] for folder in folders))
+
+
+def _left_out(path: Path, listed: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """A line for each kind of what is no image of a class. `listed`: class folder -> what lies in it."""
+    silent = [folder for folder, files in listed.items() if not any(is_image(file.name) for file in files)]
+    if silent and len(silent) < len(listed):
+        yield f"{count_of(len(silent), 'class folder')} without an image, a class all the same: {checked.some(silent)}"
+    inner = [file for files in listed.values() for file in files if not is_image(file.name) and not hidden(file.name)]
+    deep = [str(image.relative_to(path)) for folder in inner if folder.is_dir() for image in images_below(folder)]
+    if deep:
+        yield f"left out {count_of(len(deep), 'image')} deeper than <class>/<image>, the first is {deep[0]}"
+    if others := [str(file.relative_to(path)) for file in inner if file.is_file()]:
+        yield f"left out {count_of(len(others), 'file')} whose names end as no image's, the first is {others[0]}"
 
 
 def _class_names(path: Path) -> dict[str, str]:

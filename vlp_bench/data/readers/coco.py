@@ -1,6 +1,7 @@
 """COCO's families of files: Karpathy's splits, COCO captions, NoCaps, VQAv2 and OK-VQA."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,22 +30,30 @@ def read_karpathy(path: str | Path, split: str) -> list[CaptionedImage]:
     if wanted is None:
         raise ValueError(f"Karpathy's files have the splits {', '.join(KARPATHY)}, got {split!r}")
     records = checked.objects(path, checked.part(path, checked.load(path), "images"), "a list of images")
-    chosen = [image for s, image in checked.parsed(path, records, _karpathy) if s in wanted]
+    listed = list(checked.parsed(path, records, _karpathy))
+    chosen = [image for s, image in listed if s in wanted]
     if not chosen:
-        raise ValueError(f"{path} has no image of the split {split!r}; is it the whole file?")
+        there = ", ".join(f"{n:,} of {name!r}" for name, n in Counter(s for s, _ in listed).items()) or "none at all"
+        raise ValueError(
+            f"{path} has no image of the split {split!r} (there are {there}): is it the whole file? Give some images "
+            f"'split': {split!r}"
+        )
     return gathered(path, chosen)
 
 
 def _karpathy(record: Record) -> tuple[str, tuple[str, str, list[str]]]:
     sentences = record.get("sentences")
     if not isinstance(sentences, list) or not sentences or not all(isinstance(s, dict) for s in sentences):
-        raise BadRecord("needs 'sentences', a list of objects with 'raw'")
+        raise BadRecord(f"needs 'sentences', a list of objects with 'raw', got {checked.got(record, 'sentences')}")
     if not isinstance(record.get("filepath", ""), str):
         raise BadRecord(f"'filepath' must be the folder of the image, got {checked.brief(record['filepath'])}")
     place = {"filename": "/".join(filter(None, (record.get("filepath"), checked.image(record, "filename"))))}
+    known = [name for names in KARPATHY.values() for name in names]
+    if record.get("split") not in known:
+        raise BadRecord(f"needs 'split', one of {', '.join(known)}, got {checked.got(record, 'split')}")
     identity = checked.identity(record, "cocoid" if "cocoid" in record else "imgid")
     captions = [checked.text(sentence, "raw") for sentence in sentences]
-    return str(record.get("split")), (str(identity), checked.image(place, "filename"), captions)
+    return record["split"], (str(identity), checked.image(place, "filename"), captions)
 
 
 def read_coco(path: str | Path) -> list[CaptionedImage]:
@@ -184,7 +193,7 @@ def _answered(path: Path, questions: list[Question], answers: Path, shown: Mappi
 def _vqa_answers(record: Record, shown: Mapping[Any, Any]) -> tuple[int | str, dict[str, Any]]:
     listed = record.get("answers")
     if not isinstance(listed, list) or not listed or not all(isinstance(a, dict) for a in listed):
-        raise BadRecord("needs 'answers', a list of objects with 'answer'")
+        raise BadRecord(f"needs 'answers', a list of objects with 'answer', got {checked.got(record, 'answers')}")
     numbers = [str(a["answer_id"]) for a in listed if "answer_id" in a]
     if len({*numbers}) < len(numbers):
         raise BadRecord("has two answers with one answer_id")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.split_names import is_of, of_another
 from vlp_bench.data.records import MultipleChoice
 
 LETTERS = ("A", "B", "C", "D")
 TEXT_ENDS = (".txt", ".raw", ".tokens", ".jsonl", ".json", ".md")
-SPLIT_ENDS = {"test": ("test",), "val": ("val", "valid", "validation")}
 
 
 def _wikitext(path: Path) -> str:
@@ -51,14 +51,14 @@ def read_corpus(path: str | Path, form: str) -> str:
 
 
 def corpus_file(root: Path, split: str) -> Path:
-    """The one text file below a folder that has the split in its name.
+    """The one text file below a folder that has the split in its name, or the only one, if it has no other's.
 
     Raises:
         ValueError: none or several do; says what lies there.
     """
-    files = sorted(file for file in root.iterdir() if file.suffix in TEXT_ENDS)
-    named = [file for file in files if any(word in file.stem.lower() for word in SPLIT_ENDS.get(split, (split,)))]
-    fitting = named or (files if len(files) == 1 else [])
+    files = sorted(file for file in root.iterdir() if file.suffix.lower() in TEXT_ENDS)
+    named = [file for file in files if is_of(file.stem, split)]
+    fitting = named or [file for file in files if len(files) == 1 and not of_another(file.stem, split)]
     if len(fitting) == 1:
         return fitting[0]
     there = ", ".join(file.name for file in (fitting or files)[:6]) or "none"

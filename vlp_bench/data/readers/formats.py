@@ -19,9 +19,10 @@ from vlp_bench.data.readers.annotations import (
     read_questions,
     read_regions,
 )
-from vlp_bench.data.readers.classes import SUFFIXES, read_folders
+from vlp_bench.data.readers.classes import read_folders
 from vlp_bench.data.readers.coco import read_coco, read_karpathy, read_nocaps, read_vqa
 from vlp_bench.data.readers.genome import read_gqa, read_nlvr2, read_question_answers, read_region_descriptions
+from vlp_bench.data.readers.image_files import folders_in, is_image
 from vlp_bench.data.readers.repeated import repeated
 from vlp_bench.data.readers.shards import Parquet, Shards, read_triplets
 from vlp_bench.data.records import CaptionedImage, ImagePair, LabelledImage, Question, RegionImage
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 Images = str | Path | Sequence[str]
 """An image folder, or several."""
 T = TypeVar("T")
-FOLDERS = ("train2014", "val2014", "test2015", "VG_100K", "VG_100K_2")
+FOLDERS = ("train2014", "val2014", "test2015", "train2017", "val2017", "test2017", "VG_100K", "VG_100K_2")
 """Where images that are not at their path are looked for."""
 
 
@@ -51,6 +52,8 @@ CAPTIONS: Mapping[str, Callable[[Path, str], list[CaptionedImage]]] = {
     "nocaps": lambda path, split: read_nocaps(path),
     "files": lambda path, split: read_triplets(path),
 }
+LISTS = ("salesforce", "nlvr2")
+"""Formats whose files are lists, which may be written a record a line (.jsonl)."""
 HOLDING_IMAGES = ("webdataset", "parquet")
 """Formats of captions whose files hold the images too."""
 QUESTIONS: Mapping[str, Callable[[Path], list[Question]]] = {
@@ -217,7 +220,7 @@ def recognise(path: Path) -> list[str]:
 
 def class_folders(path: Path) -> bool:
     """Whether a folder holds `<class>/<image>`."""
-    return any(image.suffix.lower() in SUFFIXES for image in path.glob("*/*"))
+    return any(is_image(image.name) for folder in folders_in(path) for image in folder.iterdir())
 
 
 _KINDS = {"webdataset": "*.tar", "parquet": "*.parquet", "files": "*/*.json"}
@@ -252,7 +255,7 @@ _LOOKS: Mapping[str, Callable[[Any], bool]] = {
     "gqa": _gqa,
     "visual_genome": lambda c: bool({"regions", "qas"} & _first(c)),
     "grouped": lambda c: {"image", "caption", "bb"} <= _first(c),
-    "nlvr2": lambda c: {"identifier", "sentence"} <= (set(c) if isinstance(c, dict) else set()),
+    "nlvr2": lambda c: {"identifier", "sentence"} <= (set(c) if isinstance(c, dict) else _first(c)),
     "salesforce": lambda c: "image" in _first(c) or {"sentence", "images"} <= _first(c),
     "coop": lambda c: isinstance(c, dict) and {"train", "val", "test"} <= c.keys(),
 }

@@ -141,7 +141,7 @@ def _gqa(record: Record) -> Question:
     if not isinstance(types, dict) or not all(isinstance(t, str | None) for t in types.values()):
         raise BadRecord(f"the 'types' of a question must be texts by name, got {checked.brief(types)}")
     semantic, structural = (types.get(key) or "" for key in ("semantic", "structural"))
-    given = checked.answers(record, "answer")[:1] if "answer" in record else ()
+    given = checked.answers_if_any(record)[:1]
     number = checked.identity(record, "question_id")
     return Question(image, checked.text(record, "question"), given, number, semantic, structural, "gqa")
 

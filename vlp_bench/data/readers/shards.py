@@ -7,17 +7,18 @@ import logging
 import tarfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from vlp_bench.data.readers import checked
+from vlp_bench.data.readers.image_files import images_below, is_image
+from vlp_bench.data.readers.split_names import is_of
 from vlp_bench.data.records import CaptionedImage
 from vlp_bench.data.transforms.decoding import BrokenImage, Folder, Least, decode_bytes, inside
 from vlp_bench.spelling import count_of
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MOST_BYTES = 2**26
 """Larger members are refused."""
 Member = tuple[int, int]
@@ -71,8 +72,8 @@ class Shards:
     def _triplets(self) -> Iterator[tuple[str, str]]:
         for tar, members in self.members.items():
             for name in members:
-                stem, dot, suffix = name.rpartition(".")
-                if dot + suffix.lower() in SUFFIXES:
+                stem = name.rpartition(".")[0]
+                if is_image(PurePosixPath(name).name):
                     yield f"{tar}/{name}", self._caption(tar, members, stem)
 
     def _caption(self, tar: str, members: Mapping[str, Member], stem: str) -> str:
@@ -152,8 +153,7 @@ def read_triplets(path: str | Path) -> list[CaptionedImage]:
         ValueError: no such folder, or no image with a caption in it.
     """
     root = Folder(path).root
-    images = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return _spoken(root, ((p.relative_to(root).as_posix(), _beside(p)) for p in images))
+    return _spoken(root, ((p.relative_to(root).as_posix(), _beside(p)) for p in images_below(root)))
 
 
 def _beside(image: Path) -> str:
@@ -181,9 +181,11 @@ class Parquet:
     def __init__(self, path: str | Path, split: str | None = None, *, upright: bool = True) -> None:
         path, self.upright = Path(path), upright
         self.root = path if path.is_dir() else path.parent
-        self.files = sorted(path.glob(f"{split or ''}*.parquet")) if path.is_dir() else [path]
-        if not self.files or not self.files[0].is_file():
-            raise ValueError(f"{path} holds no {split or ''}*.parquet; give a table or a folder of tables")
+        tables = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        self.files = [f for f in tables if f.is_file() and (f == path or not split or is_of(f.stem, split))]
+        if not self.files:
+            there = f", only {checked.some(file.name for file in tables)}" if path.is_dir() and tables else ""
+            raise ValueError(f"{path} holds no {split or ''}*.parquet{there}; give a table or a folder of tables")
         self._table = lru_cache(maxsize=4)(self._row_group)
 
     def captions(self) -> list[CaptionedImage]:

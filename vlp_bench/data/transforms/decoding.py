@@ -2,11 +2,13 @@
 
 import io
 import math
+import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -26,6 +28,9 @@ KINDS = "kinds"
 """Where an opened image says what it was: `image.info[KINDS]`."""
 TRANSPARENT, DEEP, FLOATS = "transparent, shown on white", "16-bit, scaled to 8", "float, scaled from 0..1 to 8 bits"
 CMYK, GREY, TURNED, STORED = "CMYK", "grey", "turned upright by EXIF", "left as stored, EXIF turns them"
+FRAMES = "of several frames, the first is shown"
+_SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")
+"""Formats of files that may hold several images, one after the other; those of a phone's JPEG are one."""
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -150,6 +155,7 @@ def _turned(image: Image.Image, turn: int, upright: bool) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, which says in `info` what it was."""
+    frames = (FRAMES,) if image.format in _SEVERAL and getattr(image, "is_animated", False) else ()
     kinds = {"CMYK": (CMYK,), "L": (GREY,), "LA": (GREY,), "1": (GREY,)}.get(image.mode, ())
     if image.mode in _SIXTEEN or image.mode in ("I", "F"):
         kinds, shown = (FLOATS if image.mode == "F" else DEEP,), _scaled(image)
@@ -159,7 +165,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         shown = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
     else:
         shown = image.convert("RGB")
-    shown.info[KINDS] = kinds
+    shown.info[KINDS] = (*kinds, *frames)
     return shown
 
 
@@ -235,9 +241,28 @@ class Folder:
 
     def path(self, key: str) -> Path:
         """Where the image of a key lies, or would lie."""
+        first, *others = self._places(key)
+        if not others or first.exists():
+            return first
+        return next((other for other in others if other.exists()), first)
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """The keys whose images are not there; every folder is listed once, for images are many."""
+        listed = cache(_names)
+
+        def there(path: Path) -> bool:
+            return path.name in listed(path.parent) or path.exists()  # some systems take other letters for the same
+
+        return [key for key in keys if not any(map(there, self._places(key)))]
+
+    def _places(self, key: str) -> list[Path]:
         below = inside(key)
-        path = self.root / below
-        if not self.also or path.exists():
-            return path
-        others = (self.root / folder / below.name for folder in self.also)
-        return next((other for other in others if other.exists()), path)
+        return [self.root / below, *(self.root / folder / below.name for folder in self.also)]
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()

@@ -105,6 +105,12 @@ class Inputs:
         """Texts alone, padded and cut as the model was trained."""
         return self._taken(self._tokens, list(texts))
 
+    def cut(self, texts: Sequence[str]) -> str:
+        """A note on how many of some texts are longer than what is read of them; "" where none is."""
+        most = self._padding["max_length"]
+        long = sum(len(ids) > most for ids in self.tokenizer(list(texts), verbose=False)["input_ids"])
+        return f"{long} of {len(texts)} texts are longer than the {most} tokens that are read, and cut" if long else ""
+
     def ids(self, text: str, *, special: bool) -> list[int]:
         """A text of any length as ids, with or without the special tokens that the tokenizer adds."""
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -54,6 +54,7 @@ class ClassFolders:
         if compares(model):
             numbers = list(range(len(data.folders)))
             told = [self.template.replace("{}", name) for name in data.labelled.names]
+            notes = {"sentences": cut} if (cut := inputs.cut(told)) else {}
             sentences = embeddings(model, told, inputs.texts, lambda parts: watch(parts, "sentences"), self.batch_size)
         else:
             found = self._numbers(model, data)

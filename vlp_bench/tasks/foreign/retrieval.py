@@ -52,7 +52,8 @@ class CosineRetrieval:
         )
         told = embeddings(model, texts, inputs.texts, lambda parts: watch(parts, "texts"), self.batch_size)
         owners = torch.tensor(owner)
-        return Measured(recalls(images, told, owners.to(images.device)), certain_recalls(owners))
+        notes = {"texts": cut} if (cut := inputs.cut(texts)) else {}
+        return Measured(recalls(images, told, owners.to(images.device)), notes | certain_recalls(owners))
 
 
 def embeddings(
