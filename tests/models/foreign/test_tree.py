@@ -49,6 +49,16 @@ def on_meta(model, config):
             t.ASTForAudioClassification, t.ASTConfig(**LAYERS, patch_size=4, max_length=16, num_mel_bins=16),
             {"audio": 12}, id="patches of a sound",
         ),
+        pytest.param(
+            t.Gemma3nAudioEncoder,
+            t.Gemma3nAudioConfig(hidden_size=32, conf_num_attention_heads=4, conf_num_hidden_layers=2),
+            {"audio": 23}, id="convolutions of a sound",
+        ),
+        pytest.param(
+            t.AltCLIPModel,
+            t.AltCLIPConfig(text_config=LAYERS | {"vocab_size": 64, "project_dim": 32}, vision_config=SEEN),
+            {"vision": 13, "text": 14}, id="a projection beside a tower",
+        ),
     ],
 )  # fmt: skip
 def test_a_tower_is_of_what_it_takes(model, config, layers):

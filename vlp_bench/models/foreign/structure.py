@@ -249,10 +249,16 @@ def _heads(tree: Tree) -> Iterator[str]:
     for path, model in tree.nested.items():
         children = {f"{path}.{name}".lstrip("."): child for name, child in model.named_children()}
         beside = [own for own in children if not any(f"{block}.".startswith(f"{own}.") for block in tree.blocks)]
-        if model.base_model is not model:
+        if model.base_model is not model and not _is_backbone(model):
             yield from (own for own in beside if children[own] is not model.base_model)
         elif "For" in type(model).__name__:
             yield from (own for own in beside if own.endswith(CLASSIFIERS))
+
+
+def _is_backbone(model: PreTrainedModel) -> bool:
+    """Whether it is called a model alone: what lies beside its base model is no task's (AltCLIP's projection)."""
+    name = type(model).__name__
+    return name.endswith("Model") and "Head" not in name
 
 
 def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:
