@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import vlp_bench
+from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.stacks import stack_of, with_slices
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.another_sparsity import another_sparsity
@@ -373,29 +374,34 @@ def texts():
     return padded, parts
 
 
-def test_tokens_that_come_in_the_order_of_experts_are_not_taken_for_the_masks(caplog):
+@pytest.mark.parametrize("answers", [lambda model: Words(), TransformersAdapter], ids=["own", "transformers"])
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_tokens_that_come_in_the_order_of_experts_are_not_taken_for_the_masks(caplog, answers, chosen):
     """JetMoe's are sorted: where there is padding its experts stay dense, though a mask may have their length."""
-    model = tiny("JetMoe", num_local_experts=3, num_experts_per_tok=1, kv_channels=4)
+    model = tiny("JetMoe", num_local_experts=3, num_experts_per_tok=chosen, kv_channels=4)
     padded, parts = texts()
     assert "doesn't tell which of its tokens are padding" not in caplog.text
-    assert any("[" in name for name in vlp_bench.prune(model, "multiflow", 0.5, parts, Words()).masks)
-    assert not any("[" in name for name in vlp_bench.prune(model, "multiflow", 0.5, padded, Words()).masks)
+    adapter = answers(model)
+    assert any("[" in name for name in vlp_bench.prune(model, "multiflow", 0.5, parts, adapter).masks)
+    assert not any("[" in name for name in vlp_bench.prune(model, "multiflow", 0.5, padded, adapter).masks)
     assert "doesn't tell which of its tokens are padding" in caplog.text
     assert "input_linear.weight[" not in caplog.text
 
 
+@pytest.mark.parametrize("answers", [lambda model: Words(), TransformersAdapter], ids=["own", "transformers"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_experts_of_transformers(family):
+def test_experts_of_transformers(family, answers):
     model = tiny(family, **FAMILIES[family])
     padded, parts = texts()
-    found, expected = (Calibration(model, batches, Words()) for batches in (padded, parts))
+    adapter = answers(model)
+    found, expected = (Calibration(model, batches, adapter) for batches in (padded, parts))
     experts = [name for name in found.layers if "[" in name]
     assert len(experts) == 2 * 2 * 3
     for name in experts:
         torch.testing.assert_close(found.norms()[name], expected.norms()[name], rtol=1e-4, atol=1e-6)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for name in ("omp", "wanda", "multiflow", "snip", "sparsegpt"):
-        solution = vlp_bench.prune(model, name, 0.5, padded, Words())
+        solution = vlp_bench.prune(model, name, 0.5, padded, adapter)
         assert solution.sparsity == pytest.approx(0.5, abs=1e-3)
         assert len(solution.masks) >= 2 * 10
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -49,6 +49,16 @@ def on_meta(model, config):
             t.ASTForAudioClassification, t.ASTConfig(**LAYERS, patch_size=4, max_length=16, num_mel_bins=16),
             {"audio": 12}, id="patches of a sound",
         ),
+        pytest.param(
+            t.Gemma3nAudioEncoder,
+            t.Gemma3nAudioConfig(hidden_size=32, conf_num_attention_heads=4, conf_num_hidden_layers=2),
+            {"audio": 23}, id="convolutions of a sound",
+        ),
+        pytest.param(
+            t.AltCLIPModel,
+            t.AltCLIPConfig(text_config=LAYERS | {"vocab_size": 64, "project_dim": 32}, vision_config=SEEN),
+            {"vision": 13, "text": 14}, id="a projection beside a tower",
+        ),
     ],
 )  # fmt: skip
 def test_a_tower_is_of_what_it_takes(model, config, layers):
@@ -85,6 +95,37 @@ def test_a_table_of_distances_is_one_of_positions():
     reasons = {weight.name: weight.reason for weight in TransformersAdapter(model).structure.weights}
     assert reasons["encoder.rel_pos_bias.weight"] == reasons["encoder.rel_pos_x_bias.weight"] == "table of positions"
     assert not reasons["encoder.layer.0.attention.self.query.weight"]
+
+
+def reasons_of(model, config):
+    weights = TransformersAdapter(on_meta(model, config)).structure.weights
+    return {weight.name: weight.reason for weight in weights}
+
+
+def test_a_router_of_several_layers_is_one():
+    """ZAYA's is a network of its own, called gate; Doge's stands beside tables that are its experts."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    reasons = reasons_of(t.ZayaForCausalLM, t.ZayaConfig(**sizes, head_dim=8, num_experts=4, vocab_size=64))
+    gates = {name: reason for name, reason in reasons.items() if ".gate." in name}
+    assert len(gates) == 8
+    assert set(gates.values()) == {"router of experts"}
+    assert {reason for name, reason in reasons.items() if ".experts." in name} == {""}
+    doge = reasons_of(t.DogeForCausalLM, t.DogeConfig(**sizes, intermediate_size=64, is_moe=True, num_experts=16))
+    assert doge["model.layers.0.mlp.router_gate.weight"] == "router of experts"
+    assert not doge["model.layers.0.mlp.gate_proj.weight"]
+
+
+def test_a_linear_layer_of_pixels_is_a_patch_embedding():
+    text = READ | {"model_type": "persimmon"}
+    fuyu = reasons_of(t.FuyuForCausalLM, t.FuyuConfig(text_config=text, patch_size=4))
+    assert fuyu["model.vision_embed_tokens.weight"] == "patch embedding"
+    seen = {"patch_size": 4, "mm_embed_dim": 16, "mm_posemb_size": 8}
+    text = READ | {"head_dim": 8, "layer_types": ["full_attention"] * 2}
+    gemma = reasons_of(
+        t.Gemma4UnifiedForConditionalGeneration, t.Gemma4UnifiedConfig(text_config=text, vision_config=seen)
+    )
+    assert gemma["model.embed_vision.patch_dense.weight"] == "patch embedding"
+    assert not gemma["model.embed_vision.multimodal_embedder.embedding_projection.weight"]
 
 
 def test_layers_of_the_text_come_before_the_image_s():

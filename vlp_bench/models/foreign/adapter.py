@@ -100,7 +100,9 @@ class TransformersAdapter:
         """
         weight = self._weight(name)
         mask = self._mask(weight, self._with_targets(batch), tokens)
-        return token_masks.fitted(mask, tokens, None if weight.stack else self._shape, name)
+        if weight.stack:  # experts may get a token several times, or in another order: who watches them fits it
+            return None if mask is None or mask.all() else mask
+        return token_masks.fitted(mask, tokens, self._shape, name)
 
     def rows(self, batch: Mapping[str, Any]) -> int:
         """Texts, or images where there are no texts."""

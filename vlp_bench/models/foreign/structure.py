@@ -23,6 +23,8 @@ HEADS = (OUTPUT, HEAD)
 POSSIBLE = (*HEADS, ROUTER, PATCHES, PACKED)
 """Reasons that `also` may overrule."""
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+FROM_PIXELS = ("patch_embed", "patch_dense", "vision_embed_tokens")
+"""Beginnings of the names of modules that map the pixels of a patch: Fuyu's and Gemma 4's have names of their own."""
 CLASSIFIERS = ("classifier", "class_predictor", "score", "head", "qa_outputs", "logits")
 
 
@@ -225,17 +227,18 @@ class _Reasons:
             return HEAD
         if last == "in_proj_weight":
             return PACKED
-        if any(part == "embeddings" or part.startswith("patch_embed") for part in path.split(".")):
+        if any(part == "embeddings" or part.startswith(FROM_PIXELS) for part in path.split(".")):
             return PATCHES
         if path.rpartition(".")[2].startswith("rel_pos"):  # LayoutLMv3's, of distances that are counted as one of many
             return POSITIONS
         return ROUTER if self._routes(path) else ""
 
     def _routes(self, path: str) -> bool:
-        """Whether a linear layer decides which experts see a token: they lie beside it."""
-        parent, _, last = path.rpartition(".")
-        beside = [name for name, _ in self.tree.modules[parent].named_children()] if parent else []
-        return "router" in path.split(".") or (last.endswith("gate") and any("expert" in name for name in beside))
+        """Whether a linear layer, or a module around it, decides which experts see a token: they lie beside it."""
+        parts = path.split(".")
+        gates = [end for end, part in enumerate(parts) if part.endswith("gate")]
+        beside = [n for end in gates for n, _ in self.tree.modules[".".join(parts[:end])].named_children()]
+        return any(part.startswith("router") for part in parts) or any("expert" in name for name in beside)
 
 
 def _output_embeddings(model: PreTrainedModel) -> Iterator[nn.Parameter]:
@@ -249,10 +252,16 @@ def _heads(tree: Tree) -> Iterator[str]:
     for path, model in tree.nested.items():
         children = {f"{path}.{name}".lstrip("."): child for name, child in model.named_children()}
         beside = [own for own in children if not any(f"{block}.".startswith(f"{own}.") for block in tree.blocks)]
-        if model.base_model is not model:
+        if model.base_model is not model and not _is_backbone(model):
             yield from (own for own in beside if children[own] is not model.base_model)
         elif "For" in type(model).__name__:
             yield from (own for own in beside if own.endswith(CLASSIFIERS))
+
+
+def _is_backbone(model: PreTrainedModel) -> bool:
+    """Whether it is called a model alone: what lies beside its base model is no task's (AltCLIP's projection)."""
+    name = type(model).__name__
+    return name.endswith("Model") and "Head" not in name
 
 
 def grouped(weights: Sequence[Weight], names: Sequence[str]) -> dict[str, list[Weight]]:

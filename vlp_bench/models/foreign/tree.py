@@ -149,6 +149,8 @@ def _modality(model: PreTrainedModel) -> str | None:
     if not found:
         said = model.input_modalities
         found = {SEEN.get(word) for word in ([said] if isinstance(said, str) else said)}
+        if found == {AUDIO}:  # nobody's default; it may have convolutions
+            return AUDIO
         kinds = [type(module) for module in model.modules()]
         if nn.Embedding not in kinds and any(issubclass(kind, nn.Conv2d | nn.Conv3d) for kind in kinds):
             return VISION
