@@ -20,7 +20,7 @@ from vlp_bench.pruning.masks import file_format as mask_files
 from vlp_bench.pruning.masks.bit_packing import Form
 from vlp_bench.pruning.masks.parameter_names import matched, renaming, unwrapped
 from vlp_bench.pruning.said_once import warn_once
-from vlp_bench.pruning.selection.thresholds import count
+from vlp_bench.pruning.selection.thresholds import counts
 from vlp_bench.pruning.weights_hash import hash_of_weights
 from vlp_bench.spelling import count_of
 
@@ -107,7 +107,7 @@ class Solution:
     @property
     def kept(self) -> int:
         """Number of weights that survive."""
-        return sum(count(mask) for mask in self.masks.values())
+        return sum(counts(list(self.masks.values())))
 
     @property
     def total(self) -> int:
@@ -284,14 +284,15 @@ def check_solved(
     name, kept_of = name_of(solve), dict[str, int]()
     if not isinstance(solved, Solved):
         raise ValueError(f"{name} gives {type(solved).__name__}: Solved(masks, weights) is needed")
-    for layer, budget in budgets.items():
+    for layer in budgets:
         mask, shape = solved.masks.get(layer), layers[layer].weight.shape
         if not isinstance(mask, Tensor) or mask.dtype is not torch.bool or mask.shape != shape:
             told = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
             raise ValueError(f"{name} gives {layer!r} no mask of torch.bool {tuple(shape)}, but {told}")
-        kept = count(mask)
+    for (layer, budget), kept in zip(budgets.items(), counts([solved.masks[layer] for layer in budgets]), strict=True):
         if kept not in may_keep(solve, layers[layer], budget):
-            raise ValueError(f"{name} keeps {kept} of {mask.numel()} weights of {layer!r}, its budget is {budget}")
+            size = solved.masks[layer].numel()
+            raise ValueError(f"{name} keeps {kept} of {size} weights of {layer!r}, its budget is {budget}")
         kept_of[layer] = kept
     if unasked := [layer for layer in solved.masks if layer not in budgets]:
         raise ValueError(f"{name} gives a mask of {unasked[0]!r}, which has no budget")

@@ -54,9 +54,11 @@ def keys_of(name: str, bits: Tensor) -> Tensor:
             return bits  # none is negative, none is NaN
     keys = _in_order(own)
     keys += keys == -1  # -0.0 is as large as 0.0
-    if bits.numel() and (int(keys.max()) > INFINITY or int(keys.min()) < ~INFINITY):
+    keys = torch.as_tensor(keys)
+    lowest, highest = torch.stack(keys.aminmax()).tolist() if keys.numel() else (0, 0)
+    if highest > INFINITY or lowest < ~INFINITY:
         raise ValueError(f"the scores of {name!r} hold NaN: the layer cannot be ranked")
-    return torch.as_tensor(keys)
+    return keys
 
 
 def _in_order(bits: Any) -> Any:
@@ -177,28 +179,32 @@ class Counter:
 
     def __init__(self, low: int, high: int) -> None:
         self.low, self.high = low, high
-        self.above = self.lowest = self.highest = 0
+        self.above: int | Tensor = 0
+        self.lowest: int | Tensor = 0
+        self.highest: int | Tensor = 0
         self.inside: list[Tensor] = []
 
     def add(self, keys: Tensor) -> None:
         """The next keys."""
         above = keys > self.high
-        self.above += int(torch.count_nonzero(above))
+        self.above = torch.count_nonzero(above) + self.above
         self.add_between(keys[(keys >= self.low) ^ above], len(keys))
 
     def add_between(self, between: Tensor, size: int) -> None:
         """Those of the next `size` that lie between. Many are most likely ties, which need no sorting."""
         if len(between) > size >> 3:
             lowest, highest = between == self.low, between == self.high
-            self.lowest += int(torch.count_nonzero(lowest))
-            self.highest += int(torch.count_nonzero(highest)) if self.high > self.low else 0
+            self.lowest = torch.count_nonzero(lowest) + self.lowest
+            self.highest = torch.count_nonzero(highest) + self.highest if self.high > self.low else 0
             between = between[~(lowest | highest)]
         self.inside.append(between)
 
     def counted(self) -> Counted:
         """What was found."""
-        keys = in_ascending_order(torch.cat(self.inside)).cpu().numpy()
-        return Counted((self.low, self.high), self.above, (self.lowest, self.highest), keys)
+        keys = in_ascending_order(torch.cat(self.inside))
+        counts = [torch.as_tensor(number).to(keys.device) for number in (self.above, self.lowest, self.highest)]
+        *told, above, lowest, highest = torch.cat([keys, torch.stack(counts)]).cpu().split([len(keys), 1, 1, 1])
+        return Counted((self.low, self.high), int(above), (int(lowest), int(highest)), told[0].int().numpy())
 
 
 class Counters:

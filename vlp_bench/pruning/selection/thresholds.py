@@ -147,6 +147,13 @@ def count(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else torch.count_nonzero(mask))
 
 
+def counts(masks: Sequence[Tensor]) -> list[int]:
+    """The same of many; what lies on a device is asked in one go."""
+    if all(mask.device.type == "cpu" for mask in masks):
+        return [count(mask) for mask in masks]
+    return torch.stack([torch.count_nonzero(mask).to(masks[0].device) for mask in masks]).tolist()
+
+
 def largest_value(scores: Tensor, rank: int, name: str = "scores") -> float:
     """The `rank`-th largest score (1 = the largest). Raises ValueError for NaN."""
     if scores.device.type != "cpu" and scores.numel() <= SMALL:

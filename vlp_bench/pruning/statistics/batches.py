@@ -51,33 +51,43 @@ def tensors_in(item: Any) -> Iterator[Tensor]:
 
 def moved_to(item: Any, device: torch.device) -> Any:
     """The item with every tensor in it on `device`; what isn't known stays as it is."""
-    if isinstance(item, Tensor):
-        return item.to(device, non_blocking=True)
-    if hasattr(item, "to"):
-        return item.to(device)
-    if isinstance(item, Mapping):
-        return {key: moved_to(value, device) for key, value in item.items()}
-    if isinstance(item, list | tuple):
-        moved = [moved_to(value, device) for value in item]
-        return type(item)(*moved) if hasattr(item, "_fields") else type(item)(moved)
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return _with_fields(item, lambda value: moved_to(value, device))
-    return item
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        return value.to(device) if hasattr(value, "to") else _with_parts(value, moved)
+
+    return moved(item)
 
 
 def numbers_on_host(item: Any) -> Any:
-    """The item with every tensor of whole numbers or truths in it on the processor; others stay where they are."""
-    if isinstance(item, Tensor):
-        return item if item.is_floating_point() else item.cpu()
-    if all(tensor.device.type == "cpu" for tensor in tensors_in(item)):
+    """The item with every tensor of whole numbers or truths in it on the processor; others stay where they are.
+
+    What lies on a device is fetched in one go.
+    """
+    away = [tensor for tensor in tensors_in(item) if tensor.device.type != "cpu" and not tensor.is_floating_point()]
+    if not away:
         return item
+    away.sort(key=Tensor.element_size, reverse=True)  # so that each begins where its type may
+    pieces = [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in away]
+    fetched = torch.cat([piece.to(pieces[0].device) for piece in pieces]).cpu().split([len(piece) for piece in pieces])
+    own = {id(tensor): piece.view(tensor.dtype).view(tensor.shape) for tensor, piece in zip(away, fetched, strict=True)}
+
+    def told(value: Any) -> Any:
+        return own.get(id(value), value) if isinstance(value, Tensor) else _with_parts(value, told)
+
+    return told(item)
+
+
+def _with_parts(item: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a mapping, list, tuple or dataclass with every part changed; anything else as it is."""
     if isinstance(item, Mapping):
-        return {key: numbers_on_host(value) for key, value in item.items()}
+        return {key: change(value) for key, value in item.items()}
     if isinstance(item, list | tuple):
-        own = [numbers_on_host(value) for value in item]
+        own = [change(value) for value in item]
         return type(item)(*own) if hasattr(item, "_fields") else type(item)(own)
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return _with_fields(item, numbers_on_host)
+        return _with_fields(item, change)
     return item
 
 
@@ -119,11 +129,23 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
+        unsure = [i for i, (tensor, _) in enumerate(self._kept) if not self._written(i) and tensor.numel() <= SMALL]
+        changed = {i for i, same in zip(unsure, _same([self._kept[i] for i in unsure]), strict=True) if not same}
         for i, (tensor, before) in enumerate(self._kept):
-            small = tensor.numel() <= SMALL
-            if writes_of(tensor) != self._writes[i] or (small and not torch.equal(tensor, before)):
+            if i in changed or self._written(i):
                 tensor.copy_(before)
                 self._writes[i] = writes_of(tensor)
+
+    def _written(self, i: int) -> bool:
+        return writes_of(self._kept[i][0]) != self._writes[i]
+
+
+def _same(pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Whether the two are equal, of each pair; what lies on a device is asked in one go."""
+    if all(tensor.device.type == "cpu" for tensor, _ in pairs):
+        return [torch.equal(tensor, before) for tensor, before in pairs]
+    first = pairs[0][0].device
+    return torch.stack([tensor.eq(before).all().to(first) for tensor, before in pairs]).tolist()
 
 
 def as_released(part: Any) -> Any:
