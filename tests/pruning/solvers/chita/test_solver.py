@@ -132,6 +132,22 @@ def test_a_small_ridge_does_not_enlarge_the_rounding_of_the_linear_part(batches)
         assert (values[support] - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("seed", [4, 5, 7, 10])
+def test_a_search_from_near_the_minimum_sees_what_its_first_step_improves(seed):
+    """Of an objective of a few tenths some 1e-8, which float32 doesn't tell: the search ended before it had begun."""
+    rows, w = draws(4, 40, seed=seed).float(), draws(40, seed=seed + 1000).float()
+    exact, one = rows.double(), largest(w, 1)
+    column = exact[:, one]
+    least = ridge(column, w[one].double(), column.sum(0) / 3, exact @ w.double(), 0.04)
+    b = torch.zeros(40).masked_scatter(one, 1.001 * least.float())
+    values, support = solve_block(rows, b, w, 3, one, 0.04, None, "corrected")
+    expected, other = solve_block(exact, b.double(), w.double(), 3, one, 0.04, None, "corrected")
+    assert support.equal(other)
+    assert not support.equal(one)
+    assert values.dtype == w.dtype
+    torch.testing.assert_close(values.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 class Steep(vlp_bench.PlainAdapter):
     """Large gradients, counted."""
 

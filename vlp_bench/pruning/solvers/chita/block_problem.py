@@ -178,9 +178,9 @@ def solve_block(
     """Values (n,) and support of one block: a step, then the exact minimiser on its support.
 
     rows X (b, n), b the values so far and the support of its largest, w the dense ones, the linear part of that many
-    images. The step, which decides on the support alone, and the target are computed in the type they come in, the
-    minimiser with its linear part in float64: rounded, that is no combination of rows, and what is none the minimiser
-    divides by the damping.
+    images. The step, which decides on the support alone, and the target are computed in the type they come in, a search
+    in float64: the first of its steps may improve by less than float32 tells. So is the minimiser with its linear part:
+    rounded, that is no combination of rows, and what is none is divided by the damping. Official has float32 in all.
     """
     where = support.nonzero().view(-1)
     columns = rows.index_select(1, where)
@@ -190,6 +190,10 @@ def solve_block(
         length = _kept_support(columns, b[where], gradient, where, damping)
         if length is not None:
             b = b.index_add(0, where, gradient[where], alpha=-length)
+        elif compat == "corrected" and rows.dtype != torch.float64:
+            exact = rows.double(), b.double(), w.double()
+            values, support = solve_block(*exact, images, support, damping, alive, compat)
+            return values.to(w), support
         else:
             found = _searched(rows, b, w, gradient, linear, support, damping, alive, compat)
             b, support = found(0), found.support[0]
