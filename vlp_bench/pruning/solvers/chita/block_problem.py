@@ -131,6 +131,11 @@ class Step:
         return self.problem.moved(self.length)(i) * self.support[i]
 
 
+def linear_part(rows: Tensor, images: float) -> Tensor:
+    """a (n,): the sum of the gradients X (b, n) over the number of images, in the type of the rows."""
+    return rows.sum(0).mul_(1 / images)
+
+
 def ridge(columns: Tensor, w: Tensor, linear: Tensor, target: Tensor, damping: float) -> Tensor:
     """The exact minimiser (n,) on a support: (CᵀC + 2λ₂) v = Cᵀy + 2λ₂ w - a.
 
@@ -164,7 +169,7 @@ def solve_block(
     rows: Tensor,
     b: Tensor,
     w: Tensor,
-    linear: Tensor,
+    images: float,
     support: Tensor,
     damping: float,
     alive: Tensor | None,
@@ -172,17 +177,23 @@ def solve_block(
 ) -> tuple[Tensor, Tensor]:
     """Values (n,) and support of one block: a step, then the exact minimiser on its support.
 
-    rows X (b, n), b the values so far and the support of its largest, w the dense ones, linear a (n,). The step, which
-    decides on the support alone, and the target are computed in the type they come in, the minimiser in float64.
+    rows X (b, n), b the values so far and the support of its largest, w the dense ones, the linear part of that many
+    images. The step, which decides on the support alone, and the target are computed in the type they come in, a search
+    in float64: the first of its steps may improve by less than float32 tells. So is the minimiser with its linear part:
+    rounded, that is no combination of rows, and what is none is divided by the damping. Official has float32 in all.
     """
     where = support.nonzero().view(-1)
     columns = rows.index_select(1, where)
-    target = rows @ w
+    target, linear = rows @ w, linear_part(rows, images)
     if float(linear.norm()) > NEGLIGIBLE:
         gradient = torch.addmv(linear - damping * (w - b), rows.t(), target - columns @ b[where], alpha=-1)
         length = _kept_support(columns, b[where], gradient, where, damping)
         if length is not None:
             b = b.index_add(0, where, gradient[where], alpha=-length)
+        elif compat == "corrected" and rows.dtype != torch.float64:
+            exact = rows.double(), b.double(), w.double()
+            values, support = solve_block(*exact, images, support, damping, alive, compat)
+            return values.to(w), support
         else:
             found = _searched(rows, b, w, gradient, linear, support, damping, alive, compat)
             b, support = found(0), found.support[0]
@@ -193,7 +204,8 @@ def solve_block(
     if compat == "official":
         inside = as_released(rows, b, w, linear, where, damping)
     else:
-        inside = ridge(columns.double(), w[where].double(), linear[where].double(), target.double(), damping)
+        exact = columns.double()
+        inside = ridge(exact, w[where].double(), linear_part(exact, images), target.double(), damping)
     return torch.zeros_like(w).index_copy_(0, where, inside.to(w)), support
 
 

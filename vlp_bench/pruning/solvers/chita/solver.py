@@ -16,7 +16,14 @@ from vlp_bench.pruning.checks import Compat, check_choice, check_compat, check_c
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.masks.bit_packing import pack, unpack
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.chita.block_problem import NEGLIGIBLE, Part, Problem, largest_of, solve_block
+from vlp_bench.pruning.solvers.chita.block_problem import (
+    NEGLIGIBLE,
+    Part,
+    Problem,
+    largest_of,
+    linear_part,
+    solve_block,
+)
 from vlp_bench.pruning.solvers.chita.rows import STEP_PASSES, Block, Plan, Precision, Rows, cut, fitting, plan
 from vlp_bench.pruning.solvers.chita.support_bounds import Outlook, look
 from vlp_bench.pruning.statistics.batches import Snapshot
@@ -115,7 +122,7 @@ class _Run:
         for done, group in enumerate(self.plan.groups, 1):
             for block, rows in self._pieces(group):
                 w, values, support = self._parts(block)
-                found, own = look(rows.to(w.dtype), w, self._linear(rows, w), support, self.damping)
+                found, own = look(rows.to(w.dtype), w, self.rows_seen, support, self.damping)
                 values.copy_(found)
                 outlook.put(number, own)
                 number += 1
@@ -164,10 +171,6 @@ class _Run:
         """The layers' masks."""
         by_layer = groupby(self.blocks, key=lambda block: block.name)
         return {name: torch.cat([self._parts(block)[2] for block in own]) for name, own in by_layer}
-
-    def _linear(self, rows: Tensor, like: Tensor) -> Tensor:
-        """a (n,), the gradients' sum over the number of images, rounded as the released code does."""
-        return rows.sum(0).to(like).mul_(1 / self.rows_seen)
 
     def _gradients(self, names: list[str]) -> Iterator[Flat]:
         """The gradient of every batch; entries of removed weights are zero."""
@@ -218,7 +221,7 @@ class _Run:
         if self.rows is not None:
             for block, rows in self._pieces(self.blocks):
                 own, values, _ = self._parts(block)
-                values.copy_(self._linear(rows, own))
+                values.copy_(linear_part(rows.to(own.dtype), self.rows_seen))
         else:
             for gradients in self._gradients(list(self.layers)):
                 for name, gradient in gradients.items():
@@ -243,15 +246,15 @@ class _Run:
     def _solve(self, block: Block, rows: Tensor, length: float | None) -> None:
         """Values and support of a block after the model's step; a length of None erased it."""
         w, values, support = self._parts(block)
-        linear = self._linear(rows, w)
-        b = torch.zeros_like(w) if length is None else (w - length * linear) * support
+        rows = rows.to(w.dtype)
+        b = torch.zeros_like(w) if length is None else (w - length * linear_part(rows, self.rows_seen)) * support
         if self.official:
             support &= b != 0
         if not support.any():
             values.zero_()
             return
         alive = self.alive[block.name][block.start : block.stop] if block.name in self.alive else None
-        found, mask = solve_block(rows.to(w.dtype), b, w, linear, support, self.damping, alive, self.settings.compat)
+        found, mask = solve_block(rows, b, w, self.rows_seen, support, self.damping, alive, self.settings.compat)
         values.copy_(found)
         self.support[block] = pack(mask)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlp_bench.pruning.solvers.chita.block_problem import NEGLIGIBLE, ridge
+from vlp_bench.pruning.solvers.chita.block_problem import NEGLIGIBLE, linear_part, ridge
 
 MARGIN = 1.01  # by which a bound must hold; what is closer is computed in full
 CLEAR = 1e-4  # of p and t q together: of a gradient smaller than that little is known
@@ -79,16 +79,17 @@ class Outlook(NamedTuple):
         return (clear & (reached >= MARGIN * outside)) | (self.squares[:, 0] <= NEGLIGIBLE**2)
 
 
-def look(rows: Tensor, w: Tensor, linear: Tensor, support: Tensor, damping: float) -> tuple[Tensor, Outlook]:
+def look(rows: Tensor, w: Tensor, images: float, support: Tensor, damping: float) -> tuple[Tensor, Outlook]:
     """The exact minimiser (n,) on the support, and what is to be known about steps.
 
     Args:
         rows: X (b, n).
-        w, linear: dense weights and a (n,).
+        w: dense weights (n,).
+        images: whose number a is the rows' sum over.
         support: S (n,) bool.
         damping: 2λ₂.
     """
-    where = support.nonzero().view(-1)
+    where, linear = support.nonzero().view(-1), linear_part(rows, images)
     columns, inside = rows.index_select(1, where), torch.stack([w[where], linear[where]])
     target, (known, along) = rows @ w, inside @ columns.t()
     back = torch.stack([target - known, along]) @ rows  # (2, n)
@@ -106,6 +107,6 @@ def look(rows: Tensor, w: Tensor, linear: Tensor, support: Tensor, damping: floa
         torch.cat([inside, gradient])[:, largest].sum(1),
         rest.abs_().index_fill_(1, where, 0.0).amax(1),
     )
-    dense, linear = inside.double()
-    found = ridge(columns.double(), dense, linear, target.double(), damping)
+    exact = columns.double()
+    found = ridge(exact, inside[0].double(), linear_part(exact, images), target.double(), damping)
     return torch.zeros_like(w).index_copy_(0, where, found.to(w)), outlook
