@@ -16,13 +16,13 @@ from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
 
-KEPT = {"ecoflap": {"allocate.keep_in": "memory"}}  # a tensor of the pretended device can't be written to a file
+OPTIONS = {"ecoflap": {"allocate.keep_in": "memory"}, "chita_pp": {"steps": 2}, "itersnip": {"steps": 3}}
 
 
 def compared(name: str, model: Any, data: Any, sparsity: float = 0.5) -> str:
     """ "equal", or what differs."""
     own, away = (
-        vlp_bench.prune(model if here else pretend_device.moved(model), name, sparsity, data, options=KEPT.get(name))
+        vlp_bench.prune(model if here else pretend_device.moved(model), name, sparsity, data, options=OPTIONS.get(name))
         for here in (True, False)
     )
     return differs(own, away) or "equal"

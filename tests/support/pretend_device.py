@@ -9,8 +9,9 @@ A backend stays with its process, so tests run what needs it in one of its own.
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,9 +34,11 @@ CROSS = {aten._to_copy.default, aten.copy_.default}
 
 def wait() -> None:
     """Counts one for the innermost line of the package."""
-    own = [frame for frame in traceback.extract_stack() if "/vlp_bench/" in frame.filename]
-    place = f"{own[-1].filename.rpartition('/vlp_bench/')[2]}: {own[-1].line}" if own else "elsewhere"
-    waits[place] += 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "/vlp_bench/" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    file = "elsewhere" if frame is None else frame.f_code.co_filename.rpartition("/vlp_bench/")[2]
+    waits[f"{file}:{0 if frame is None else frame.f_lineno}"] += 1
 
 
 class OnDevice(Tensor):
