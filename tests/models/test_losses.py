@@ -182,7 +182,9 @@ def test_draws_are_made_on_the_processor_wherever_the_features_are(monkeypatch, 
     assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU; without one tests/pruning/test_another_device.py asks it"
+)
 def test_the_same_seed_draws_the_same_for_every_device():
     weights = torch.rand(64, 64)
     torch.manual_seed(5)

@@ -12,6 +12,7 @@ import vlp_bench
 from benchmarks import gpu
 from tests.pruning.toys import labelled, sequential
 from tests.support import pretend_device
+from vlp_bench.models.negatives import draw
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -49,6 +50,13 @@ def waits(model: Any, batches: int) -> int:
     return pretend_device.waits.total()
 
 
+def drawn(device: torch.device) -> list[int]:
+    """The negatives of 64 rows, drawn with one seed."""
+    weights = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    torch.manual_seed(5)
+    return draw(weights).tolist()
+
+
 def main() -> None:
     library, found = pretend_device.install(), {}
     for name in catalogue.names():
@@ -61,6 +69,7 @@ def main() -> None:
         data = [[gpu.batch(model, 2, 0, torch.device("cpu")), gpu.batch(model, 2, 1, torch.device("cpu"))]]
         found[f"{name}, multiflow"] = compared("multiflow", model, data, 0.9)
         found[f"{name}, waits"] = [waits(model, batches) for batches in (2, 4)]
+    found["draws"] = drawn(torch.device("cpu")) == drawn(torch.device(pretend_device.DEVICE))
     print(json.dumps(found))
     del library
 

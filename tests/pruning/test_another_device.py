@@ -27,6 +27,10 @@ def test_every_pruner_gives_the_processors_masks_and_values(found):
     assert found["xvlm, multiflow"] == found["blip, multiflow"] == "equal"
 
 
+def test_the_same_seed_draws_the_same_negatives(found):
+    assert found["draws"] is True
+
+
 @pytest.mark.parametrize("model", ["xvlm", "blip"])
 def test_statistics_wait_for_the_device_a_few_times_a_batch_whatever_the_layers(found, model):
     """A batch of two parts: what tells it from others, its whole numbers by part, and whether all is finite."""

@@ -27,6 +27,7 @@ from vlp_bench.pruning.layers import give_back, preserve_weights
 from vlp_bench.pruning.said_once import warn_once
 from vlp_bench.pruning.schedule import Reviving, Schedule, one_shot
 from vlp_bench.pruning.selection.patterns import check_share, check_steps, pattern_of
+from vlp_bench.pruning.selection.thresholds import counts
 from vlp_bench.pruning.solution import Solution, Solutions, Solved, check_solved, check_values, layer_report
 from vlp_bench.pruning.statistics.batches import Snapshot
 from vlp_bench.pruning.statistics.calibration import Calibration
@@ -338,7 +339,8 @@ class Pruner:
                     solved = self.sweep(self._solve(solve), asked, budgets)
                 kept = check_solved(self.solve, solved, budgets, stage.layers)
                 check_values(self.values or self.solve, solved, stage.layers)
-                returned += sum(int((solved.masks[name] & ~mask).count_nonzero()) for name, mask in before.items())
+                if revives:
+                    returned += sum(counts([solved.masks[name] & ~mask for name, mask in before.items()]))
                 if step + 1 < len(path):
                     give_back(calibration.layers, originals if revives else {})
                     solved.install(written_by_solvers(calibration))

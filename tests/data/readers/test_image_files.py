@@ -82,7 +82,9 @@ def test_splits_of_class_folders_by_the_names_people_give(tmp_path):
         Place(str(tmp_path), "imagefolder").read(CLASSES)
     (tmp_path / "dev").rmdir()
     (tmp_path / "Train").rename(tmp_path / "trained")
-    with pytest.raises(ValueError, match=r"which folder has the train split .* a folder train or training\); call one"):
+    with pytest.raises(
+        ValueError, match=r"which folder has the train split .* a folder train or training or trainset\); call one"
+    ):
         Files(str(tmp_path), "imagefolder").labelled()
 
 

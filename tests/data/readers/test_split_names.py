@@ -21,6 +21,8 @@ from vlp_bench.data.readers.split_names import NAMES, is_of, of_another, split_f
         ("valCaptions", ["val"]), ("test1", ["test"]), ("testdev_balanced_questions", ["test"]),
         ("v2_OpenEnded_mscoco_test-dev2015_questions", ["test"]), ("retrieval", []), ("evaluation", []),
         ("contest", []), ("latest", []), ("devices", []), ("trained", []), ("train_val", ["train", "val"]),
+        ("latest_dev", ["val"]), ("trainset", ["train"]), ("my_valset", ["val"]), ("TestSet", ["test"]),
+        ("testset", ["test"]), ("offset", []),
     ],
 )  # fmt: skip
 def test_a_name_says_its_split_by_whole_words(name, splits):

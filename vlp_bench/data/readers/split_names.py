@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "testdev"),
+    "train": ("train", "training", "trainset"),
+    "val": ("val", "valid", "validation", "dev", "valset", "devset"),
+    "test": ("test", "testing", "testdev", "testset"),
 }
 """Our splits -> what their files or folders have in their name."""
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
@@ -14,8 +14,8 @@ _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 def words(name: str) -> list[str]:
     """The words of a name in lower case: "valCaptions2014-test_dev" -> val, captions, testdev."""
-    found = [word.lower() for word in _WORD.findall(name)]
-    return list(" ".join(found).replace("test dev", "testdev").split())
+    found = " ".join(word.lower() for word in _WORD.findall(name))
+    return re.sub(r"\btest dev\b", "testdev", found).split()
 
 
 def is_of(name: str, split: str) -> bool:

@@ -203,8 +203,9 @@ class Counter:
         """What was found."""
         keys = in_ascending_order(torch.cat(self.inside))
         counts = [torch.as_tensor(number).to(keys.device) for number in (self.above, self.lowest, self.highest)]
-        *told, above, lowest, highest = torch.cat([keys, torch.stack(counts)]).cpu().split([len(keys), 1, 1, 1])
-        return Counted((self.low, self.high), int(above), (int(lowest), int(highest)), told[0].int().numpy())
+        fetched = torch.cat([keys, torch.stack(counts)]).cpu()  # at once
+        above, lowest, highest = fetched[len(keys) :].tolist()
+        return Counted((self.low, self.high), above, (lowest, highest), fetched[: len(keys)].int().numpy())
 
 
 class Counters:
