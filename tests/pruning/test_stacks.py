@@ -1,6 +1,8 @@
 """Experts that one parameter holds are pruned matrix by matrix, as if each were a linear layer of its own."""
 
+import itertools
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,11 +12,14 @@ from torch import nn
 import vlp_bench
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.stacks import stack_of, with_slices
+from vlp_bench.pruning import sweep
 from vlp_bench.pruning.adapter import PlainAdapter
 from vlp_bench.pruning.another_sparsity import another_sparsity
 from vlp_bench.pruning.another_sparsity import write as write_scores
 from vlp_bench.pruning.layers import find_layers
+from vlp_bench.pruning.selection.thresholds import keep_largest_per_row
 from vlp_bench.pruning.solution import Solution
+from vlp_bench.pruning.statistics.block_sequential import ControlFlowChanged
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputNorms, InputProducts
 
@@ -405,3 +410,77 @@ def test_experts_of_transformers(family, answers):
         assert solution.sparsity == pytest.approx(0.5, abs=1e-3)
         assert len(solution.masks) >= 2 * 10
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Late(Mixture):
+    """Goes by the inner layer's outputs; of all patterns of signs one alone comes to the last expert."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.inner.weight.mul_(0.01)[EXPERTS - 1] = 1.0
+            self.inner.bias.zero_()[0] = WIDTH - 1.5
+
+    def forward(self, x, mask=None):
+        h = self.inner(x)
+        chosen = h[..., [0, EXPERTS - 1]].argmax(-1).flatten() * (EXPERTS - 1)
+        return self.head((self.experts(h.flatten(0, 1), chosen).view_as(h) + h).mean(1))
+
+
+class Reached(Blocks):
+    """The expert that one pattern comes to, and what sends it there."""
+
+    def prunable(self, model):
+        last = f".{EXPERTS - 1}.weight" if isinstance(model.experts, Separate) else f"[{EXPERTS - 1}]"
+        return ["inner.weight", *(f"experts.{part}{last}" for part in ("up", "down"))]
+
+
+def late(kind):
+    """Model and batches."""
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=WIDTH))).view(2, 4, 8, WIDTH)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Late()
+    model.experts = Separate(model.experts) if kind == "separate" else model.experts
+    return model, [(x, torch.arange(4) % CLASSES) for x in signs]
+
+
+@pytest.mark.parametrize("passes", ["resumed", "whole"])
+@pytest.mark.parametrize("kind", ["stacked", "separate"])
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+def test_an_expert_that_gets_no_token_behind_pruned_blocks_is_judged_by_size(pruner, kind, passes, caplog, monkeypatch):
+    """Its budget holds, the largest of each row (of the layer) stay, nothing is made up for."""
+    model, batches = late(kind)
+    if passes == "whole":
+        monkeypatch.setattr(sweep._Resumed, "solved", Mock(side_effect=ControlFlowChanged("experts")))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = vlp_bench.prune(model, pruner, 0.9, batches, adapter=Reached())
+    name = Reached().prunable(model)[1]
+    assert f"no token comes to '{name}' (and to 1 more experts) any more" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    weight, kept = find_layers(model, Reached())[name].weight.detach(), found.masks[name]
+    assert int(kept.sum()) == 3
+    if pruner == "wanda":
+        assert kept.equal(keep_largest_per_row(weight.abs(), 3))
+    else:
+        assert weight[kept].abs().min() > weight[~kept].abs().max()
+        torch.testing.assert_close(found.weights[name][kept], weight[kept])
+
+
+@pytest.mark.parametrize("kind", ["stacked", "separate"])
+@pytest.mark.parametrize("pruner", ["snip", "wanda", "gblm", "wanda_pp"])
+def test_an_expert_may_get_no_token_after_a_step(pruner, kind, caplog):
+    """Its gradient is zero then; scores of inputs tell its weights apart by size."""
+    model, batches = late(kind)
+    options = {"schedule": "constant", "schedule.steps": 2, "allocate": "uniform"}
+    found = vlp_bench.prune(model, pruner, 0.9, batches, adapter=Reached(), options=options)
+    assert "any more" in caplog.text
+    assert found.sparsity == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+def test_an_expert_that_was_never_reached_is_refused_before_anything_is_pruned(pruner, monkeypatch):
+    model = mixture(routed=2)
+    monkeypatch.setattr(sweep._Resumed, "solved", Mock(side_effect=AssertionError))
+    with pytest.raises(ValueError, match=r"no calibration batch reaches 'experts\.up\[2\]'"):
+        vlp_bench.prune(model, pruner, 0.5, drawn(), adapter=Blocks())

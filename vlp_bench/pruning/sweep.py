@@ -41,6 +41,8 @@ def block_by_block(solve: Solve, calibration: Calibration, budgets: dict[str, in
     """
     if calibration.batches is None:
         return whole_passes(solve, calibration, budgets, blocks(calibration))
+    if not calibration.is_pruned:
+        calibration.reach_experts()
     model, layers = calibration.model, calibration.layers
     resuming = Resuming(calibration.adapter, model, layers, keeps_all=calibration.shared)
     explorer = calibration.subset(layers, adapter=resuming)
@@ -92,6 +94,7 @@ class _Resumed:
         """Solves a block, if it isn't yet, and runs it pruned; `later` gives its weights back if they are needed."""
         names, layers = self.found[number], self.calibration.layers
         part = self.calibration.subset(names, adapter=self.resuming, before_sweep=self.calibration)
+        part.is_pruned = self.calibration.is_pruned or number > 0
         with ExitStack() as undo:
             undo.enter_context(present(self.calibration.model, names))
             if number == len(self.answers):
@@ -125,6 +128,7 @@ def whole_passes(solve: Solve, calibration: Calibration, budgets: dict[str, int]
     with preserve_weights(calibration.layers):
         for names in found:
             part = calibration.subset(names, before_sweep=calibration)
+            part.is_pruned = calibration.is_pruned or bool(answers)
             answers.append(solve(part, {name: budgets[name] for name in names if name in budgets}))
             answers[-1].install(written_by_solvers(part))
     return _together(answers, calibration)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -34,7 +35,7 @@ from vlp_bench.pruning.statistics.batches import (
 )
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.gradients import GradientStatistic, Reach, backward, calls_seen, gradients_taken
-from vlp_bench.pruning.statistics.inputs import InputStatistic, InputWatch, by_first_reader
+from vlp_bench.pruning.statistics.inputs import InputNorms, InputStatistic, InputWatch, by_first_reader
 from vlp_bench.pruning.statistics.protocol import Sums
 from vlp_bench.pruning.statistics.token_masks import TokenMasks
 from vlp_bench.pruning.statistics.uncalled import READ_UNCALLED, read_uncalled
@@ -45,6 +46,8 @@ UNREACHED = (
     "no calibration batch reaches {name!r}: its adapter's encode() sends no token there that counts; give batches that "
     "do, leave it out in prunable(), or use a pruner without activations"
 )
+EXPERT = re.compile(r"\bexperts\b")  # in the name of a weight
+NO_GRADIENT = "its gradient is zero"
 SHORT = 1 << 14  # numbers of a tensor that is looked at together with others
 
 
@@ -72,6 +75,9 @@ class Passes:
 
     Args: as those of `Calibration`, which remembers the answers.
     """
+
+    is_pruned = False
+    """Whether the model was pruned in part: by steps of a schedule, or blocks before these layers in a sweep."""
 
     def __init__(
         self,
@@ -210,8 +216,50 @@ class Passes:
             for statistic, sums in running:
                 told = {name: statistic.telling(total) for name, total in sums.items()}
                 refuse_infinite(told, f"the inputs of {{}} in calibration batch {number}")
+        for name in self._by_size(statistics, [sums for _, sums in running], tokens):
+            rows[name], tokens[name] = 1, self.layers[name].matrix.shape[1]
         self.check_reached(rows if compat == "official" else tokens)
         return [statistic.result(self.layers, sums, rows) for statistic, sums in running]
+
+    def _by_size(
+        self, statistics: Sequence[InputStatistic], found: Sequence[Sums], tokens: Mapping[str, int]
+    ) -> list[str]:
+        """Lost experts are seen as if each feature came once, alone: what tells their weights apart is their size."""
+        lost = self.lost_experts(tokens, "its weights are told apart by size alone")
+        for name in lost:
+            weight = self.layers[name].matrix
+            each = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)[None]
+            for statistic, sums in zip(statistics, found, strict=True):
+                statistic.add(sums, name, statistic.measure(each, None))
+        return lost
+
+    def lost_experts(self, counts: Mapping[str, int], so: str) -> list[str]:
+        """Those without a count, which nothing comes to any more since other weights are pruned; warns what follows."""
+        lost = [name for name in self.layers if not counts.get(name) and EXPERT.search(name)]
+        if not self.is_pruned or not lost or self.read_uncalled(lost):
+            return []
+        others = f" (and to {len(lost) - 1} more experts)" if len(lost) > 1 else ""
+        said = f"no token comes to {lost[0]!r}{others} any more, as weights before it are pruned"
+        warn_once(log, self.model, f"{said}: {so}; more calibration batches would reach it")
+        return lost
+
+    def reach_experts(self) -> None:
+        """Batches run forwards until a token that counts has come to every expert, as a rule one or two.
+
+        Raises:
+            ValueError: none comes to an expert.
+        """
+        tokens = Counter({name: 0 for name in self.layers if EXPERT.search(name)})
+
+        def take(event: Event) -> None:
+            if event.layer in tokens:
+                tokens[event.layer] += int(event.numbers[1])
+
+        if tokens:
+            for _ in self._forwards([InputNorms()], "corrected", take):
+                if all(tokens.values()):
+                    return
+            self.check_reached(dict.fromkeys(self.layers, 1) | tokens)
 
     def check_reached(self, counts: Mapping[str, int]) -> None:
         """Raises ValueError for a layer without a count, or Unseen for those that are read without being called."""
@@ -312,6 +360,11 @@ class Passes:
                 for statistic, sums in of_batches:
                     statistic.add(sums, name, statistic.measure(self.layers[name], gradient))
             batches += 1
+        taken = running[0][1]
+        for name in self.lost_experts(dict.fromkeys(taken, 1), NO_GRADIENT):
+            gradient = torch.zeros_like(self.layers[name].weight, dtype=torch.float32)
+            for statistic, sums in running:
+                statistic.add(sums, name, statistic.measure(self.layers[name], gradient))
         counts = dict.fromkeys(self.layers, batches)
         results = [statistic.result(self.layers, sums, counts) for statistic, sums in running]
         for statistic, result in zip(statistics, results, strict=True):
@@ -361,7 +414,7 @@ class Passes:
             torch.enable_grad(),
         ):
             yield from relay.through(self._parts(), named(self.model, run))
-        reach.check()
+        reach.check(self.lost_experts(reach.reached(), NO_GRADIENT))
 
     @contextmanager
     def _undisturbed(self, *, training: bool = False) -> Iterator[None]:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vlp_bench.pruning.layers import Layer
 from vlp_bench.pruning.statistics.activation_cache import blocks_of
 from vlp_bench.pruning.statistics.around import with_outputs
-from vlp_bench.pruning.statistics.batch_loop import check_reached, refuse_infinite
+from vlp_bench.pruning.statistics.batch_loop import NO_GRADIENT, check_reached, refuse_infinite
 from vlp_bench.pruning.statistics.data_parallel import Event, Relay
 from vlp_bench.pruning.statistics.inputs import in_rows
 from vlp_bench.pruning.statistics.protocol import Sums
@@ -54,6 +54,8 @@ class BlockGradients:
         relay = calibration.relay(take)
         for number in BlockWatch(calibration, measure).through(relay):
             refuse_infinite(sums, f"the block gradients of {{}} in calibration batch {number}")
+        for name in calibration.lost_experts(calls, NO_GRADIENT):
+            sums[name], calls[name] = torch.zeros_like(calibration.layers[name].weight, dtype=torch.float32), 1
         check_reached(calibration.layers, calls, UNSEEN)
         return {
             name: layer.from_stored(sums[name].div_(calls[name]).sqrt_()) for name, layer in calibration.layers.items()

@@ -158,7 +158,7 @@ class Calibration(Passes):
             originals=originals,
             precision=self.precision,
         )
-        stage.layers = {name: stage.layers[name] for name in self.layers}
+        stage.layers, stage.is_pruned = {name: stage.layers[name] for name in self.layers}, step > 0
         return stage
 
     @property

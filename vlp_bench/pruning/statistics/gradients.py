@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -173,11 +173,18 @@ class Reach:
         """A module that reads the layer was called."""
         self._called[has_rows].add(name)
 
-    def check(self) -> None:
-        """Raises ValueError with the first layer that no batch reaches."""
-        for name, layer in self._layers.items():
-            missed = name in self._called[False] if layer.stack is None else name not in self._not_zero
-            if name not in self._with_gradient or (missed and name not in self._called[True]):
+    def reached(self) -> dict[str, bool]:
+        """Whether each layer is."""
+        return {name: self._is_reached(name, layer) for name, layer in self._layers.items()}
+
+    def _is_reached(self, name: str, layer: Layer) -> bool:
+        missed = name in self._called[False] if layer.stack is None else name not in self._not_zero
+        return name in self._with_gradient and (not missed or name in self._called[True])
+
+    def check(self, excused: Collection[str] = ()) -> None:
+        """Raises ValueError with the first layer that no batch reaches, but for the excused."""
+        for name, reached in self.reached().items():
+            if not reached and name not in excused:
                 raise ValueError(
                     f"no calibration batch reaches {name!r}: the loss gives it no gradient; give batches that do, "
                     "leave it out in the adapter's prunable(), or use a pruner without gradients"
