@@ -1,10 +1,13 @@
 """benchmark=world: the embedded world in a readable range, its models and its recorded rows."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.read_write import load_model
 from vlp_bench.results import recorded
 from vlp_bench.runs.specification import register
@@ -23,6 +26,16 @@ def typed(exp, *words):
 
 def test_no_shipped_file_is_above_twenty_megabytes():
     assert max(file.stat().st_size for file in ASSETS.glob("*.safetensors")) <= 20e6
+
+
+@pytest.mark.parametrize("file", sorted(ASSETS.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_every_shipped_checkpoint_says_where_it_came_from(file):
+    told = json.loads(file.with_suffix(".json").read_text())
+    assert told["weights"] == content_hash(file)
+    assert all(told[key] for key in ("commit", "hardware", "versions"))
+    config = dataclasses.asdict(load_model(file).config)
+    assert all(config[key] == value for key, value in told.get("config", {}).items())
+    assert len(pd.read_csv(file.with_name(f"{file.stem}_curves.csv"))) > 20
 
 
 def test_the_wider_xvlm_is_what_its_yaml_says():
