@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, over_shared_seeds, summary, two_way
 from vlp_bench.results.store import Store, matching
 from vlp_bench.results.tables import LABELS, Markdown, cell, comparison, markdown, spread
+from vlp_bench.runs.specification import Specification
 from vlp_bench.sweeps import plans
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +123,7 @@ def collect_apart(out: Path, name: str) -> None:
     requests = [Request(name, (f"paths.out={out}", f"benchmark={benchmark}")) for benchmark in benchmarks]
     planned = [spec for request in requests for group in plan(request, choose=False) for spec in group]
     runs, parts = {spec.run for spec in planned}, []
-    cells = {spec.run: _choices_of(spec.choices) for spec in planned} if name == GRID else {}
+    cells = {spec.run: _choices_of(spec.choices) for spec in planned if name == GRID or _has_other_parts(spec)}
     for root in dict.fromkeys(spec.out for spec in planned):
         for study in studies(Store(root / "runs"), runs):
             config = next(iter(study.origin.values()))["config"]
@@ -148,6 +150,11 @@ def _not_again(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
         return old
     cell = [*COLUMNS[:4], "epochs"]
     return old.loc[~pd.MultiIndex.from_frame(old[cell]).isin(pd.MultiIndex.from_frame(new[cell])), :]
+
+
+def _has_other_parts(spec: Specification) -> bool:
+    """Whether the command line has replaced a part of the pruner."""
+    return any(word.lstrip("+").startswith("pruner/") for word in spec.overrides)
 
 
 def _choices_of(choices: Mapping[str, str]) -> str:
@@ -253,6 +260,86 @@ def readable() -> Iterator[str]:
     columns = [(exp, m) for exp in present(frame) for m in HEADLINES[exp.split("_")[1]][:2]]
     yield from side_by_side(frame, [(e, m) for e, m in columns if not matching(frame, exp=e, metric=m).empty])
     yield "![retrieval of the wider XVLM in a readable range](results-readable.png)\n"
+    yield from parts_of_methods()
+    yield from gentle()
+
+
+def parts_of_methods() -> Iterator[str]:
+    """Budgets by choice of weights, and the same choices with fitted values, at 90 %."""
+    frame = with_whole_pruners(pd.read_csv(ROOT / "experiments" / GRID / "results.csv"))
+    found = _cells(matching(frame, sparsity=0.9))
+    solvers = [name for name in SOLVERS if name not in ("random", "snip")]
+    for exp in ("xvlm_itr", "blip_itr"):
+        told = _over_seeds(found.loc[found["exp"].eq(exp) & found["fitted"].isna(), :], ["allocate", "solve"])
+        columns = [name for name in solvers if any(solver == name for _, solver in told)]
+        rows = [[name, *(told.get((name, own), "–") for own in columns)] for name in ALLOCATORS]
+        yield f"### {_model(exp)}, 90 %: who shares out the budget, who chooses within it\n"
+        yield f"{measure(exp)}; mean ± std where there are several seeds (two of them: marked), else seed 0:\n"
+        yield markdown([["budgets by", *columns], *(row for row in rows if row.count("–") + 2 < len(row))])
+    yield "### 90 %: the same weights stay, with their solver's values and with fitted ones\n"
+    yield (
+        "R@1 (%), mean of both directions, seed 0; `+pruner/values=least_squares` keeps any solver's mask and fits its "
+        "values to the layer's inputs:\n"
+    )
+    yield markdown(list(_values_of_all(matching(found, seed=0))))
+
+
+def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> dict[Any, str]:
+    """By keys what `measure` says: mean ± std over seeds, two of them marked, or the one number."""
+    runs = rows.groupby([*keys, "seed"], sort=False)["value"].mean().groupby(keys, sort=False)
+    told = runs.agg(["mean", "std", "count"]).itertuples(name=None)
+    return {
+        key: f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {std:.1f}{' (2)' if count == 2 else ''}"
+        for key, mean, std, count in told
+    }
+
+
+def _values_of_all(rows: pd.DataFrame) -> Iterator[list[str]]:
+    """A row for every budgets × choice that some model has with fitted values; its own and those of each model."""
+    told = _over_seeds(rows.assign(fitted=rows["fitted"].notna()), ["exp", "fitted", "allocate", "solve"])
+    shown = {(budgets, solver) for _, fitted, budgets, solver in told if fitted}
+    models = {"xvlm_itr": "XVLM", "blip_itr": "BLIP", "minilm_retrieval": "MiniLM, not fine-tuned"}
+    yield ["budgets × choice", *(f"{name}{how}" for name in models.values() for how in (": its own", ": fitted"))]
+    for solver, budgets in ((s, a) for s in SOLVERS for a in ALLOCATORS if (a, s) in shown):
+        found = (told.get((exp, how, budgets, solver), "–") for exp in models for how in (False, True))
+        yield [f"{budgets} × {solver}", *found]
+    yield ["dense", *(text for exp in models for text in (_dense(exp), ""))]
+
+
+def _dense(exp: str) -> str:
+    """Its number with seed 0."""
+    folder = "minilm" if exp.startswith("minilm") else "readable_range"
+    frame, _ = _longest_apart(pd.read_csv(ROOT / "experiments" / folder / "results.csv"))
+    rows = matching(frame, exp=exp, pruner="dense", seed=0, metric=list(judged_by(exp)))
+    return f"{rows['value'].mean():.1f}"
+
+
+def gentle() -> Iterator[str]:
+    """The readable range with a third of its learning rate beside it."""
+    frame = matching(pd.read_csv(ROOT / "experiments" / "gentle_recipe" / "results.csv"), exp="xvlm_itr", split="test")
+    grid = with_whole_pruners(pd.read_csv(ROOT / "experiments" / GRID / "results.csv"))
+    common = pd.concat([matching(ranged(), exp="xvlm_itr"), matching(grid, exp="xvlm_itr", split="test")])
+    keys = ["pruner", "sparsity"]
+    sides = {
+        "common": _over_seeds(matching(common, metric=list(judged_by("xvlm_itr"))), keys),
+        "gentle": _over_seeds(matching(frame, metric=list(judged_by("xvlm_itr"))), keys),
+    }
+    levels = sorted(set(frame["sparsity"]) - {0.0})
+    names = sorted(set(frame["pruner"]), key=lambda name: (name not in ORDER, [*ORDER, name].index(name), name))
+    yield "### XVLM: a third of the learning rate\n"
+    yield (
+        "`experiments/gentle_recipe`, R@1 (%), mean of both directions, with the common recipe of the readable range "
+        "and with the gentle one (1.5e-4 and 5e-5); mean ± std where there are several seeds:\n"
+    )
+    heads = [f"{100 * level:g} %, {side}" for level in levels for side in sides]
+    rows = [
+        [
+            name,
+            *(side.get((name, 0.0 if name == "dense" else level), "–") for level in levels for side in sides.values()),
+        ]
+        for name in names
+    ]
+    yield markdown([["pruner", *heads], *rows])
 
 
 def ranged() -> pd.DataFrame:
