@@ -279,6 +279,21 @@ def test_what_does_not_fit_is_named_before_anything_is_pruned(own, folder, tmp_p
     assert not list((tmp_path / "out").glob("masks/*"))
 
 
+@pytest.mark.parametrize(("exp", "said"), [("xvlm_itr", True), ("xvlm_ic", False)])
+def test_captions_of_several_images_are_said_where_they_bound_a_recall(typed, tmp_path, caplog, exp, said) -> None:
+    root = own_folder.write_as(tmp_path / "mine", "captions", "salesforce", 30)
+    listed = json.loads((root / "test.json").read_text())
+    (root / "test.json").write_text(
+        json.dumps([r | {"caption": ["a red circle", f"a {n}"]} for n, r in enumerate(listed)])
+    )
+    words = [f"+exp={exp}", "data=own", f"data.root={root}", "data.format=salesforce"]
+    construct(typed(*words).config["data"], "data")
+    line = (
+        "test: 1 of 4 captions are of several images, e.g. 'a red circle': in retrieval only the image they stand with"
+    )
+    assert (line in caplog.text) == said
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_one_image_that_is_not_there_is_named_before_anything_is_computed(own, tmp_path, split) -> None:
     """Of many: the test split was opened after hours of training."""

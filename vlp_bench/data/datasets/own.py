@@ -369,6 +369,8 @@ def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given
         return make(labelled, calibration=shown, **settings)
     read = files.source(source)
     _check_images(read)
+    if kind == "Retrieval":
+        _say_shared(read)
     return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
 
 
@@ -415,6 +417,13 @@ def _check_images(source: Any) -> None:
     for name, read in checking.splits_of(source).items():
         if said := checking.absent(read()):
             raise ValueError(f"the {name} split {said}; give the folder its paths start from with data.images=FOLDER")
+
+
+def _say_shared(source: OwnCaptions) -> None:
+    """Say how many captions of a gallery are of several images: they bound what recalls can be."""
+    for split in SPLITS[1:]:
+        for line in checking.shared_captions(source.captions(split).records):
+            _log.warning("%s: %s", split, line)
 
 
 def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:
