@@ -99,6 +99,13 @@ def test_a_signal_waits_for_the_end_of_a_step_and_leaves_a_checkpoint(specified,
     assert torch.load(broken.folder / "last.ckpt", weights_only=True)["global_step"] == 2
     perform(broken)
     assert_same(calm, broken)
+    (broken.folder / "last.ckpt").touch()  # as if it was killed after its rows were stored
+    perform(broken)
+    assert not (broken.folder / "last.ckpt").exists()
+    assert (
+        len((broken.folder / "rows.jsonl").read_text().splitlines())
+        == Store(broken.out / "runs").last(broken.run)[0].rows
+    )
 
 
 @pytest.mark.parametrize("moment", ("validation", "checkpoint"))
