@@ -193,7 +193,7 @@ def test_the_command_recognises_files(
         ("finetune/itr/coco_train.json", lambda t: t.replace('"caption": "', '"caption": 7, "x": "', 1), "record 0.*7"),
         ("finetune/itr/coco_val.json", lambda t: t.replace('"image":', '"imag":'), "cannot tell what"),
         ("karpathy/dataset_coco.json", lambda t: t[: len(t) // 2], "is not JSON"),
-        ("nlvr2/dev.json", lambda t: t.replace('"label": "', '"label": "not '), "record 0: 'label' must be"),
+        ("nlvr2/dev.json", lambda t: t.replace('"label": "', '"label": "not '), "line 1: 'label' must be"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_a_file(

@@ -38,6 +38,26 @@ class Signal(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Late(Callback):
+    """Sends this process SIGTERM once the last step of the first epoch is over, or its checkpoint is being written."""
+
+    def __init__(self, moment):
+        self.moment = moment
+
+    def on_validation_start(self, trainer, pl_module):
+        self.send("validation", trainer)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.send("checkpoint", trainer)
+
+    def send(self, moment, trainer):
+        if moment == self.moment and not trainer.sanity_checking:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_test_start(self, trainer, pl_module):
+        raise AssertionError("it goes on to the test")
+
+
 def perform(specification, *watchers):
     run(specification, Helpers(console=Console(quiet=True), watchers=watchers))
 
@@ -77,6 +97,26 @@ def test_a_signal_waits_for_the_end_of_a_step_and_leaves_a_checkpoint(specified,
     with interruptible(), pytest.raises(Interrupted, match=signal.Signals(number).name):
         perform(broken, Signal(number, 2))
     assert torch.load(broken.folder / "last.ckpt", weights_only=True)["global_step"] == 2
+    perform(broken)
+    assert_same(calm, broken)
+    (broken.folder / "last.ckpt").touch()  # as if it was killed after its rows were stored
+    perform(broken)
+    assert not (broken.folder / "last.ckpt").exists()
+    assert (
+        len((broken.folder / "rows.jsonl").read_text().splitlines())
+        == Store(broken.out / "runs").last(broken.run)[0].rows
+    )
+
+
+@pytest.mark.parametrize("moment", ("validation", "checkpoint"))
+def test_a_signal_after_the_last_step_ends_the_run_too(specified, tmp_path, moment):
+    """It waited for the end of a step, and there was none any more: the run went on, through its test."""
+    calm, broken = specified(*WORDS, f"paths.out={tmp_path}/calm"), specified(*WORDS)
+    perform(calm)
+    with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):
+        perform(broken, Late(moment))
+    assert (broken.folder / "last.ckpt").exists() == (moment == "checkpoint")
+    assert not Store(broken.out / "runs").last(broken.run)
     perform(broken)
     assert_same(calm, broken)
 

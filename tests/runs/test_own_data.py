@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 import pytest
 from hydra.errors import InstantiationException
+from lightning.pytorch import Callback
 from rich.console import Console
 
 import vlp_bench
@@ -277,6 +278,49 @@ def test_what_does_not_fit_is_named_before_anything_is_pruned(own, folder, tmp_p
         performed(specification)
     assert re.search(says, explain(error.value) or "")
     assert not list((tmp_path / "out").glob("masks/*"))
+
+
+class Break(Callback):
+    """Ends a run as a kill would, in its second epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_run_does_not_go_on_with_data_that_have_changed(own, tmp_path, capsys) -> None:
+    root = own_folder.write_as(tmp_path / "mine", "classes", "imagefolder", 60)
+    specification = own("dino_cls", root, "imagefolder", "pruner=omp", "sparsity=0.5", "recipe.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        run(specification, Helpers(watchers=[Break()]))
+    [*_, last] = sorted((root / "train/circle").iterdir())
+    last.rename(tmp_path / last.name)
+    with pytest.raises(UserError, match=r"was interrupted, and its data have changed since: put back .* force=true$"):
+        run(specification, Helpers())
+    (tmp_path / last.name).rename(last)
+    run(specification, Helpers())
+    assert "it goes on from its last checkpoint" in capsys.readouterr().out
+    assert not list(specification.folder.glob("data.hash"))
+    run(specification, Helpers())
+    assert "has changed since" not in capsys.readouterr().out
+    last.unlink()
+    run(specification, Helpers())
+    assert f"but {root} has changed since: see force=true" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("exp", "said"), [("xvlm_itr", True), ("xvlm_ic", False)])
+def test_captions_of_several_images_are_said_where_they_bound_a_recall(typed, tmp_path, caplog, exp, said) -> None:
+    root = own_folder.write_as(tmp_path / "mine", "captions", "salesforce", 30)
+    listed = json.loads((root / "test.json").read_text())
+    (root / "test.json").write_text(
+        json.dumps([r | {"caption": ["a red circle", f"a {n}"]} for n, r in enumerate(listed)])
+    )
+    words = [f"+exp={exp}", "data=own", f"data.root={root}", "data.format=salesforce"]
+    construct(typed(*words).config["data"], "data")
+    line = (
+        "test: 1 of 4 captions are of several images, e.g. 'a red circle': in retrieval only the image they stand with"
+    )
+    assert (line in caplog.text) == said
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -18,7 +18,7 @@ from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.captions import CaptionScores
 from vlp_bench.metrics.truth import Truth
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
-from vlp_bench.tasks.captioning import Captioning, server_id
+from vlp_bench.tasks.captioning import Captioning, read_captions, server_id, write_captions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -102,6 +102,18 @@ def test_training_lowers_the_loss(train: Train) -> None:
 )
 def test_coco_s_numbers_are_those_of_its_file_names(image: CaptionedImage, expected: int | str) -> None:
     assert server_id(image) == expected
+
+
+def test_images_whose_names_end_in_one_number_are_told_apart(tmp_path: Path) -> None:
+    """In the file of captions, whose readers know an image by its id."""
+    images = [CaptionedImage(name, ("a",), name) for name in ("cat_1.jpg", "dog_1.jpg", "dog_2.jpg")]
+    told = {0: "a cat", 1: "a dog", 2: "two dogs"}
+    write_captions(tmp_path / "captions.json", images, told)
+    rows = json.loads((tmp_path / "captions.json").read_text())
+    assert [row["image_id"] for row in rows] == ["cat_1.jpg", "dog_1.jpg", "dog_2.jpg"]
+    assert read_captions(tmp_path / "captions.json", images) == told
+    write_captions(tmp_path / "captions.json", images[1:], {0: "a dog", 1: "two dogs"})
+    assert [row["image_id"] for row in json.loads((tmp_path / "captions.json").read_text())] == [1, 2]
 
 
 @pytest.mark.parametrize(

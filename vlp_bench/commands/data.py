@@ -222,7 +222,7 @@ def _annotations(folder: Path) -> list[str]:
 def _looks_like(path: str) -> list[str]:
     from vlp_bench.data.readers import checked, formats
 
-    return formats.recognise(Path(path)) if Path(path).suffix.lower() in checked.ANNOTATIONS else []
+    return formats.recognise(Path(path)) if Path(path).suffix.lower() in checked.LISTS else []
 
 
 def _of_karpathy(path: str, images: str, split: str) -> "Callable[[], Split[Any]]":
@@ -260,7 +260,7 @@ def _recognised(path: str, images: str, form: str) -> "Split[Any]":
     found = [form] if form else formats.recognise(given)
     if not found:
         # a file that is not there, or is cut off, says so itself
-        content = checked.load(given) if given.suffix.lower() in checked.ANNOTATIONS else None
+        content = checked.load(given) if given.suffix.lower() in checked.LISTS else None
         known = ", ".join(formats.TITLES)
         raise ValueError(
             f"cannot tell what {path} is{_looks(content)}; is it there, and complete? Else say format=NAME: {known}"
@@ -313,12 +313,12 @@ def _check_images(path: Path, split: "Split[Any]") -> None:
 
 
 def _record(error: ValueError) -> int:
-    """The record a reader stopped at: the one that came furthest reads the right kind of data."""
+    """The record, or its line, that a reader stopped at: the one that came furthest reads the right kind of data."""
     from vlp_bench.data.readers.checked import Together
 
     if isinstance(error, Together):
         return sys.maxsize
-    found = re.search(r"record (\d+)", str(error))
+    found = re.search(r"(?:record|line) (\d+)", str(error))
     return int(found[1]) if found else -1
 
 

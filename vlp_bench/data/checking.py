@@ -94,7 +94,7 @@ def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any]
     report.source = split.images
     report.counts["images"] = len(report.images)
     if name not in CALIBRATION:
-        report.notes += _shared_captions(split.records)
+        report.notes += shared_captions(split.records)
     return report, split
 
 
@@ -123,14 +123,14 @@ def lacks(split: Split[Any], most: int = 0) -> str:
     return f"names images that are not in {root}, {len(lost):,} of {images:,}: {checked.some(lost)}"
 
 
-def _shared_captions(records: Sequence[Any]) -> list[str]:
-    """A note on captions that several images have: in retrieval only one's own image counts as right."""
+def shared_captions(records: Sequence[Any]) -> list[str]:
+    """A line on captions that several images have, if any: in retrieval only one's own image counts as right."""
     told = Counter(text for r in records if isinstance(r, CaptionedImage) for text in dict.fromkeys(r.captions))
     several = [text for text, images in told.items() if images > 1]
     if not several:
         return []
     shown = f"{len(several):,} of {len(told):,} captions are of several images, e.g. {several[0]!r}"
-    return [f"{shown}: in retrieval only the image they stand with is right"]
+    return [f"{shown}: in retrieval only the image they stand with is right, which no model can tell"]
 
 
 def read_words(report: Report, split: Split[Any], tokenizer: Tokenizer) -> None:

@@ -62,10 +62,8 @@ class Interim(Callback):
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
             return
-        now, signals = time.monotonic(), interruptions()
-        told = (signals.received if signals is not None else None) or 0
-        due = self.seconds is not None and now - self.saved >= self.seconds
-        due, stop = processes.largest(due), processes.largest(told and told * processes.size() + processes.rank())
+        now, stop = time.monotonic(), _told()
+        due = processes.largest(self.seconds is not None and now - self.saved >= self.seconds)
         if (due or stop) and done != trainer.num_training_batches:
             trainer.save_checkpoint(self.file)
             self.saved = now
@@ -73,13 +71,13 @@ class Interim(Callback):
             raise _interrupted(*divmod(stop, processes.size()))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _take_signals(patient=False)
+        _heed_signals()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _take_signals(patient=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _take_signals(patient=False)
+        _heed_signals()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         _take_signals(patient=False)
@@ -94,6 +92,20 @@ def _interrupted(number: int, rank: int) -> Interrupted:
     if (signals := interruptions()) is not None:
         signals.hear(number, to)
     return Interrupted(number, to)
+
+
+def _told() -> int:
+    """Number of the signal that asks a process of the run to end, times their number, plus its rank; 0 if none does."""
+    signals = interruptions()
+    told = (signals.received if signals is not None else None) or 0
+    return processes.largest(told and told * processes.size() + processes.rank())
+
+
+def _heed_signals() -> None:
+    """Have signals end the run at once from here on, and one that has waited since the last step now."""
+    _take_signals(patient=False)
+    if stop := _told():
+        raise _interrupted(*divmod(stop, processes.size()))
 
 
 def _take_signals(*, patient: bool) -> None:

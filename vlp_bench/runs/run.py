@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ from vlp_bench import processes
 from vlp_bench.construct import maker
 from vlp_bench.models.speed import prepare
 from vlp_bench.results import examples
-from vlp_bench.results.row import Row
+from vlp_bench.results.row import OWN, Row
 from vlp_bench.results.store import Store
 from vlp_bench.runs import screen
+from vlp_bench.runs.checkpointing import write_whole
 from vlp_bench.runs.device import about_precision, root_device, training_precision
 from vlp_bench.runs.finetune import LAST, finetune
 from vlp_bench.runs.lock import exclusive
@@ -28,8 +29,11 @@ from vlp_bench.runs.prune_once import PruneOnce, about_pruning_precision, assert
 from vlp_bench.runs.specification import Specification
 from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.console import console as terminal
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.tracking import KeepArtifacts
 from vlp_bench.tasks.optimisation import Diverged
+
+DATA = "data.hash"  # beside the checkpoint of a run that is not done: the hash of what it is trained on
 
 
 @dataclass
@@ -58,8 +62,10 @@ def run(specification: Specification, helpers: Helpers | None = None) -> None:
     with exclusive(specification.folder) if processes.is_main() else nullcontext():
         done = store.done(specification.run, specification.name) and not specification.config["force"]
         if processes.agreed(done):
+            _leave_no_checkpoint(specification)  # of a run that was killed between its rows and its end
             screen.header(helpers.console, specification)
             screen.already_done(helpers.console, specification, store)
+            _say_changed(specification, helpers, store)
         else:
             _perform(specification, helpers, store)
     screen.result(helpers.console, specification, store)
@@ -79,8 +85,44 @@ def _perform(specification: Specification, helpers: Helpers, store: Store) -> No
     provenance["seconds"] = round(time.monotonic() - began, 3)
     if processes.is_main():
         store.append(specification.name, _rows(specification, provenance, metrics))
-        (specification.folder / LAST).unlink(missing_ok=True)
+    _leave_no_checkpoint(specification)
     processes.wait()
+
+
+def _leave_no_checkpoint(specification: Specification) -> None:
+    if processes.is_main():
+        for name in (LAST, DATA):
+            (specification.folder / name).unlink(missing_ok=True)
+
+
+def _say_changed(specification: Specification, helpers: Helpers, store: Store) -> None:
+    """Say so if a stored result is of one's own data as they were before."""
+    config = specification.config
+    if specification.benchmark != OWN:
+        return
+    with suppress(ValueError):  # data that are gone are no others
+        now = helpers.objects.data(Plan.of(specification).fit(config), config["allow"]).fingerprint()
+        if now != store.last(specification.run, specification.name)[0].provenance["data"]:
+            screen.say(
+                helpers.console, f"but {config['data'].get('root', 'its data')} has changed since: see force=true"
+            )
+
+
+def _check_data(specification: Specification, now: str) -> None:
+    """Note on what a run is trained, beside its checkpoint.
+
+    Raises:
+        UserError: it was interrupted, and the data have changed since.
+    """
+    folder = specification.folder
+    note, resumed = folder / DATA, (folder / LAST).is_file() and not specification.config["force"]
+    if resumed and note.is_file() and note.read_text(encoding="utf-8") != now:
+        raise UserError(
+            f"{folder} was interrupted, and its data have changed since: put back the annotations it was trained on, "
+            "or begin anew with force=true"
+        )
+    if processes.is_main():
+        write_whole(note, now.encode())
 
 
 def _metrics(specification: Specification, helpers: Helpers, provenance: dict[str, Any]) -> dict[str, float]:
@@ -92,6 +134,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         model, data = helpers.objects.model(config, allow), helpers.objects.data(plan.fit(config), allow)
         inspect(model, data, config)
         provenance["data"] = data.fingerprint()
+        _check_data(specification, provenance["data"])
     screen.header(helpers.console, specification)
     screen.plan(helpers.console, specification, plan)
     screen.say(helpers.console, about_precision(config))

@@ -170,9 +170,7 @@ def chooser(best: str, scorers: Sequence[CaptionScorer], data: Pictures) -> str:
 
 def write_captions(file: Path, images: Sequence[CaptionedImage], captions: Mapping[int, str]) -> None:
     """The result file of the COCO and NoCaps servers: `[{"image_id": ..., "caption": ...}, ...]`."""
-    rows: list[dict[str, Any]] = [
-        {"image_id": server_id(image), "caption": captions[n]} for n, image in enumerate(images)
-    ]
+    rows: list[dict[str, Any]] = [{"image_id": i, "caption": captions[n]} for n, i in enumerate(server_ids(images))]
     write_json(file, rows)
 
 
@@ -186,9 +184,15 @@ def read_captions(file: Path, images: Sequence[CaptionedImage]) -> dict[int, str
         written = [(row["image_id"], str(row["caption"])) for row in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read ({error!r}); compute the run again with force=true") from error
-    if [name for name, _ in written] != [server_id(image) for image in images]:
+    if [name for name, _ in written] != server_ids(images):
         raise ValueError(f"{file} describes {len(written)} images that are not the {len(images)} of the test split")
     return {place: caption for place, (_, caption) in enumerate(written)}
+
+
+def server_ids(images: Sequence[CaptionedImage]) -> list[int | str]:
+    """As `server_id`; the identities of all where two images would have one (`a/1.jpg` and `b/1.jpg`)."""
+    found = [server_id(image) for image in images]
+    return found if len({*found}) == len(found) else [image.image_id for image in images]
 
 
 def server_id(image: CaptionedImage) -> int | str:

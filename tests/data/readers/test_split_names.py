@@ -90,9 +90,14 @@ def test_lists_are_read_a_record_a_line_too(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"image": "a.jpg", "caption": "red"}\n\n{"image"\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 3 is not JSON"):
         checked.load(tmp_path / "bad.jsonl")
-    (tmp_path / "test.csv").write_text("image,caption\na.jpg,red\n")
-    with pytest.raises(ValueError, match=r"test\.csv is not JSON .*; annotations are read from \.json and \.jsonl"):
-        read_captions(tmp_path / "test.csv")
+    lines = "\n".join(json.dumps({"image": f"{n}.jpg", "caption": "a" if n else ""}) for n in (1, 2, 0))
+    (tmp_path / "val.jsonl").write_text(f"\n{lines}\n")
+    with pytest.raises(ValueError, match=r"val\.jsonl, line 4: needs 'caption', .*, got ''$"):
+        read_captions(tmp_path / "val.jsonl")
+    (tmp_path / "test.xml").write_text("<a>")
+    endings = r"\.json, \.jsonl, \.csv and \.tsv"
+    with pytest.raises(ValueError, match=rf"test\.xml is not JSON .*; annotations are read from {endings} files$"):
+        read_captions(tmp_path / "test.xml")
 
 
 def test_folders_of_splits(tmp_path):

@@ -93,7 +93,7 @@ def _looked_for(form: str, split: str) -> str:
     names = " or ".join(NAMES[split])
     if form in FOLDERS:
         return f"a folder {names}"
-    ending = ".json or .jsonl" if form in formats.LISTS else ".json"
+    ending = " or ".join(formats.ENDINGS.get(form, (".json",)))
     return "one .json file" if form in ONE_FILE else f"a {ending} file with the word {names} in its name"
 
 
@@ -102,19 +102,20 @@ def _fitting(root: Path, form: str, split: str) -> list[Path]:
         return [root]  # its tables are named by split
     if form in FOLDERS:
         return split_folders(root, split)
-    endings = checked.ANNOTATIONS if form in formats.LISTS else (".json",)
+    endings = formats.ENDINGS.get(form, (".json",))
     files = [file for file in annotation_files(root) if file.suffix.lower() in endings]
     files = [file for file in files if form == "coco" or not any(word in file.stem for word in BESIDE)]
     if form in ONE_FILE:
         return files
     fitting = [file for file in files if is_of(file.stem, split)]
+    fitting = [file for file in fitting if file.suffix.lower() not in checked.TABLES] or fitting
     return [file for file in fitting if OFFICIAL.get(form) in words(file.stem)] or fitting
 
 
 def annotation_files(root: Path) -> list[Path]:
     """What may hold annotations, in a folder or in `annotations` below it."""
     folders = [folder for folder in (root, root / "annotations") if folder.is_dir()]
-    return sorted(f for folder in folders for f in folder.iterdir() if f.suffix.lower() in checked.ANNOTATIONS)
+    return sorted(f for folder in folders for f in folder.iterdir() if f.suffix.lower() in checked.LISTS)
 
 
 class _OwnCalibration(FilesCalibration):
@@ -368,6 +369,8 @@ def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given
         return make(labelled, calibration=shown, **settings)
     read = files.source(source)
     _check_images(read)
+    if kind == "Retrieval":
+        _say_shared(read)
     return make(read, calibration=_cut(calibration, len(read.general().records)), **settings)
 
 
@@ -414,6 +417,13 @@ def _check_images(source: Any) -> None:
     for name, read in checking.splits_of(source).items():
         if said := checking.absent(read()):
             raise ValueError(f"the {name} split {said}; give the folder its paths start from with data.images=FOLDER")
+
+
+def _say_shared(source: OwnCaptions) -> None:
+    """Say how many captions of a gallery are of several images: they bound what recalls can be."""
+    for split in SPLITS[1:]:
+        for line in checking.shared_captions(source.captions(split).records):
+            _log.warning("%s: %s", split, line)
 
 
 def _cut(calibration: CalibrationSettings, there: int) -> CalibrationSettings:

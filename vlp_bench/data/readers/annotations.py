@@ -1,6 +1,7 @@
-"""Annotation files of the released MULTIFLOW, X-VLM and BLIP code -> records. All of them are one JSON list.
+"""Annotation files of the released MULTIFLOW, X-VLM and BLIP code -> records. All of them are one list.
 
-Every error names the file, the number of the record (from 0) and what would mend it.
+The list is JSON, an object a line (.jsonl), or a table (.csv, .tsv). Every error names the file, the number of the
+record (from 0) or of its line, and what would mend it.
 """
 
 import logging
@@ -32,10 +33,10 @@ def read_captions(path: str | Path) -> list[CaptionedImage]:
     the image is its identity.
 
     Raises:
-        ValueError: no such file, no JSON list, an empty one, or a record that is wrong.
+        ValueError: no such file, no list, an empty one, or a record that is wrong.
     """
     path = Path(path)
-    return gathered(path, checked.parsed(path, checked.objects(path, checked.load(path)), _captioned))
+    return gathered(path, checked.parsed_list(path, _captioned, ("image", "caption")))
 
 
 def gathered(path: Path, captions: Iterable[tuple[str, str, list[str]]]) -> list[CaptionedImage]:
@@ -68,15 +69,14 @@ def read_regions(path: str | Path, size: Size) -> list[RegionImage]:
     without one.
 
     Args:
-        path: the JSON file.
+        path: the list.
         size: asked for an image whose record has no `width` and `height`.
 
     Raises:
-        ValueError: no such file, no JSON list, an empty one, a record that is wrong, or no region left.
+        ValueError: no such file, no list, an empty one, a record that is wrong, or no region left.
     """
     path = Path(path)
-    records = checked.objects(path, checked.load(path))
-    return fitting(path, checked.parsed(path, records, lambda record: _regional(record, size)))
+    return fitting(path, checked.parsed_list(path, lambda record: _regional(record, size)))
 
 
 def read_grouped(path: str | Path, size: Size) -> list[RegionImage]:
@@ -85,8 +85,7 @@ def read_grouped(path: str | Path, size: Size) -> list[RegionImage]:
     Regions outside their image are treated, and errors raised, as by `read_regions`.
     """
     path = Path(path)
-    records = checked.objects(path, checked.load(path))
-    return fitting(path, checked.parsed(path, records, lambda record: _grouped(record, size)))
+    return fitting(path, checked.parsed_list(path, lambda record: _grouped(record, size)))
 
 
 def fitting(path: Path, images: Iterable[Framed]) -> list[RegionImage]:
@@ -113,13 +112,14 @@ def read_questions(path: str | Path) -> list[Question]:
     """Questions with their answers, one or ten, or without in test files.
 
     `{"question_id": int, "question": str, "image": str, "dataset": "vqa" | "vg" | "gqa", "answer": str or [str, ...]}`;
-    without `dataset` it is "vqa". Of Visual Genome's paths only the name counts: its images lie in one flat folder.
+    without `dataset` it is "vqa". A table has a column `answer` for each of ten.
+    Of Visual Genome's paths only the name counts: its images lie in one flat folder.
 
     Raises:
-        ValueError: no such file, no JSON list, an empty one, a record that is wrong, or an id used twice.
+        ValueError: no such file, no list, an empty one, a record that is wrong, or an id used twice.
     """
     path = Path(path)
-    return distinct(path, checked.parsed(path, checked.objects(path, checked.load(path)), _asked))
+    return distinct(path, checked.parsed_list(path, _asked, ("question_id", "question", "image")))
 
 
 def distinct(path: Path, questions: Iterable[Question]) -> list[Question]:
@@ -130,9 +130,12 @@ def distinct(path: Path, questions: Iterable[Question]) -> list[Question]:
 
 
 def read_pairs(path: str | Path) -> list[ImagePair]:
-    """NLVR2 as Salesforce wrote it: `{"sentence": str, "label": "True" | "False", "images": [left, right]}`."""
+    """NLVR2 as Salesforce wrote it: `{"sentence": str, "label": "True" | "False", "images": [left, right]}`.
+
+    A table has two columns `images`, of the left and of the right one.
+    """
     path = Path(path)
-    return list(checked.parsed(path, checked.objects(path, checked.load(path)), _paired))
+    return list(checked.parsed_list(path, _paired, ("images", "sentence")))
 
 
 def _captioned(record: Record) -> tuple[str, str, list[str]]:

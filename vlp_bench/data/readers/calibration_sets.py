@@ -5,8 +5,6 @@ Every error names the file, the line (or record) and what would mend it. No path
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from vlp_bench.data.items import ImageSource
 from vlp_bench.data.readers import checked, formats
 from vlp_bench.data.readers.checked import BadRecord, Record
 from vlp_bench.data.readers.image_files import images_below
+from vlp_bench.data.readers.tables import TABLES, columns
 from vlp_bench.data.transforms.decoding import Folder, inside
 
 _log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ LISTS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "ca
 """Files a folder of images is described by, in order of preference."""
 IMAGE_KEYS = ("image", "file_name", "filename", "path")
 CAPTION_KEYS = ("text", "caption")
-TABLES = (".csv", ".tsv")
 TURNS = ("messages", "conversations")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 ROLES |= {"developer": "system"}
@@ -135,9 +133,9 @@ def _read(path: Path) -> CalibrationSet:
         return _of_folder(path)
     if not path.is_file():
         raise ValueError(f"calibration={path}: no such file or folder; give {KINDS}")
-    if path.suffix == ".txt" and not _is_table_of_captions(path):
+    if path.suffix.lower() == ".txt" and not _is_table_of_captions(path):
         return CalibrationSet(path, TEXTS, [Row(text=line) for line in checked.lines(path)], path.parent)
-    if path.suffix not in (".json", ".jsonl", ".txt", *TABLES):
+    if path.suffix.lower() not in (".txt", *checked.LISTS):
         raise ValueError(f"calibration={path}: its name ends in {path.suffix or 'nothing'}; give {KINDS}")
     return _of_file(path)
 
@@ -184,76 +182,35 @@ def _of_file(path: Path) -> CalibrationSet:
     found = _entries(path)
     if found is None:
         return _known(path)
-    first = next((record for _, record in found if isinstance(record, dict)), {})
+    known = dict.fromkeys(key for _, record in found if isinstance(record, dict) for key in record)
     for kind, keys, parse in _PARSERS:
-        if any(key in first for key in keys):
+        if any(key in known for key in keys):
             return CalibrationSet(path, kind, list(_parsed(path, found, parse)), path.parent)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return _known(path)
     keys = (
-        f"its keys are {', '.join(map(repr, list(first)[:6]))}"
-        if first
+        f"its keys are {', '.join(map(repr, list(known)[:6]))}"
+        if known
         else f"{checked.brief(found[0][1])} is no object"
     )
     raise ValueError(f"{path}, {found[0][0]}: {keys}; give {KINDS}")
 
 
-def _entries(path: Path) -> list[tuple[str, Any]] | None:
+def _entries(path: Path) -> list[checked.Entry] | None:
     """(line or record in words, its content); None for a JSON file that is no list."""
-    if path.suffix == ".jsonl":
-        found = [(f"line {n}", _decoded(path, n, text)) for n, text in _lines(path) if text.strip()]
-    elif path.suffix != ".json":
-        found = list(_table(path))
-    else:
-        content = checked.load(path)
-        if not isinstance(content, list):
-            return None
-        found = [(f"record {number}", record) for number, record in enumerate(content)]
-    if not found:
-        raise ValueError(f"{path} is empty; is the download complete?")
-    return found
+    if path.suffix.lower() == ".txt":  # a table, see `_is_table_of_captions`
+        return checked.table(path)
+    if path.suffix.lower() != ".json":
+        return checked.entries(path)
+    content = checked.load(path)
+    return [*checked.numbered(checked.objects(path, content))] if isinstance(content, list) else None
 
 
 def _is_table_of_captions(path: Path) -> bool:
     """Whether its first line is the head of a table of images and captions."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = _columns(file.readline(4096))[1]
+        _, head = columns(path, file.readline(4096))
     return any(key in head for key in IMAGE_KEYS) and any(key in head for key in CAPTION_KEYS)
-
-
-def _columns(line: str) -> tuple[str, list[str]]:
-    """What separates the columns of a table's first line, and their names."""
-    separator = max(",\t;|", key=line.count)
-    return separator, [name.strip() for name in next(csv.reader([line.strip()], delimiter=separator), [])]
-
-
-def _table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a table with a head, quoted as spreadsheets write it; empty fields are no keys."""
-    text = checked.text_of(path)
-    separator, names = _columns(text.partition("\n")[0])
-    rows = csv.reader(io.StringIO(text), delimiter=separator)
-    for fields in rows:
-        if rows.line_num > 1 and fields:
-            if len(fields) != len(names):
-                what = f"{len(fields)} columns where the first line has {len(names)}"
-                raise ValueError(
-                    f"{path}, line {rows.line_num} has {what}; put a text that holds {separator!r} in quotes"
-                )
-            yield f"line {rows.line_num}", {n: f.strip() for n, f in zip(names, fields, strict=True) if f.strip()}
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        yield from enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error.reason}); save it as UTF-8") from None
-
-
-def _decoded(path: Path, number: int, text: str) -> Any:
-    try:
-        return checked.decoded(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number} is not JSON ({error}); write one JSON object a line") from None
 
 
 def _known(path: Path) -> CalibrationSet:
@@ -398,4 +355,4 @@ _PARSERS: Sequence[tuple[str, Sequence[str], Callable[[Record, Path], Row]]] = (
     (CAPTIONS, IMAGE_KEYS, _captioned),
     (TEXTS, ("text",), _text),
 )
-"""Kind, keys of which the first record has one, and what reads a record; the first that fits counts."""
+"""Kind, keys of which some record has one, and what reads a record; the first that fits counts."""

@@ -10,13 +10,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
+from vlp_bench.data.readers.tables import TABLES, rows
 from vlp_bench.data.records import Box
 from vlp_bench.data.transforms.decoding import inside
 
 MOST_BYTES = 2**33
 """Larger annotation files are refused; the largest of the papers' has 1.5 GB."""
-ANNOTATIONS = (".json", ".jsonl")
-"""What files of annotations end with."""
+LISTS = (".json", ".jsonl", *TABLES)
+"""What files of a list of records end with, which are what annotations can be; all but the first name lines."""
 MOST_NAMED = 10
 """Cases of one kind that are listed by name."""
 MOST_SIDE = 2**20
@@ -41,20 +42,50 @@ class RepeatedKey(ValueError):
 
 
 def load(path: Path, *, infinite: bool = False) -> Any:
-    """The content of a JSON file; of a .jsonl the list of its lines.
+    """The content of a JSON file; of a .jsonl the list of its lines, of a table (.csv, .tsv) that of its rows.
 
     `infinite`: NaN and Infinity, as Python writes them, are numbers there.
 
     Raises:
         ValueError: no such file, too large, not JSON, or JSON that holds NaN or Infinity.
     """
-    return load_lines(path) if path.suffix.lower() == ".jsonl" else _decoded(path, text_of(path), infinite)
+    if path.suffix.lower() in LISTS[1:]:
+        return [record for _, record in entries(path)]
+    return _decoded(path, text_of(path), infinite)
 
 
-def load_lines(path: Path) -> list[Any]:
+Entry = tuple[str, Any]
+"""Where a record stands in its file, in words, and the record."""
+
+
+def entries(path: Path, needed: Sequence[str] = ()) -> list[Entry]:
+    """The records of a list, which may be JSON, a record a line, or a table that has the columns `needed`.
+
+    Raises as `load`, and where there is no list or nothing in it.
+    """
+    ending = path.suffix.lower()
+    if ending not in LISTS[1:]:
+        return [*numbered(objects(path, load(path)))]
+    found = load_lines(path) if ending == ".jsonl" else table(path, needed)
+    if not found:
+        raise ValueError(f"{path} is empty, it has no record; is the download complete?")
+    return found
+
+
+def table(path: Path, needed: Sequence[str] = ()) -> list[Entry]:
+    """The rows of a table, whatever its name ends with."""
+    return [(f"line {number}", record) for number, record in rows(path, text_of(path), needed)]
+
+
+def load_lines(path: Path) -> list[Entry]:
     """The content of a file with one JSON object a line; raises as `load`, with the number of the line."""
     lines = enumerate(text_of(path).split("\n"), 1)
-    return [_decoded(path, line, number=number) for number, line in lines if line.strip()]
+    return [(f"line {number}", _decoded(path, line, number=number)) for number, line in lines if line.strip()]
+
+
+def numbered(records: Iterable[Any]) -> Iterator[Entry]:
+    """The records of a JSON list, counted from 0."""
+    return ((f"record {number}", record) for number, record in enumerate(records))
 
 
 def lines(path: Path) -> list[str]:
@@ -93,9 +124,11 @@ def _decoded(path: Path, text: str, infinite: bool = False, number: int = 0) -> 
 
 
 def _cure(path: Path, error: str) -> str:
-    if path.suffix.lower() not in ANNOTATIONS:
-        return f"annotations are read from {' and '.join(ANNOTATIONS)} files"
-    if path.suffix.lower() == ".json" and error.startswith("Extra data: line 2 "):
+    if path.suffix.lower() not in LISTS:
+        return f"annotations are read from {', '.join(LISTS[:-1])} and {LISTS[-1]} files"
+    if path.suffix.lower() == ".jsonl":
+        return "write one JSON object a line; is the download complete?"
+    if error.startswith("Extra data: line 2 "):
         return "a file with an object a line is called .jsonl"
     return "is the download complete?"
 
@@ -163,8 +196,18 @@ def kind(found: object) -> str:
 
 def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> Iterator[T]:
     """Every record, parsed; what `parse` rejects gets the file and the number (from 0), see also `collecting`."""
+    return parsed_entries(path, numbered(records), parse)
+
+
+def parsed_list(path: Path, parse: Callable[[Record], T], needed: Sequence[str] = ()) -> Iterator[T]:
+    """The same of the records of a list; raises as `entries`."""
+    return parsed_entries(path, entries(path, needed), parse)
+
+
+def parsed_entries(path: Path, entries: Iterable[Entry], parse: Callable[[Record], T]) -> Iterator[T]:
+    """The same of records whose places are known."""
     faults, keys = _faults.get(), Keys()
-    for number, record in enumerate(records):
+    for place, record in entries:
         try:
             if not isinstance(record, dict):
                 raise BadRecord(f"is a {type(record).__name__}, not an object with keys")
@@ -172,8 +215,8 @@ def parsed(path: Path, records: Iterable[Any], parse: Callable[[Record], T]) -> 
             read = parse(record)
         except (ValueError, OverflowError) as error:
             if faults is None:
-                raise ValueError(f"{path}, record {number}: {error}") from None
-            faults.append(f"{path}, record {number}: {error}")
+                raise ValueError(f"{path}, {place}: {error}") from None
+            faults.append(f"{path}, {place}: {error}")
         else:
             yield read
     for line in keys.lacking():

@@ -26,7 +26,8 @@ def _wikitext(path: Path) -> str:
 
 def _lines(path: Path) -> str:
     """`{"text": ...}` a line, a blank line between two."""
-    return "\n\n".join(checked.parsed(path, checked.load_lines(path), lambda record: checked.text(record, "text")))
+    told = checked.load_lines(path)
+    return "\n\n".join(checked.parsed_entries(path, told, lambda record: checked.text(record, "text")))
 
 
 CORPORA: Mapping[str, Callable[[Path], str]] = {"wikitext": _wikitext, "text": checked.text_of, "jsonl": _lines}

@@ -52,8 +52,8 @@ CAPTIONS: Mapping[str, Callable[[Path, str], list[CaptionedImage]]] = {
     "nocaps": lambda path, split: read_nocaps(path),
     "files": lambda path, split: read_triplets(path),
 }
-LISTS = ("salesforce", "nlvr2")
-"""Formats whose files are lists, which may be written a record a line (.jsonl)."""
+ENDINGS: Mapping[str, Sequence[str]] = {"salesforce": checked.LISTS, "nlvr2": (".json", ".jsonl")}
+"""What annotation files of a format may end with; those of the others are .json."""
 HOLDING_IMAGES = ("webdataset", "parquet")
 """Formats of captions whose files hold the images too."""
 QUESTIONS: Mapping[str, Callable[[Path], list[Question]]] = {
@@ -231,7 +231,7 @@ def _first_line_has(path: Path, keys: set[str]) -> bool:
         listed = checked.load_lines(path)
     except ValueError:
         return False
-    return bool(listed) and isinstance(listed[0], dict) and keys <= listed[0].keys()
+    return bool(listed) and isinstance(listed[0][1], dict) and keys <= listed[0][1].keys()
 
 
 def _first(content: Any, *path: str) -> set[str]:

@@ -156,7 +156,7 @@ def read_nlvr2(path: str | Path) -> list[ImagePair]:
         ValueError: no such file, another format, a wrong record, or an identifier used twice.
     """
     path = Path(path)
-    pairs = checked.parsed(path, checked.load_lines(path), _nlvr2)
+    pairs = checked.parsed_entries(path, checked.load_lines(path), _nlvr2)
     return list(checked.unique(path, ((pair.identity, pair) for pair in pairs), "the identifier").values())
 
 
