@@ -36,6 +36,19 @@ def test_ties():
     assert official.masks["weight"].tolist() == [[False, False], [False, True]]
 
 
+def test_ties_of_rows_as_a_stable_sort_has_them():
+    """The released Wanda removes the first int(s·d_in) of a row in ascending order, and equals stay in theirs."""
+    rows = [[1.0, 2.0, 1.0, 1.0, 3.0, 0.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]]
+    found = {
+        compat: KeepTop(magnitude, within="output", compat=compat)(linear(rows), {"weight": 6}).masks["weight"]
+        for compat in ("corrected", "official")
+    }
+    assert found["corrected"].int().tolist() == [[1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 0, 0]]
+    released = torch.ones(2, 6, dtype=torch.bool)
+    released.scatter_(1, torch.tensor(rows).sort(dim=1, stable=True).indices[:, :3], False)
+    assert found["official"].tolist() == released.tolist()
+
+
 def test_masks_are_in_the_orientation_of_the_parameter():
     model = Conv1D(2, 3)
     model.weight = nn.Parameter(torch.tensor([[1.0, 6.0], [2.0, 5.0], [3.0, 4.0]]))

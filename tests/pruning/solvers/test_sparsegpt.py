@@ -4,6 +4,7 @@ from torch import nn
 
 import vlp_bench
 from vlp_bench.pruning.solvers.sparsegpt import SparseGPT
+from vlp_bench.pruning.solvers.thanos import Thanos
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.inputs import InputProducts
 
@@ -99,6 +100,33 @@ def test_dead_inputs_go_first_and_official_damps_only_what_fails():
     singular = inputs(rank=3)
     official, _ = SparseGPT(compat="official").solve(weights(), singular.t() @ singular, 120)
     assert official.any()
+
+
+@pytest.mark.parametrize("solver", [SparseGPT, Thanos])
+def test_dead_inputs_have_no_curvature_so_that_the_unit_of_the_others_does_not_matter(solver):
+    """As without them, where the same is added to the diagonal: a share of 24 curvatures, four of them 0."""
+    x, w = inputs().double(), weights()
+    alive = torch.arange(24) % 6 != 0
+    x[:, ~alive] = 0
+    live = x[:, alive]
+    mask, values = solver(damping=0.3 * 20 / 24).solve(w[:, alive], live.t() @ live, 120)
+    for unit in (1e-3, 1.0, 1e3):
+        found, new = solver(damping=0.3).solve(w, unit**2 * x.t() @ x, 120)
+        assert not found[:, ~alive].any()
+        assert found[:, alive].equal(mask)
+        torch.testing.assert_close((new * found)[:, alive], values * mask, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.01])
+def test_official_dead_inputs_have_a_curvature_of_one(unit):
+    """Of H = 2/N Σ xxᵀ, where the first factorisation fails: two inputs are the same, to the bit."""
+    x = torch.randint(-4, 5, (64, 24), generator=torch.Generator().manual_seed(0)) * unit
+    x[:, :3], x[:, 4] = 0, x[:, 3]
+    w = weights()
+    mask, values = SparseGPT(compat="official", damping=0.3).solve(w, x.double().t() @ x.double() / 64, 120)
+    expected_mask, expected = published(w, x, 0.5, 128, damping=0.3)
+    assert mask.equal(expected_mask)
+    torch.testing.assert_close(values * mask, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_what_is_gone_stays_gone():

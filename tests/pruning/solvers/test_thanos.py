@@ -13,7 +13,6 @@ def published(w, x, kept, block_size, pattern=None):
     w, x = w.double().numpy().copy(), x.double().numpy()
     h = x.T @ x
     lengths = np.sqrt(np.diag(h))
-    h[lengths == 0, lengths == 0] = 1
     w[:, lengths == 0] = 0
     h = h + 0.01 * np.mean(np.diag(h)) * np.eye(len(h))
     gone, todo = np.zeros(w.shape, bool), w.size - kept

@@ -40,7 +40,8 @@ class KeepTop:
             consecutive inputs of every row, which only a budget of n/m of a layer allows. Or one of these for each
             modality, as {"vision": "matrix", "others": "output"}.
         compat: "official" removes, within a layer, all that equals the largest removed score too; within a matrix, one
-            weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up.
+            weight more (ECoFLaP's Wanda on vision transformers); within outputs it lets every row round up, and of
+            equals the higher index survives.
         ties: of equals the lower index survives ("first"), or the higher one, in the official mode too ("last": the
             order of LAMP, which counts the earlier of equal weights as the smaller).
     """
@@ -112,8 +113,10 @@ class KeepTop:
     def _in_groups(self, layer: Layer, scores: Tensor, within: Within, kept: int) -> Tensor:
         if pattern := pattern_of(within, layer, kept):
             return keep_largest_per_group(scores, *pattern)
+        if self.compat == "corrected":
+            return keep_largest_per_row(scores, kept)
         rows = len(scores)
-        return keep_largest_per_row(scores, -(-kept // rows) * rows if self.compat == "official" else kept)
+        return keep_largest_per_row(scores.flip(1), -(-kept // rows) * rows).flip(1)  # a stable sort: the lower goes
 
     def _known(self, layer: Layer, calibration: Calibration, kept: list[int]) -> list[Tensor | None]:
         """Masks that were left by whoever found the budgets, or that follow from where the scores were divided."""

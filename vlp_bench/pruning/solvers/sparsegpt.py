@@ -36,8 +36,9 @@ class SparseGPT:
     Args:
         block_size: columns decided on together.
         damping: share of the mean curvature added to the diagonal of the Hessian.
-        compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails, and within a block of
-            columns everything up to and including the threshold at int(s·n) goes.
+        compat: "official" repeats ECoFLaP's copy: damping only where the factorisation fails, with a curvature of 1 in
+            its mean for an input that is always 0, whatever the unit of the others; and within a block of columns
+            everything up to and including the threshold at int(s·n) goes.
         within: "layer", or n:m as "2:4" (see `selection.patterns`): the best n of every group, as its turn comes.
     """
 
@@ -104,11 +105,13 @@ class SparseGPT:
             ValueError: they aren't finite.
         """
         check_finite(products)
-        dead, times = products.diagonal() == 0, int(self.compat == "corrected")
+        curvature, times = products.diagonal().double(), int(self.compat == "corrected")
+        dead = curvature == 0
+        alone = curvature.masked_fill(dead, 0.5)  # the released 1 of H = 2·products
+        mean = (curvature if self.compat == "corrected" else alone).mean()
         while True:
             hessian = products.to(torch.float64, copy=True)
-            hessian.diagonal()[dead] = 1
-            hessian.diagonal().add_(times * self.damping * hessian.diagonal().mean())
+            hessian.diagonal().copy_(alone + times * self.damping * mean)
             if invert_upper_(hessian):
                 return Factor(hessian, dead)
             times += 1

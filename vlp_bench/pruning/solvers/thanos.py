@@ -11,7 +11,7 @@ from vlp_bench.pruning.checks import Compat, check_compat, check_positive
 from vlp_bench.pruning.selection.patterns import Pattern, check_block, check_within, keep_best
 from vlp_bench.pruning.selection.thresholds import count
 from vlp_bench.pruning.solution import Solved
-from vlp_bench.pruning.solvers.layer_by_layer import check_finite, layer_by_layer
+from vlp_bench.pruning.solvers.layer_by_layer import check_finite, damped, layer_by_layer
 from vlp_bench.pruning.statistics.calibration import Calibration
 
 ROWS = 64  # solved together
@@ -54,7 +54,7 @@ class Thanos:
         check_finite(products)
         w, lengths = w.double().clone(), products.double().diagonal().sqrt()
         w[:, lengths == 0] = 0
-        inverse = _inverse(products.double(), self.damping)
+        inverse = torch.linalg.inv(damped(products.double(), self.damping))
         mask = torch.ones_like(w, dtype=torch.bool)
         for start in range(0, w.shape[1], self.block_size):
             stop = min(start + self.block_size, w.shape[1])
@@ -67,14 +67,6 @@ class Thanos:
             _remove(w[:, start:], ~mask[:, start:stop], inverse)
             inverse = _without(inverse, stop - start)
         return mask, w.masked_fill(~mask, 0)
-
-
-def _inverse(products: Tensor, damping: float) -> Tensor:
-    """Of the damped products, with a curvature of 1 where there is no input."""
-    diagonal = products.diagonal()
-    dead = diagonal == 0
-    hessian = products + torch.diag(dead.double())
-    return torch.linalg.inv(hessian + torch.eye(len(products)).to(products) * damping * hessian.diagonal().mean())
 
 
 def _without(inverse: Tensor, columns: int) -> Tensor:
