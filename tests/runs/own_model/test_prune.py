@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, built
@@ -372,14 +373,30 @@ def test_what_a_processor_cannot_make_is_one_line(sets, folders, tmp_path, monke
 
 def test_all_files_of_a_tokenizer_are_copied(tmp_path):
     place = folder("llama", tmp_path)
-    (place / "additional_chat_templates").mkdir()
     names = ("source.spm", "bpe.codes", "prophetnet.tokenizer", "additional_chat_templates/rag.jinja")
-    for name in names:
+    modules = ("1_Pooling/config.json", "2_Dense/model.safetensors")  # sentence-transformers'
+    others = ("optimizer.pt", "checkpoint-5/tokenizer_config.json")
+    for name in (*names, *modules, *others):
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(name)
-    (place / "optimizer.pt").write_text("")
     pruned(place, tmp_path / "out", pruner="omp")
-    assert [(tmp_path / "out" / name).read_text() for name in names] == list(names)
-    assert not (tmp_path / "out" / "optimizer.pt").exists()
+    assert [(tmp_path / "out" / name).read_text() for name in (*names, *modules)] == [*names, *modules]
+    assert not any((tmp_path / "out" / name).exists() for name in others)
+
+
+def test_a_processor_s_second_tokenizer_is_copied(tmp_path):
+    """Without it transformers takes the first tokenizer in its place: InstructBLIP's Q-Former read other words."""
+    place = tmp_path / "instructblip"
+    built("instructblip").save_pretrained(place)
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "red": 1, "a": 2, "dog": 3}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    second = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
+    images = transformers.BlipImageProcessorPil(size={"height": 16, "width": 16})
+    transformers.InstructBlipProcessor(images, tokenizer(), second, num_query_tokens=4).save_pretrained(place)
+    pruned(place, tmp_path / "out", pruner="omp")
+    again = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    assert again.qformer_tokenizer("a red dog")["input_ids"] == [2, 1, 3]
+    assert again.tokenizer("a red dog")["input_ids"] == [4, 5, 6]
 
 
 def test_data_that_reach_nothing_are_named(sets, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
 
-BESIDE = (
-    *("*.json", "*.txt", "*.model", "*.jinja", "additional_chat_templates/*.jinja"),
-    *("*.spm", "*.codes", "*.tokenizer", "*.tiktoken"),
-)
+SPELLED = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer", "*.tiktoken")
 """Files of tokenizers (Marian's are called .spm, BERTweet's .codes) and processors."""
+BESIDE = (
+    *(*SPELLED, "additional_chat_templates/*.jinja"),
+    *(f"*_tokenizer/{files}" for files in SPELLED),
+    *("[0-9]_*/*.json", "[0-9]_*/*.safetensors"),
+)
+"""Those, a processor's further tokenizers (InstructBLIP's qformer_tokenizer), and sentence-transformers' modules."""
 NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
@@ -54,11 +58,12 @@ def _put_away(folder: Path) -> None:
 
 
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copies the files of tokenizers and processors."""
+    """Copies the files of tokenizers and processors, those in folders of their own too."""
     for pattern in BESIDE:
         for file in source.glob(pattern):
-            if not any(file.match(other) for other in NOT_BESIDE):
-                copy = folder / file.relative_to(source)
+            name = file.relative_to(source)
+            if not any(fnmatchcase(str(name), other) for other in NOT_BESIDE):
+                copy = folder / name
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, copy)
 
