@@ -70,8 +70,8 @@ def source(place: Path, weights: str | None, shipped: str) -> Source:
 
 
 def _of_folder(folder: Path) -> Source:
-    """A pruned model of transformers, by the names of its parameters; its file may call them otherwise."""
-    state = {name: parameter.detach() for name, parameter in from_pretrained(folder).named_parameters()}
+    """A pruned model of transformers, by the names of its state dictionary; its file may call them otherwise."""
+    state = dict(from_pretrained(folder).state_dict())
     return Source(folder.absolute().name, state, load_solution(folder), str(folder))
 
 
