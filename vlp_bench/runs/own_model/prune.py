@@ -18,7 +18,14 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import check_numbers, found_folder, load, skeleton, skeleton_with_buffers
+from vlp_bench.models.foreign.loading import (
+    check_numbers,
+    found_folder,
+    load,
+    skeleton,
+    skeleton_with_buffers,
+    stored_dtype,
+)
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
@@ -102,7 +109,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
         batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()
     if request.offload:
-        dtype = getattr(torch, request.dtype) if request.dtype else None
+        dtype = getattr(torch, request.dtype) if request.dtype else stored_dtype(folder)
         Offloaded(model, StoredWeights(folder), device, dtype)
     with peak(device) as memory:
         placed = model if request.offload else nn.Module.to(model, device)

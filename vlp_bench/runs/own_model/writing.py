@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vlp_bench.models.checkpoints.pretrained import CARD, MASK, save_pretrained
+from vlp_bench.models.checkpoints.hub import weight_files
+from vlp_bench.models.checkpoints.pretrained import CARD, MASK, WEIGHTS, save_pretrained
 from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
@@ -94,11 +95,13 @@ def write_stored(
     Args: as those of `write`, `own` in place of the model.
     """
     copy_beside(source, folder)
-    for file in ("config.json", "generation_config.json", "model.safetensors.index.json"):
+    files = weight_files(source)
+    index = ("model.safetensors.index.json",) if files != [source / WEIGHTS] else ()
+    for file in ("config.json", "generation_config.json", *index):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
     names = {own.names[name]: name for name in solution.masks}
-    for path in sorted(source.glob("*.safetensors")):
+    for path in files:
         with safe_open(path, "pt") as file:
             tensors = {key: _pruned(file.get_tensor(key), solution, names.get(key)) for key in file.keys()}  # noqa: SIM118
         save_file(tensors, folder / path.name, {"format": "pt"})
