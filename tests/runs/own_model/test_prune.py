@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import vlp_bench
@@ -289,7 +290,15 @@ def test_weights_that_are_codes_or_called_otherwise_or_an_adapter_s(tmp_path):
     quantised = config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     (place / "config.json").write_text(json.dumps(quantised))
     refused(place, tmp_path, r"its weights are quantised \(gptq\): give the model as it was before that", pruner="omp")
+    nested = config | {"text_config": {"quantization_config": {"quant_method": "awq"}}}
+    (place / "config.json").write_text(json.dumps(nested))
+    refused(place, tmp_path, r"its weights are quantised \(awq\)", pruner="omp")
     (place / "config.json").write_text(json.dumps(config))
+    state = load_file(place / "model.safetensors")
+    codes = {name: (100 * t).to(torch.int8) if "mlp" in name else t for name, t in state.items()}
+    save_file(codes, place / "model.safetensors")
+    refused(place, tmp_path, r"quantised \(model\.layers\.0\.mlp\.down_proj\.weight is stored as I8\)", pruner="omp")
+    save_file(state, place / "model.safetensors")
     (place / "model.safetensors").rename(place / "model.fp16.safetensors")
     refused(place, tmp_path, r"its weights are called model\.fp16\.safetensors, and from_pretrained looks for model\.s")
     (place / "config.json").rename(place / "adapter_config.json")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 from vlp_bench.data.readers.checked import load as load_json
-from vlp_bench.models.checkpoints.hub import SCARCE, check_files, config_of, read_reported, told
+from vlp_bench.models.checkpoints.hub import SCARCE, check_files, config_of, read_reported, told, weight_files
 from vlp_bench.models.checkpoints.locations import HUB, located
 from vlp_bench.models.offloading import parameters_on_meta
 from vlp_bench.spelling import count_of
@@ -23,6 +25,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 DEQUANTISED = "mxfp4"
 """What transformers makes numbers of where it lacks the kernels."""
 DTYPES = ("float32", "bfloat16", "float16")
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""What a .safetensors file calls the types that a model computes in."""
 BESIDE = {
     "processor_class": ProcessorMixin,
     "tokenizer_class": PreTrainedTokenizerBase,
@@ -125,10 +129,26 @@ def _class_of(folder: Path) -> Any:
 
 def check_numbers(folder: Path) -> None:
     """ValueError for a checkpoint of quantised weights, which are codes and no numbers."""
-    quantised = config_of(folder).get("quantization_config")
-    how = quantised.get("quant_method", "in some way") if isinstance(quantised, dict) else DEQUANTISED
-    if how != DEQUANTISED:
+    ways = [*_quantised(config_of(folder)), *_codes(folder)]
+    if how := next((way for way in ways if way != DEQUANTISED), ""):
         raise ValueError(f"{folder}: its weights are quantised ({how}): give the model as it was before that")
+
+
+def _quantised(content: Any) -> Iterator[str]:
+    """How a configuration says that weights are quantised, in its parts too (a language model's in a larger one)."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "quantization_config" and value is not None:
+            yield str(value.get("quant_method", "in some way") if isinstance(value, dict) else value)
+        else:
+            yield from _quantised(value)
+
+
+def _codes(folder: Path) -> Iterator[str]:
+    """Weights that are stored as whole numbers or in eight bits, whatever config.json says."""
+    for path in filter(Path.is_file, weight_files(folder)):
+        with safe_open(path, "pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118
+        yield from (f"{name} is stored as {kind}" for name, kind in kinds.items() if kind not in NUMBERS)
 
 
 def _config(folder: Path) -> Any:
