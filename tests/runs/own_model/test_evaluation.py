@@ -80,6 +80,22 @@ def test_other_data_weights_or_options_are_another_run(folders, tmp_path):
     assert len({one.run, other.run, third.run}) == len({one.setting, other.setting, third.setting}) == 3
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_another_configuration_or_tokenizer_is_another_run(folders, tmp_path, file):
+    """It was the number stored for the same weights under another configuration."""
+    place, root = tmp_path / "llama", text(tmp_path / "a")
+    shutil.copytree(folders("llama"), place)
+    words = ["task=perplexity", "data.format=wikitext", f"out={tmp_path}", f"model={place}", f"data.root={root}"]
+    [one], _ = evaluated(*words, "task.window=32")
+    content = json.loads((place / file).read_text())
+    (place / file).write_text(json.dumps(content | {"rms_norm_eps": 1.0}))
+    [other], said = evaluated(*words, "task.window=32")
+    assert one.run != other.run
+    assert "stored already" not in said
+    assert (one.setting == other.setting) == (file == "config.json")
+    assert (one.value == other.value) == (file != "config.json")
+
+
 def test_dense_and_pruned_in_one_command(folders, tmp_path):
     place, root = folders("llama"), text(tmp_path / "wiki")
     on = ["data.format=wikitext", f"data.root={root}", "task.window=32"]

@@ -58,15 +58,17 @@ def _put_away(folder: Path) -> None:
     shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
 
 
+def beside(source: Path) -> list[Path]:
+    """The files of tokenizers and processors, those in folders of their own too, by their names from `source` on."""
+    names = {file.relative_to(source) for pattern in BESIDE for file in source.glob(pattern)}
+    return sorted(name for name in names if not any(fnmatchcase(str(name), other) for other in NOT_BESIDE))
+
+
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copies the files of tokenizers and processors, those in folders of their own too."""
-    for pattern in BESIDE:
-        for file in source.glob(pattern):
-            name = file.relative_to(source)
-            if not any(fnmatchcase(str(name), other) for other in NOT_BESIDE):
-                copy = folder / name
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
+    """Copies the files of `beside`."""
+    for name in beside(source):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
 
 
 def write(
