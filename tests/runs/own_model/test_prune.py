@@ -230,6 +230,36 @@ def test_force_replaces_a_folder(folders, tmp_path):
     assert not (tmp_path / "out" / "mine.txt").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(folders, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    words = {"pruner": "wanda", "calibration": tmp_path / "gone.jsonl"}
+    with pytest.raises(ValueError, match=r"^out=.*/file/below: .*/file is a file: choose another folder$"):
+        pruned(folders("llama"), tmp_path / "file" / "below", **words)
+    with pytest.raises(ValueError, match=r"^out=.*x can't be written \(.*: File name too long\): choose another$"):
+        pruned(folders("llama"), tmp_path / ("x" * 250), **words)
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "mounted")
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(ValueError, match="mounted is a mount point, which can't be replaced: give a folder below it"):
+        pruned(folders("llama"), tmp_path / "mounted", **words)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_link_to_a_folder_stays_one(folders, tmp_path, made):
+    """A large disk that a link leads to is where the model was to go."""
+    (tmp_path / "disk").mkdir()
+    if made:
+        (tmp_path / "disk" / "models").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "models")
+    pruned(folders("llama"), tmp_path / "out", pruner="omp")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "models" / "model.safetensors").is_file()
+
+
+def test_sparsities_that_are_close_have_folders_of_their_own(folders, tmp_path):
+    pruned(folders("llama"), tmp_path / "out", pruner="omp", sparsity="0.5,0.5000001")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.5", "0.5000001"}
+
+
 def test_words_longer_than_the_model_s_table_are_refused(folders, tmp_path):
     place = folder("llama", tmp_path / "model")
     content = json.loads((place / "tokenizer.json").read_text())

@@ -40,7 +40,7 @@ from vlp_bench.runs.device import peak
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection, listed
-from vlp_bench.runs.own_model.writing import whole, write, write_stored
+from vlp_bench.runs.own_model.writing import check_place, whole, write, write_stored
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
 from vlp_bench.runs.terminal.errors import UserError
@@ -94,6 +94,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
         return _planned(folder, request, pruner, needs, console)
+    check_place(Path(request.out))
     reads = needs.reads
     data = _data(request, reads, console)
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
@@ -242,7 +243,7 @@ def _written(
     layers = find_layers(model, adapter)
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():
-            below = f"{sparsity:g}" if len(solutions) > 1 else "."
+            below = f"{sparsity:.15g}" if len(solutions) > 1 else "."
             (meanwhile / below).mkdir(exist_ok=True)
             solution.report.update(known)
             pruner = named(request.pruner, solution.report.get("settings"))

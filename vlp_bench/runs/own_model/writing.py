@@ -19,6 +19,7 @@ from vlp_bench.models.checkpoints.pretrained import CARD, MASK, WEIGHTS, save_pr
 from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
+from vlp_bench.runs.terminal.errors import UserError
 
 SPELLED = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer", "*.tiktoken")
 """Files of tokenizers (Marian's are called .spm, BERTweet's .codes) and processors."""
@@ -31,11 +32,29 @@ BESIDE = (
 NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
+def check_place(folder: Path) -> None:
+    """UserError where `whole` can't write a folder: it is said before anything is pruned, not after."""
+    place = folder.resolve()
+    nearest = next(own for own in place.parents if own.exists())
+    if not nearest.is_dir():
+        raise UserError(f"out={folder}: {nearest} is a file: choose another folder")
+    if place.is_mount():
+        raise UserError(f"out={folder} is a mount point, which can't be replaced: give a folder below it")
+    try:
+        Path(tempfile.mkdtemp(dir=nearest, prefix=f".{place.name}.")).rmdir()
+    except OSError as error:
+        raise UserError(f"out={folder} can't be written ({nearest}: {error.strerror}): choose another") from error
+
+
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    meanwhile = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
+    """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well.
+
+    A link to a folder stays one: what it leads to is replaced.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    meanwhile = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         yield meanwhile
         meanwhile.chmod(0o777 & ~_umask())
@@ -55,7 +74,7 @@ def _umask() -> int:
 
 
 def _put_away(folder: Path) -> None:
-    shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+    shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
 
 
 def beside(source: Path) -> list[Path]:
