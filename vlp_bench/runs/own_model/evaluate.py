@@ -33,6 +33,7 @@ from vlp_bench.runs.own_model.writing import beside
 from vlp_bench.runs.progress import Evaluating
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.pruned_model import check_zeros
 from vlp_bench.runs.specification import digest, version
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.tasks.foreign.evaluate import check_fits, measured, place_of, task_of
@@ -164,7 +165,7 @@ def prune_and_evaluate(
 ) -> list[Row]:
     """Prune a model, write it, and measure it before and after; what can't be measured is said before it is pruned."""
     asked = ready(evaluation)
-    request.check_keeps(**{"data.root": asked.place.root})
+    request.check_keeps(**{"data.root": asked.place.root, "results": evaluation.words.out})
     check_skeleton(asked, request.model)
     written = [str(folder) for _, folder in prune(request, options, console)]
     return evaluate(evaluation.of([request.model, *written]), console, asked)
@@ -225,6 +226,8 @@ def _measured(
     began = time.monotonic()
     with quietly(), _enough_memory(device), Evaluating(console, what=model.label) as watch:
         own = load(model.folder, asked.evaluation.words.dtype)
+        if model.mask:
+            check_zeros(model.folder, dict(own.named_parameters()), Solution.load(model.folder / MASK))
         check_fits(asked.task, own, asked.evaluation.words.task)
         screen.hint(console, slow_dtype(own.dtype, device))
         found = measured(nn.Module.to(own, device), model.folder, asked.task, asked.data, watch.of)  # pyright: ignore
