@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import vlp_bench
 from tests.models.foreign.zoo import built
@@ -187,6 +188,31 @@ def test_a_folder_of_another_model_is_copied_with_zeros(tmp_path):
     vlp_bench.Solution.load(mask).install(dense)
     same(from_pretrained(tmp_path / "sparse").state_dict(), dense.state_dict())
     assert (tmp_path / "sparse" / "generation_config.json").is_file()
+
+
+def levit():
+    """Its batch norms have running statistics."""
+    from transformers import LevitConfig, LevitForImageClassification
+
+    sizes = {"hidden_sizes": [16, 16, 16], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
+    model = LevitForImageClassification(LevitConfig(image_size=64, **sizes, num_labels=3)).eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.uniform_()
+    return model
+
+
+@pytest.mark.parametrize("make", [levit, lambda: built("gpt2")], ids=["levit", "gpt2"])  # GPT-2's head is tied
+def test_all_that_a_folder_holds_is_exported(make, tmp_path):
+    model = make()
+    solution = vlp_bench.prune(model, "omp", 0.5, None, vlp_bench.TransformersAdapter(model))
+    solution.install(model)
+    save_pretrained(model, tmp_path / "sparse")
+    solution.save(tmp_path / "sparse" / "mask.safetensors")
+    said("write", tmp_path / "sparse", tmp_path / "packed.safetensors", "--as", "packed")
+    same(packed.read(tmp_path / "packed.safetensors")[0], model.state_dict())
+    said("write", tmp_path / "sparse", tmp_path / "dense.safetensors", "--as", "dense")
+    same(load_file(tmp_path / "dense.safetensors"), load_file(tmp_path / "sparse" / "model.safetensors"))
 
 
 def test_report(folder, tmp_path):

@@ -221,6 +221,27 @@ def test_an_offloaded_model_is_written_as_the_one_in_memory(monkeypatch, tmp_pat
     assert "omp looks at all weights at once" in line
 
 
+def test_an_offloaded_model_has_the_type_of_the_one_in_memory(monkeypatch, tmp_path):
+    """config.json's, whatever single weights are stored as; only files keep that."""
+    from safetensors.torch import load_file, save_file
+
+    place = folder("llama", tmp_path)
+    state = load_file(place / "model.safetensors")
+    save_file({k: v.bfloat16() if "mlp" in k else v for k, v in state.items()}, place / "model.safetensors")
+    config = (place / "config.json").read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"')
+    (place / "config.json").write_text(config)
+    (place / "variant.safetensors").write_bytes((place / "model.safetensors").read_bytes())
+    words = [f"model={place}", "pruner=wanda", f"calibration={texts(tmp_path)}", "yes=true"]
+    for out, offload in (("whole", "false"), ("parts", "true")):
+        call(monkeypatch, prune, *words, f"offload={offload}", f"out={tmp_path}/{out}")
+    one, other = (Solution.load(tmp_path / out / "mask.safetensors").masks for out in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all(mask.equal(other[name]) for name, mask in one.items())
+    written = load_file(tmp_path / "parts" / "model.safetensors")
+    assert written["model.norm.weight"].equal(state["model.norm.weight"])
+    assert not (tmp_path / "parts" / "variant.safetensors").exists()
+
+
 def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_path):
     from transformers import LlamaConfig
 

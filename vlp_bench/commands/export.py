@@ -81,8 +81,12 @@ def _about(found: "Source") -> dict[str, Any]:
 
 
 def _dense(found: "Source", out: Path) -> None:
-    """A model of ours with its configuration in the header, as `checkpoints` reads it; else a plain state dict."""
+    """A model of ours with its configuration in the header, as `checkpoints` reads it; else a plain state dict.
+
+    Of a tensor that the state dict has under several names the file holds the first, as those of transformers do.
+    """
     from vlp_bench.models.checkpoints.read_write import save_model
+    from vlp_bench.pruning.masks.packed_checkpoint import without_aliases
     from vlp_bench.pruning.masks.safetensors_files import write_tensors
     from vlp_bench.runs.pruned_model import model_of
 
@@ -90,7 +94,8 @@ def _dense(found: "Source", out: Path) -> None:
     if model is not None:
         save_model(out, model, _about(found))
     else:
-        write_tensors(out, found.state, {"format": "pt", "vlp_bench": json.dumps(_about(found))})
+        own, _ = without_aliases(found.state)
+        write_tensors(out, own, {"format": "pt", "vlp_bench": json.dumps(_about(found))})
 
 
 def _packed(found: "Source", out: Path) -> None:

@@ -17,17 +17,26 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from vlp_bench.models.checkpoints.hub import misshapen, weight_files
+
 _known: WeakKeyDictionary[nn.Module, Offloaded] = WeakKeyDictionary()
 
 
 class StoredWeights(Mapping[str, Tensor]):
-    """The tensors of a folder's .safetensors files, each read when it is asked for."""
+    """The tensors of the .safetensors files that a folder's model is read from, each read when it is asked for.
+
+    Attributes:
+        files: by the name that a tensor has in its file.
+        shapes: by the same.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Path] = {}  # by the name that a tensor has in its file
-        for path in sorted(folder.glob("*.safetensors")):
+        self.files: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for path in weight_files(folder):
             with safe_open(path, "pt") as file:
                 self.files |= dict.fromkeys(file.keys(), path)
+                self.shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as file:
@@ -230,8 +239,14 @@ def _stored_names(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, s
         own = next((way for way in ways if way in stored), None)
         if own is None:
             raise ValueError(f"{name!r} is not among the {len(stored)} stored weights: load the model whole")
+        if (shape := _shape(stored, own)) != parameter.shape:
+            raise ValueError(f"the stored weights are another model's: {misshapen(own, shape, parameter.shape)}")
         found[name] = own
     return found
+
+
+def _shape(stored: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return stored.shapes[name] if isinstance(stored, StoredWeights) else tuple(stored[name].shape)
 
 
 def _ways(name: str, prefixes: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ from vlp_bench.runs.checkpointing import read_checkpoint
 from vlp_bench.runs.prune_once import mask_hash
 from vlp_bench.runs.terminal.console import warn
 from vlp_bench.runs.terminal.errors import UserError
+from vlp_bench.spelling import count_of
 
 RELEASED = (".pth", ".pt")  # mask files as MULTIFLOW's authors released them
 BEST, ROWS = "best.ckpt", "rows.jsonl"
@@ -70,9 +71,29 @@ def source(place: Path, weights: str | None, shipped: str) -> Source:
 
 
 def _of_folder(folder: Path) -> Source:
-    """A pruned model of transformers, by the names of its parameters; its file may call them otherwise."""
-    state = {name: parameter.detach() for name, parameter in from_pretrained(folder).named_parameters()}
-    return Source(folder.absolute().name, state, load_solution(folder), str(folder))
+    """A pruned model of transformers, by the names of its state dictionary; its file may call them otherwise."""
+    state, solution = dict(from_pretrained(folder).state_dict()), load_solution(folder)
+    check_zeros(folder, state, solution)
+    return Source(folder.absolute().name, state, solution, str(folder))
+
+
+def check_zeros(folder: Path, state: Mapping[str, Tensor], solution: Solution) -> None:
+    """UserError where the mask beside weights isn't theirs: another model's, or removed weights are there again."""
+    tensors = with_slices(state, solution.masks)
+    for name, mask in solution.masks.items():
+        own = tensors.get(name)
+        fits = own is not None and own.shape == mask.shape
+        back = int(own.masked_fill(mask.to(own.device), 0).count_nonzero()) if own is not None and fits else 0
+        if not fits or back:
+            why = (
+                f"{count_of(back, 'weight')} of {name} that it removes aren't zero"
+                if fits
+                else f"no {name} of its shape"
+            )
+            raise UserError(
+                f"{folder / MASK} is not the mask of the weights beside it ({why}): take it away to have a dense "
+                "model, or give the folder as vlp-bench prune wrote it"
+            )
 
 
 def _installed(state: Mapping[str, Tensor], solution: Solution) -> dict[str, Tensor]:

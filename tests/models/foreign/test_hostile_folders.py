@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlp_bench import from_pretrained
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import load, skeleton
+from vlp_bench.models.foreign.loading import found_folder, load, skeleton, skeleton_with_buffers
+from vlp_bench.models.offloading import Offloaded, StoredWeights
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -35,8 +38,8 @@ def change(file: Path, **values):
     file.write_text(json.dumps(content | values), encoding="utf-8")
 
 
-def every_reader_refuses(folder: Path, line: str):
-    for read in (load, from_pretrained):
+def every_reader_refuses(folder: Path, line: str, *others):
+    for read in (load, from_pretrained, *others):
         with pytest.raises(ValueError, match=line) as raised:
             read(folder)
         assert "\n" not in str(raised.value)
@@ -115,3 +118,62 @@ def test_memory_that_runs_out_is_no_fault_of_a_folder(folder, monkeypatch):
     for read in (load, from_pretrained):
         with pytest.raises(MemoryError):
             read(folder)
+
+
+def cut(file: Path):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("damage, line", [
+    (Path.unlink, "no such file, and the index beside it names it"),
+    (cut, r"truncated or no \.safetensors file \(.*incomplete metadata"),
+    (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "truncated or no .*too large"),
+])  # fmt: skip
+def test_a_shard_that_is_not_whole_is_named(folder, damage, line):
+    damage(shard := sorted(folder.glob("*.safetensors"))[1])
+    every_reader_refuses(
+        folder, rf"{shard.name}: {line}.*; is the download complete\?$", lambda f: found_folder(str(f))
+    )
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("gone")])
+def test_weights_that_are_no_file_are_named(tmp_path, folder, make):
+    for shard in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
+        shard.unlink()
+    make(folder / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: a link to nothing, or no file; is the download complete"
+    ):
+        found_folder(str(folder))
+
+
+def test_weights_of_other_sizes_are_told_with_both(folder):
+    change(folder / "config.json", vocab_size=48)
+    with pytest.raises(
+        ValueError, match=r"mismatched lm_head\.weight \(\(32, 8\) in the file, \(48, 8\) by config\.json\)"
+    ):
+        load(folder)
+    with pytest.raises(ValueError, match=r"lm_head\.weight \(\(32, 8\) in the file, \(48, 8\) by config\.json\)"):
+        from_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=r"another model's: model\.embed_tokens\.weight \(\(32, 8\) in the file, \(48, 8\)"
+    ):
+        Offloaded(skeleton_with_buffers(folder), StoredWeights(folder), torch.device("cpu"))
+
+
+def test_another_s_configuration_is_told_without_weights(folder):
+    change(folder / "config.json", architectures=["BertModel"])
+    for built in (skeleton, skeleton_with_buffers):
+        with pytest.raises(
+            ValueError, match=r"its config\.json is not that of a BertModel \('LlamaConfig' object has no"
+        ):
+            built(folder)
+
+
+def test_weights_beside_those_that_are_read_are_not_offloaded(made, folder):
+    """The hub has models with `model.fp16.safetensors`, or `consolidated.safetensors`, beside the weights."""
+    state = {name: tensor.detach() + 1 for name, tensor in made[0].state_dict().items()}
+    save_file(state, folder / "variant.safetensors", {"format": "pt"})
+    found = StoredWeights(folder)
+    assert all(found[name].equal(tensor) for name, tensor in made[0].state_dict().items())
+    assert "variant.safetensors" not in {path.name for path in found.files.values()}

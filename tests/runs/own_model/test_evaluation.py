@@ -22,6 +22,7 @@ from vlp_bench.runs.own_model.evaluation_request import check_given, evaluation_
 from vlp_bench.runs.own_model.prune import prune
 from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.pruned_model import source
 from vlp_bench.runs.terminal.console import console
 
 folders = pytest.fixture(scope="module")(folders_when_asked)
@@ -78,6 +79,44 @@ def test_other_data_weights_or_options_are_another_run(folders, tmp_path):
     (root / "wiki.test.raw").write_text((root / "wiki.test.raw").read_text().replace("red", "blue"))
     [third], _ = evaluated(*words, "task.window=32")
     assert len({one.run, other.run, third.run}) == len({one.setting, other.setting, third.setting}) == 3
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_another_configuration_or_tokenizer_is_another_run(folders, tmp_path, file):
+    """It was the number stored for the same weights under another configuration."""
+    place, root = tmp_path / "llama", text(tmp_path / "a")
+    shutil.copytree(folders("llama"), place)
+    words = ["task=perplexity", "data.format=wikitext", f"out={tmp_path}", f"model={place}", f"data.root={root}"]
+    [one], _ = evaluated(*words, "task.window=32")
+    content = json.loads((place / file).read_text())
+    (place / file).write_text(json.dumps(content | {"rms_norm_eps": 1.0}))
+    [other], said = evaluated(*words, "task.window=32")
+    assert one.run != other.run
+    assert "stored already" not in said
+    assert (one.setting == other.setting) == (file == "config.json")
+    assert (one.value == other.value) == (file != "config.json")
+
+
+def test_a_mask_that_is_not_of_the_weights_beside_it_is_refused(folders, tmp_path):
+    """As after fine-tuning that let weights return, saved over the pruned ones: rows said a sparsity that wasn't."""
+    place, root = folders("llama"), text(tmp_path / "a")
+    with console.capture():
+        for sparsity in ("0.5", "0.75"):
+            prune(*request_of([f"model={place}", "pruner=omp", f"sparsity={sparsity}", f"out={tmp_path}/{sparsity}",
+                               "yes=true"]), console)  # fmt: skip
+    shutil.copyfile(tmp_path / "0.75" / "mask.safetensors", tmp_path / "0.5" / "mask.safetensors")
+    words = ["task=perplexity", "data.format=wikitext", f"out={tmp_path}", f"data.root={root}", "task.window=32"]
+    said = (
+        r"0\.5/mask\.safetensors is not the mask of the weights beside it \(\d+ weights of \S+ that it removes aren't"
+    )
+    with pytest.raises(ValueError, match=said):
+        evaluated(f"model={tmp_path / '0.5'}", *words)
+    with pytest.raises(ValueError, match=said):
+        source(tmp_path / "0.5", None, "")
+    assert source(tmp_path / "0.75", None, "").solution.sparsity == 0.75
+    with pytest.raises(ValueError, match=r"out=.* would replace results=.*: choose another folder"):
+        pruned(f"model={place}", "pruner=omp", f"out={tmp_path}/new", "evaluate=perplexity", "data.format=wikitext",
+               f"data.root={root}", f"results={tmp_path}/new/rows")  # fmt: skip
 
 
 def test_dense_and_pruned_in_one_command(folders, tmp_path):

@@ -7,6 +7,8 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, built
@@ -228,6 +230,36 @@ def test_force_replaces_a_folder(folders, tmp_path):
     assert not (tmp_path / "out" / "mine.txt").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(folders, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    words = {"pruner": "wanda", "calibration": tmp_path / "gone.jsonl"}
+    with pytest.raises(ValueError, match=r"^out=.*/file/below: .*/file is a file: choose another folder$"):
+        pruned(folders("llama"), tmp_path / "file" / "below", **words)
+    with pytest.raises(ValueError, match=r"^out=.*x can't be written \(.*: File name too long\): choose another$"):
+        pruned(folders("llama"), tmp_path / ("x" * 250), **words)
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "mounted")
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(ValueError, match="mounted is a mount point, which can't be replaced: give a folder below it"):
+        pruned(folders("llama"), tmp_path / "mounted", **words)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_link_to_a_folder_stays_one(folders, tmp_path, made):
+    """A large disk that a link leads to is where the model was to go."""
+    (tmp_path / "disk").mkdir()
+    if made:
+        (tmp_path / "disk" / "models").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "models")
+    pruned(folders("llama"), tmp_path / "out", pruner="omp")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "models" / "model.safetensors").is_file()
+
+
+def test_sparsities_that_are_close_have_folders_of_their_own(folders, tmp_path):
+    pruned(folders("llama"), tmp_path / "out", pruner="omp", sparsity="0.5,0.5000001")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.5", "0.5000001"}
+
+
 def test_words_longer_than_the_model_s_table_are_refused(folders, tmp_path):
     place = folder("llama", tmp_path / "model")
     content = json.loads((place / "tokenizer.json").read_text())
@@ -288,7 +320,15 @@ def test_weights_that_are_codes_or_called_otherwise_or_an_adapter_s(tmp_path):
     quantised = config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     (place / "config.json").write_text(json.dumps(quantised))
     refused(place, tmp_path, r"its weights are quantised \(gptq\): give the model as it was before that", pruner="omp")
+    nested = config | {"text_config": {"quantization_config": {"quant_method": "awq"}}}
+    (place / "config.json").write_text(json.dumps(nested))
+    refused(place, tmp_path, r"its weights are quantised \(awq\)", pruner="omp")
     (place / "config.json").write_text(json.dumps(config))
+    state = load_file(place / "model.safetensors")
+    codes = {name: (100 * t).to(torch.int8) if "mlp" in name else t for name, t in state.items()}
+    save_file(codes, place / "model.safetensors")
+    refused(place, tmp_path, r"quantised \(model\.layers\.0\.mlp\.down_proj\.weight is stored as I8\)", pruner="omp")
+    save_file(state, place / "model.safetensors")
     (place / "model.safetensors").rename(place / "model.fp16.safetensors")
     refused(place, tmp_path, r"its weights are called model\.fp16\.safetensors, and from_pretrained looks for model\.s")
     (place / "config.json").rename(place / "adapter_config.json")
@@ -372,14 +412,30 @@ def test_what_a_processor_cannot_make_is_one_line(sets, folders, tmp_path, monke
 
 def test_all_files_of_a_tokenizer_are_copied(tmp_path):
     place = folder("llama", tmp_path)
-    (place / "additional_chat_templates").mkdir()
     names = ("source.spm", "bpe.codes", "prophetnet.tokenizer", "additional_chat_templates/rag.jinja")
-    for name in names:
+    modules = ("1_Pooling/config.json", "2_Dense/model.safetensors")  # sentence-transformers'
+    others = ("optimizer.pt", "checkpoint-5/tokenizer_config.json")
+    for name in (*names, *modules, *others):
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(name)
-    (place / "optimizer.pt").write_text("")
     pruned(place, tmp_path / "out", pruner="omp")
-    assert [(tmp_path / "out" / name).read_text() for name in names] == list(names)
-    assert not (tmp_path / "out" / "optimizer.pt").exists()
+    assert [(tmp_path / "out" / name).read_text() for name in (*names, *modules)] == [*names, *modules]
+    assert not any((tmp_path / "out" / name).exists() for name in others)
+
+
+def test_a_processor_s_second_tokenizer_is_copied(tmp_path):
+    """Without it transformers takes the first tokenizer in its place: InstructBLIP's Q-Former read other words."""
+    place = tmp_path / "instructblip"
+    built("instructblip").save_pretrained(place)
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "red": 1, "a": 2, "dog": 3}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    second = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>")
+    images = transformers.BlipImageProcessorPil(size={"height": 16, "width": 16})
+    transformers.InstructBlipProcessor(images, tokenizer(), second, num_query_tokens=4).save_pretrained(place)
+    pruned(place, tmp_path / "out", pruner="omp")
+    again = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    assert again.qformer_tokenizer("a red dog")["input_ids"] == [2, 1, 3]
+    assert again.tokenizer("a red dog")["input_ids"] == [4, 5, 6]
 
 
 def test_data_that_reach_nothing_are_named(sets, tmp_path):

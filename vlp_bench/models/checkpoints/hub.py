@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import BertModel, Blip2ForConditionalGeneration, CLIPModel
 from transformers.utils import logging
 
@@ -55,17 +56,44 @@ def _code_elsewhere(content: Any) -> Iterator[str]:
         yield from _code_elsewhere(value)
 
 
-def _check_files(folder: Path) -> None:
-    """ValueError for what would be read from elsewhere, or not at all."""
+def weight_files(folder: Path) -> list[Path]:
+    """The .safetensors files that from_pretrained reads: model.safetensors, else those that its index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole] if whole.is_file() else []
+    return [folder / name for name in _shards(index)]
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, all beside it; ValueError for anything else."""
+    content = load(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index}: expected a weight_map of names of files; is the download complete?")
+    if odd := [name for name in names.values() if name in ("", "..") or set(name) & set("/\\")]:
+        raise ValueError(f"{index}: {odd[0]!r} is no file beside it")
+    return sorted(set(names.values()))
+
+
+def check_files(folder: Path) -> None:
+    """ValueError for what would be read from elsewhere, or not at all, and for weight files that are not whole."""
     if (folder / ADAPTER).is_file():
         raise ValueError(f"{folder}: {ADAPTER} belongs to an adapter, which is not read: merge it into its model first")
-    for file in folder.glob("*.index.json"):
-        content = load(file)
-        names = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{file}: expected a weight_map of names of files; is the download complete?")
-        if odd := [name for name in names.values() if name in ("", "..") or set(name) & set("/\\")]:
-            raise ValueError(f"{file}: {odd[0]!r} is no file beside it")
+    for index in folder.glob("*.index.json"):
+        _shards(index)
+    for file in weight_files(folder):
+        _check_whole(file)
+
+
+def _check_whole(file: Path) -> None:
+    """ValueError for a .safetensors file that is not there, or shorter or longer than its header says."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file, and the index beside it names it; is the download complete?")
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file}: truncated or no .safetensors file ({error}); is the download complete?") from error
 
 
 def told(error: Exception) -> str:
@@ -78,8 +106,8 @@ def read_reported(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[s
 
     ValueError if the folder cannot be read as a `kind`, whatever the library says of it. Nothing in it is executed.
     """
-    _check_files(folder)
-    safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
+    check_files(folder)
+    safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True, "ignore_mismatched_sizes": True}
     with quietly():
         try:
             model, report = kind.from_pretrained(folder, output_loading_info=True, **safe, **settings)
@@ -107,7 +135,12 @@ def quietly() -> Iterator[None]:
 
 def _names(keys: Iterable[Any]) -> list[str]:
     """A mismatched key comes with both shapes."""
-    return [key if isinstance(key, str) else " ".join(map(str, key)) for key in keys]
+    return [key if isinstance(key, str) else misshapen(*key) for key in keys]
+
+
+def misshapen(name: str, stored: Iterable[int], wanted: Iterable[int]) -> str:
+    """What is said of a weight that has another shape than its model."""
+    return f"{name} ({tuple(stored)} in the file, {tuple(wanted)} by config.json)"
 
 
 def read_pretrained(kind: Any, weights: Path | str, attention: str, **changes: Any) -> Any:

@@ -71,7 +71,7 @@ def _folder(place: Path | str) -> Finding:
     """What transformers says of a folder in the hub's layout: read as its config.json has it, in the stored dtype."""
     folder = located(place)
     name, kind = KINDS[model_type(folder) or ""]
-    model, wrong = read_reported(kind, folder, dtype="auto", ignore_mismatched_sizes=True)
+    model, wrong = read_reported(kind, folder, dtype="auto")
     weights = dict(model.named_parameters())
     return Finding(
         path=folder,

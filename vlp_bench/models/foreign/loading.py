@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 from vlp_bench.data.readers.checked import load as load_json
-from vlp_bench.models.checkpoints.hub import SCARCE, config_of, read_reported, told
+from vlp_bench.models.checkpoints.hub import SCARCE, check_files, config_of, read_reported, told, weight_files
 from vlp_bench.models.checkpoints.locations import HUB, located
 from vlp_bench.models.offloading import parameters_on_meta
 from vlp_bench.spelling import count_of
@@ -23,6 +25,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 DEQUANTISED = "mxfp4"
 """What transformers makes numbers of where it lacks the kernels."""
 DTYPES = ("float32", "bfloat16", "float16")
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""What a .safetensors file calls the types that a model computes in."""
 BESIDE = {
     "processor_class": ProcessorMixin,
     "tokenizer_class": PreTrainedTokenizerBase,
@@ -37,7 +41,8 @@ def found_folder(place: str, *, config_alone: bool = False) -> Path:
     `config_alone`: its weights need not be there.
 
     Raises:
-        ValueError: there is no such folder, or no model in the hub's layout in it; says what is there.
+        ValueError: there is no such folder, or no model in the hub's layout in it; says what is there. Or a file of its
+            weights is missing or not whole.
     """
     folder = located(place)
     if not folder.is_dir():
@@ -49,6 +54,8 @@ def found_folder(place: str, *, config_alone: bool = False) -> Path:
         raise ValueError(f"model={place}: no config.json in it; it holds {_contents(folder)}{adapter}")
     if config_alone:
         return folder
+    if odd := next((folder / name for name in WEIGHTS if _is_no_file(folder / name)), None):
+        raise ValueError(f"{odd}: a link to nothing, or no file; is the download complete?")
     if not (files := sorted(file.name for file in folder.glob("*.safetensors"))):
         raise ValueError(
             f"model={place}: no .safetensors in it (it holds {_contents(folder)}); other files may run code when "
@@ -59,7 +66,13 @@ def found_folder(place: str, *, config_alone: bool = False) -> Path:
             f"model={place}: its weights are called {', '.join(files[:3])}, and from_pretrained looks for "
             f"{' or '.join(WEIGHTS)}: give the file that name, or save the model once more with save_pretrained"
         )
+    check_files(folder)
     return folder
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something is called so that can't be read."""
+    return (path.is_symlink() or path.exists()) and not path.is_file()
 
 
 def _beside(folder: Path) -> str:
@@ -77,7 +90,9 @@ def _contents(folder: Path) -> str:
 
 
 def load(folder: Path, dtype: str = "") -> PreTrainedModel:
-    """The model of a folder in evaluation mode, in its stored dtype or another of DTYPES. Nothing in it is executed.
+    """The model of a folder in evaluation mode, in its own dtype or another of DTYPES. Nothing in it is executed.
+
+    Its own is that of config.json; where that has none, of the first weight.
 
     Raises:
         ValueError: a class that transformers doesn't have, another dtype, or weights that are missing or misshapen.
@@ -94,7 +109,7 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
     if surplus:
         named = ", ".join(surplus[:3]) + (", ..." if len(surplus) > 3 else "")
         weights = count_of(len(surplus), "weight")
-        log.warning("%s holds %s that a %s has no place for: %s", folder, weights, kind.__name__, named)
+        log.warning("%s holds %s that a %s has no place for: %s", folder, weights, type(model).__name__, named)
     return model.eval()
 
 
@@ -114,10 +129,26 @@ def _class_of(folder: Path) -> Any:
 
 def check_numbers(folder: Path) -> None:
     """ValueError for a checkpoint of quantised weights, which are codes and no numbers."""
-    quantised = config_of(folder).get("quantization_config")
-    how = quantised.get("quant_method", "in some way") if isinstance(quantised, dict) else DEQUANTISED
-    if how != DEQUANTISED:
+    ways = [*_quantised(config_of(folder)), *_codes(folder)]
+    if how := next((way for way in ways if way != DEQUANTISED), ""):
         raise ValueError(f"{folder}: its weights are quantised ({how}): give the model as it was before that")
+
+
+def _quantised(content: Any) -> Iterator[str]:
+    """How a configuration says that weights are quantised, in its parts too (a language model's in a larger one)."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "quantization_config" and value is not None:
+            yield str(value.get("quant_method", "in some way") if isinstance(value, dict) else value)
+        else:
+            yield from _quantised(value)
+
+
+def _codes(folder: Path) -> Iterator[str]:
+    """Weights that are stored as whole numbers or in eight bits, whatever config.json says."""
+    for path in filter(Path.is_file, weight_files(folder)):
+        with safe_open(path, "pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118
+        yield from (f"{name} is stored as {kind}" for name, kind in kinds.items() if kind not in NUMBERS)
 
 
 def _config(folder: Path) -> Any:
@@ -129,26 +160,39 @@ def _config(folder: Path) -> Any:
         raise ValueError(f"{folder}: its config.json cannot be read ({told(error)})") from error
 
 
+def _built(folder: Path) -> PreTrainedModel:
+    """The model of a folder as its class makes it. ValueError where config.json is not that of the class."""
+    kind, config = _class_of(folder), _config(folder)
+    try:
+        return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+    except SCARCE:
+        raise
+    except Exception as error:  # of whatever kind a class raises for another's configuration
+        raise ValueError(f"{folder}: its config.json is not that of a {kind.__name__} ({told(error)})") from error
+
+
 def skeleton(folder: Path) -> PreTrainedModel:
     """The model of a folder without its weights: modules and shapes, on the meta device.
 
     Raises:
-        ValueError: a class that transformers doesn't have.
+        ValueError: a class that transformers doesn't have, or another's configuration.
     """
-    kind = _class_of(folder)
-    config = _config(folder)
     with torch.device("meta"):
-        return kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+        return _built(folder)
 
 
 def skeleton_with_buffers(folder: Path) -> PreTrainedModel:
     """As `skeleton`, in evaluation mode, its parameters tied and its buffers as the model's code makes them."""
-    kind = _class_of(folder)
-    config = _config(folder)
     with parameters_on_meta():
-        model = kind.from_config(config) if kind is transformers.AutoModel else kind._from_config(config)
+        model = _built(folder)
     model.tie_weights()
     return model.eval()
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The one that config.json names, which `load` takes where nothing else is asked for; None: it names none."""
+    found = _config(folder).dtype
+    return found if isinstance(found, torch.dtype) else None
 
 
 def check_beside(folder: Path) -> None:

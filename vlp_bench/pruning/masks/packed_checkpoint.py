@@ -42,7 +42,7 @@ def write(
         about: JSON that `read` gives back.
         form: of the positions, as for mask files.
     """
-    own, aliases = _without_aliases(state)
+    own, aliases = without_aliases(state)
     kept = {name: mask for name, tensor in own.items() if (mask := _stored(tensor)) is not None}
     tensors = {f"dense/{name}": tensor.detach() for name, tensor in own.items() if name not in kept}
     sparse = {name: [_dtype(own[name]), *mask.shape] for name, mask in kept.items()}
@@ -59,7 +59,7 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The distinct tensors, and for every further name of one its first."""
     own: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}

@@ -29,15 +29,18 @@ from vlp_bench.runs.own_model import screen
 from vlp_bench.runs.own_model.evaluation_request import Evaluation
 from vlp_bench.runs.own_model.prune import checked_device, prune
 from vlp_bench.runs.own_model.request import Request
+from vlp_bench.runs.own_model.writing import beside
 from vlp_bench.runs.progress import Evaluating
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import mask_hash
+from vlp_bench.runs.pruned_model import check_zeros
 from vlp_bench.runs.specification import digest, version
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.tasks.foreign.evaluate import check_fits, measured, place_of, task_of
 from vlp_bench.tasks.foreign.task import Measured, Task
 from vlp_bench.tasks.result_file import write_json
 
+CONFIGURATION = ("config.json", "generation_config.json")
 NO_NUMBER = "it is larger than any number; are the weights?"
 
 
@@ -59,12 +62,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model's folder and where it came from: the dense one by name and hash, and what was pruned of it."""
+    """A model's folder and where it came from: the dense one by name and hash, and what was pruned of it.
+
+    Attributes:
+        weights: hash of the dense model's.
+        own: hash of this one's weights and configuration.
+        beside: hash of its tokenizer's and processor's files, which pruning copies.
+    """
 
     folder: Path
     name: str
     weights: str
     own: str
+    beside: str
     pruner: str = "dense"
     sparsity: float = 0.0
     seed: int = 0
@@ -82,22 +92,30 @@ class Candidate:
     def of(cls, place: str) -> Candidate:
         """That of a folder; one that `vlp-bench prune` wrote tells what it was. ValueError as `found_folder`."""
         folder = found_folder(place)
-        own = content_hash(folder)
+        weights, tokens = content_hash(folder), _hash_of(folder, beside(folder))
+        own = digest([weights, _hash_of(folder, [Path(name) for name in CONFIGURATION])])
         if not (folder / MASK).is_file():
-            return cls(folder, place if place.startswith(HUB) else folder.absolute().name, own, own)
+            return cls(folder, place if place.startswith(HUB) else folder.absolute().name, weights, own, tokens)
         solution = Solution.load(folder / MASK)
         told = solution.report
         return cls(
             folder=folder,
             name=str(told.get("model", folder.absolute().name)),
-            weights=str(told.get("model_weights", own)),
+            weights=str(told.get("model_weights", weights)),
             own=own,
+            beside=tokens,
             pruner=str(told.get("method", "unknown")),
             sparsity=float((told.get("sparsity") or {}).get("asked") or solution.sparsity),
             seed=int(told.get("seed", 0)),
             mask=mask_hash(solution),
             settings=told.get("settings"),
         )
+
+
+def _hash_of(folder: Path, names: Sequence[Path]) -> str:
+    """Of what files of a folder are called and hold; of one that isn't there of nothing."""
+    files = [folder / name for name in names]
+    return digest([[str(n), content_hash(f)] for n, f in zip(names, files, strict=True) if f.is_file()])
 
 
 def ready(evaluation: Evaluation) -> Asked:
@@ -137,8 +155,9 @@ def rows_of(evaluation: Evaluation, console: Console, asked: Asked) -> list[list
     device = checked_device(evaluation.words.device)
     for place in evaluation.models:
         check_skeleton(asked, place)
+    candidates = [Candidate.of(place) for place in evaluation.models]
     screen.evaluated_on(console, evaluation.words.task, asked.place, len(asked.data.records))
-    return [_rows(asked, Candidate.of(place), device, console) for place in evaluation.models]
+    return [_rows(asked, model, device, console) for model in candidates]
 
 
 def prune_and_evaluate(
@@ -146,7 +165,7 @@ def prune_and_evaluate(
 ) -> list[Row]:
     """Prune a model, write it, and measure it before and after; what can't be measured is said before it is pruned."""
     asked = ready(evaluation)
-    request.check_keeps(**{"data.root": asked.place.root})
+    request.check_keeps(**{"data.root": asked.place.root, "results": evaluation.words.out})
     check_skeleton(asked, request.model)
     written = [str(folder) for _, folder in prune(request, options, console)]
     return evaluate(evaluation.of([request.model, *written]), console, asked)
@@ -180,7 +199,7 @@ def _rows(asked: Asked, model: Candidate, device: torch.device, console: Console
 
 def _identity(asked: Asked, model: Candidate) -> dict[str, Any]:
     """Model and data by what they hold: a folder that is called otherwise is the same."""
-    essence = asked.settings | {"exp": asked.evaluation.name, "model": model.weights}
+    essence = asked.settings | {"exp": asked.evaluation.name, "model": model.weights, "beside": model.beside}
     own = {"pruner": model.pruner, "sparsity": model.sparsity, "mask": model.mask, "weights": model.own,
            "seed": model.seed}  # fmt: skip
     columns = {"exp": asked.evaluation.name, "model": model.name, "task": asked.evaluation.words.task, "benchmark": OWN}
@@ -207,6 +226,8 @@ def _measured(
     began = time.monotonic()
     with quietly(), _enough_memory(device), Evaluating(console, what=model.label) as watch:
         own = load(model.folder, asked.evaluation.words.dtype)
+        if model.mask:
+            check_zeros(model.folder, dict(own.named_parameters()), Solution.load(model.folder / MASK))
         check_fits(asked.task, own, asked.evaluation.words.task)
         screen.hint(console, slow_dtype(own.dtype, device))
         found = measured(nn.Module.to(own, device), model.folder, asked.task, asked.data, watch.of)  # pyright: ignore

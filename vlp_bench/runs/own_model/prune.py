@@ -18,7 +18,14 @@ from vlp_bench.models.checkpoints.hub import quietly
 from vlp_bench.models.checkpoints.locations import HUB, content_hash
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.foreign.inputs import Inputs
-from vlp_bench.models.foreign.loading import check_numbers, found_folder, load, skeleton, skeleton_with_buffers
+from vlp_bench.models.foreign.loading import (
+    check_numbers,
+    found_folder,
+    load,
+    skeleton,
+    skeleton_with_buffers,
+    stored_dtype,
+)
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
 from vlp_bench.pruning import catalogue
@@ -33,7 +40,7 @@ from vlp_bench.runs.device import peak
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection, listed
-from vlp_bench.runs.own_model.writing import whole, write, write_stored
+from vlp_bench.runs.own_model.writing import check_place, whole, write, write_stored
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
 from vlp_bench.runs.terminal.errors import UserError
@@ -87,6 +94,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     needs = needs_of(replace(pruner, modality=None, num_batches=None))
     if request.plan:
         return _planned(folder, request, pruner, needs, console)
+    check_place(Path(request.out))
     reads = needs.reads
     data = _data(request, reads, console)
     model = skeleton_with_buffers(folder) if request.offload else load(folder, request.dtype)
@@ -102,7 +110,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
         batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()
     if request.offload:
-        dtype = getattr(torch, request.dtype) if request.dtype else None
+        dtype = getattr(torch, request.dtype) if request.dtype else stored_dtype(folder)
         Offloaded(model, StoredWeights(folder), device, dtype)
     with peak(device) as memory:
         placed = model if request.offload else nn.Module.to(model, device)
@@ -235,7 +243,7 @@ def _written(
     layers = find_layers(model, adapter)
     with whole(out) as meanwhile:
         for sparsity, solution in solutions.items():
-            below = f"{sparsity:g}" if len(solutions) > 1 else "."
+            below = f"{sparsity:.15g}" if len(solutions) > 1 else "."
             (meanwhile / below).mkdir(exist_ok=True)
             solution.report.update(known)
             pruner = named(request.pruner, solution.report.get("settings"))

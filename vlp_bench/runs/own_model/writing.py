@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,47 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vlp_bench.models.checkpoints.pretrained import CARD, MASK, save_pretrained
+from vlp_bench.models.checkpoints.hub import weight_files
+from vlp_bench.models.checkpoints.pretrained import CARD, MASK, WEIGHTS, save_pretrained
 from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
+from vlp_bench.runs.terminal.errors import UserError
 
-BESIDE = (
-    *("*.json", "*.txt", "*.model", "*.jinja", "additional_chat_templates/*.jinja"),
-    *("*.spm", "*.codes", "*.tokenizer", "*.tiktoken"),
-)
+SPELLED = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer", "*.tiktoken")
 """Files of tokenizers (Marian's are called .spm, BERTweet's .codes) and processors."""
+BESIDE = (
+    *(*SPELLED, "additional_chat_templates/*.jinja"),
+    *(f"*_tokenizer/{files}" for files in SPELLED),
+    *("[0-9]_*/*.json", "[0-9]_*/*.safetensors"),
+)
+"""Those, a processor's further tokenizers (InstructBLIP's qformer_tokenizer), and sentence-transformers' modules."""
 NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
+
+
+def check_place(folder: Path) -> None:
+    """UserError where `whole` can't write a folder: it is said before anything is pruned, not after."""
+    place = folder.resolve()
+    nearest = next(own for own in place.parents if own.exists())
+    if not nearest.is_dir():
+        raise UserError(f"out={folder}: {nearest} is a file: choose another folder")
+    if place.is_mount():
+        raise UserError(f"out={folder} is a mount point, which can't be replaced: give a folder below it")
+    try:
+        Path(tempfile.mkdtemp(dir=nearest, prefix=f".{place.name}.")).rmdir()
+    except OSError as error:
+        raise UserError(f"out={folder} can't be written ({nearest}: {error.strerror}): choose another") from error
 
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    meanwhile = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
+    """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well.
+
+    A link to a folder stays one: what it leads to is replaced.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    meanwhile = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         yield meanwhile
         meanwhile.chmod(0o777 & ~_umask())
@@ -50,17 +74,20 @@ def _umask() -> int:
 
 
 def _put_away(folder: Path) -> None:
-    shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+    shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+
+
+def beside(source: Path) -> list[Path]:
+    """The files of tokenizers and processors, those in folders of their own too, by their names from `source` on."""
+    names = {file.relative_to(source) for pattern in BESIDE for file in source.glob(pattern)}
+    return sorted(name for name in names if not any(fnmatchcase(str(name), other) for other in NOT_BESIDE))
 
 
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copies the files of tokenizers and processors."""
-    for pattern in BESIDE:
-        for file in source.glob(pattern):
-            if not any(file.match(other) for other in NOT_BESIDE):
-                copy = folder / file.relative_to(source)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
+    """Copies the files of `beside`."""
+    for name in beside(source):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
 
 
 def write(
@@ -89,11 +116,13 @@ def write_stored(
     Args: as those of `write`, `own` in place of the model.
     """
     copy_beside(source, folder)
-    for file in ("config.json", "generation_config.json", "model.safetensors.index.json"):
+    files = weight_files(source)
+    index = ("model.safetensors.index.json",) if files != [source / WEIGHTS] else ()
+    for file in ("config.json", "generation_config.json", *index):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
     names = {own.names[name]: name for name in solution.masks}
-    for path in sorted(source.glob("*.safetensors")):
+    for path in files:
         with safe_open(path, "pt") as file:
             tensors = {key: _pruned(file.get_tensor(key), solution, names.get(key)) for key in file.keys()}  # noqa: SIM118
         save_file(tensors, folder / path.name, {"format": "pt"})
