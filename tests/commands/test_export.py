@@ -182,9 +182,15 @@ def test_a_folder_of_another_model_is_copied_with_zeros(tmp_path):
 
     dense = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2)).eval()
     save_pretrained(dense, tmp_path / "dense")
+    beside = ("vocab.json", "merges.txt", "chat_template.jinja", "qformer_tokenizer/vocab.txt")
+    (tmp_path / "dense/qformer_tokenizer").mkdir()
+    for name in (*beside, "model.safetensors.index.json"):
+        (tmp_path / "dense" / name).write_text("{}")
     mask = vlp_bench.prune(dense, "omp", 0.75).save(tmp_path / "mask.safetensors")
     weights = tmp_path / "dense" / "model.safetensors"
     said("write", mask, tmp_path / "sparse", "--as", "huggingface", "--weights", weights)
+    assert all((tmp_path / "sparse" / name).read_text() == "{}" for name in beside)
+    assert not (tmp_path / "sparse/model.safetensors.index.json").exists()
     vlp_bench.Solution.load(mask).install(dense)
     same(from_pretrained(tmp_path / "sparse").state_dict(), dense.state_dict())
     assert (tmp_path / "sparse" / "generation_config.json").is_file()

@@ -29,7 +29,8 @@ BESIDE = (
     *("[0-9]_*/*.json", "[0-9]_*/*.safetensors"),
 )
 """Those, a processor's further tokenizers (InstructBLIP's qformer_tokenizer), and sentence-transformers' modules."""
-NOT_BESIDE = ("config.json", "generation_config.json", "*.safetensors.index.json", "pytorch_model*", "all_results.json")
+GENERATION = "generation_config.json"
+NOT_BESIDE = ("config.json", GENERATION, "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
 def check_place(folder: Path) -> None:
@@ -86,7 +87,7 @@ def beside(source: Path) -> list[Path]:
 def copy_beside(source: Path, folder: Path) -> None:
     """Copies the files of `beside`."""
     for name in beside(source):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
 
 
