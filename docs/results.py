@@ -123,7 +123,7 @@ def collect_apart(out: Path, name: str) -> None:
     requests = [Request(name, (f"paths.out={out}", f"benchmark={benchmark}")) for benchmark in benchmarks]
     planned = [spec for request in requests for group in plan(request, choose=False) for spec in group]
     runs, parts = {spec.run for spec in planned}, []
-    cells = {spec.run: _choices_of(spec.choices) for spec in planned if name == GRID or _has_other_parts(spec)}
+    cells = _cells_of(name, planned)
     for root in dict.fromkeys(spec.out for spec in planned):
         for study in studies(Store(root / "runs"), runs):
             config = next(iter(study.origin.values()))["config"]
@@ -152,9 +152,13 @@ def _not_again(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return old.loc[~pd.MultiIndex.from_frame(old[cell]).isin(pd.MultiIndex.from_frame(new[cell])), :]
 
 
-def _has_other_parts(spec: Specification) -> bool:
-    """Whether the command line has replaced a part of the pruner."""
-    return any(word.lstrip("+").startswith("pruner/") for word in spec.overrides)
+def _cells_of(name: str, planned: Sequence[Specification]) -> dict[str, str]:
+    """By run what it is called, in a folder where parts of pruners are replaced; in others its options tell."""
+    other = {spec.run: any(w.lstrip("+").startswith("pruner/") for w in spec.overrides) for spec in planned}
+    if not any(other.values()):
+        return {}
+    apart = {run for run, replaced in other.items() if replaced or name == GRID}
+    return {s.run: _choices_of(s.choices) if s.run in apart else s.choices["pruner"] for s in planned}
 
 
 def _choices_of(choices: Mapping[str, str]) -> str:
@@ -406,7 +410,7 @@ def came_out_apart(name: str) -> str:
     frame = pd.read_csv(file)
     tables = {
         "minilm": _encoder, "table07_runtimes": _seconds, "table10_ridge": _ridges, GRID: _grids,
-        "readable_range": _readable, "gentle_recipe": _every_metric,
+        "readable_range": _readable, "gentle_recipe": _gently,
     }.get(name, _recipes)(frame)  # fmt: skip
     ours_alone = [] if name in ("minilm", GRID) else ["Nothing has been run with `benchmark=paper`.\n"]
     return "\n".join([*tables, *ours_alone])
@@ -473,6 +477,11 @@ def _every_metric(frame: pd.DataFrame) -> Iterator[str]:
         for metric in HEADLINES[str(exp).split("_")[1]][:2]:
             if metric in set(rows["metric"]):
                 yield from headed(rows, f"`{exp}`", metric, pruners, levels)
+
+
+def _gently(frame: pd.DataFrame) -> Iterator[str]:
+    yield from gentle()
+    yield from _every_metric(frame)
 
 
 def grids_of(frame: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:

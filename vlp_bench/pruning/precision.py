@@ -16,7 +16,8 @@ FASTEST: dict[str, Precision] = {"multiflow": "bf16", "snip": "bf16"}
 """By pruner, the fastest whose masks differ from those of fp32 by at most a tenth of what two draws of data differ by.
 
 Measured (1 - IoU of kept weights): MULTIFLOW bf16 0.0004, draws 0.007 to 0.025; SNIP bf16 0.014 to 0.041, draws 0.48 to
-0.62; Wanda bf16 0.0034, draws 0.0104, which won't do. What nobody has measured (`benchmarks/precision.py` does) is
+0.62; Wanda bf16 0.0034, draws 0.0104, which won't do; nor will RIA (0.0006 of 0.0049), OWL (0.0036 of 0.0109) and
+SparseGPT (0.0088 of 0.0235). What nobody has measured (`benchmarks/precision.py` does) is
 computed in fp32.
 """
 
