@@ -110,7 +110,7 @@ def _folder(found: "Source", out: Path) -> None:
     from vlp_bench.models.checkpoints.pretrained import CARD, CONFIG, MASK, WEIGHTS, save_pretrained
     from vlp_bench.pruning.masks.safetensors_files import write_tensors, write_whole
     from vlp_bench.results.card import model_card
-    from vlp_bench.runs.own_model.writing import GENERATION, copy_beside
+    from vlp_bench.runs.own_model.writing import CONFIGURATION, copy_beside
     from vlp_bench.runs.pruned_model import model_of
 
     card = model_card(found.name, found.solution, found.metrics, found.provenance)
@@ -123,7 +123,7 @@ def _folder(found: "Source", out: Path) -> None:
     if not (beside / CONFIG).is_file():
         raise UserError(f"{found.weights} is no file of ours and no {CONFIG} lies beside it: use --as dense or packed")
     copy_beside(beside, out)
-    for file in filter(Path.is_file, (beside / CONFIG, beside / GENERATION)):
+    for file in filter(Path.is_file, (beside / name for name in CONFIGURATION)):
         write_whole(out / file.name, file.read_bytes())
     write_tensors(out / WEIGHTS, found.state, {"format": "pt"})
     write_whole(out / CARD, card.encode())

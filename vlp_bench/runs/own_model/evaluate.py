@@ -29,7 +29,7 @@ from vlp_bench.runs.own_model import screen
 from vlp_bench.runs.own_model.evaluation_request import Evaluation
 from vlp_bench.runs.own_model.prune import checked_device, prune
 from vlp_bench.runs.own_model.request import Request
-from vlp_bench.runs.own_model.writing import beside
+from vlp_bench.runs.own_model.writing import CONFIGURATION, beside
 from vlp_bench.runs.progress import Evaluating
 from vlp_bench.runs.provenance import origin
 from vlp_bench.runs.prune_once import mask_hash
@@ -40,7 +40,6 @@ from vlp_bench.tasks.foreign.evaluate import check_fits, measured, place_of, tas
 from vlp_bench.tasks.foreign.task import Measured, Task
 from vlp_bench.tasks.result_file import write_json
 
-CONFIGURATION = ("config.json", "generation_config.json")
 NO_NUMBER = "it is larger than any number; are the weights?"
 
 

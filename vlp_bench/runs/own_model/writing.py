@@ -29,8 +29,8 @@ BESIDE = (
     *("[0-9]_*/*.json", "[0-9]_*/*.safetensors"),
 )
 """Those, a processor's further tokenizers (InstructBLIP's qformer_tokenizer), and sentence-transformers' modules."""
-GENERATION = "generation_config.json"
-NOT_BESIDE = ("config.json", GENERATION, "*.safetensors.index.json", "pytorch_model*", "all_results.json")
+CONFIGURATION = ("config.json", "generation_config.json")
+NOT_BESIDE = (*CONFIGURATION, "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
 def check_place(folder: Path) -> None:
@@ -119,7 +119,7 @@ def write_stored(
     copy_beside(source, folder)
     files = weight_files(source)
     index = ("model.safetensors.index.json",) if files != [source / WEIGHTS] else ()
-    for file in ("config.json", "generation_config.json", *index):
+    for file in (*CONFIGURATION, *index):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
     names = {own.names[name]: name for name in solution.masks}
