@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import vlp_bench
+from tests.support.forked import together
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.models.stacks import stack_of, with_slices
 from vlp_bench.pruning import sweep
@@ -476,6 +477,19 @@ def test_an_expert_may_get_no_token_after_a_step(pruner, kind, caplog):
     found = vlp_bench.prune(model, pruner, 0.9, batches, adapter=Reached(), options=options)
     assert "any more" in caplog.text
     assert found.sparsity == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt", "gblm"])
+def test_lost_experts_of_two_processes_are_those_of_one(pruner, tmp_path):
+    """The passes that look for them end at the same batch everywhere."""
+    model, batches = late("separate")
+
+    def masks():
+        return dict(vlp_bench.prune(model, pruner, 0.9, Calibration(model, batches, Reached(), shared=True)).masks)
+
+    alone = masks()
+    for found in together(2, masks, tmp_path):
+        assert all(torch.equal(found[name], mask) for name, mask in alone.items())
 
 
 @pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
