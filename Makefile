@@ -21,11 +21,11 @@ $(READY): pyproject.toml constraints.txt
 
 env: $(READY)  ## create the environment in .venv (done by every other target when it is missing or out of date)
 
-demo: $(READY)  ## prune the wider shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (three minutes, no GPU)
-	PATH="$(CURDIR)/$(BIN):$$PATH" vlp-bench run +exp=xvlm_itr benchmark=world pruner=multiflow sparsity=0.9
+demo: $(READY)  ## prune the wider shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (three to four minutes, no GPU)
+	PATH="$(CURDIR)/$(BIN):$$PATH" vlp-bench run +exp=xvlm_itr pruner=multiflow sparsity=0.9
 
-demo-compare: $(READY)  ## compare six pruners at three sparsities over three seeds: a table and a plot (resumable)
-	$(BIN)/vlp-bench compare +exp=xvlm_itr
+demo-compare: $(READY)  ## compare six pruners at three sparsities over three seeds, on the small model: a table and a plot (resumable)
+	$(BIN)/vlp-bench compare +exp=xvlm_itr benchmark=mini
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

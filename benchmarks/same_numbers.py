@@ -40,7 +40,7 @@ FEW: dict[str, dict[str, Any]] = {
 def composed(experiment: str) -> Any:
     with initialize_config_dir(str(CONF), version_base=None):
         OmegaConf.register_new_resolver("run_dir", lambda *_: "none", replace=True)
-        return compose("config", [f"+exp={experiment}"])
+        return compose("config", [f"+exp={experiment}", "benchmark=mini"])
 
 
 def pruners() -> list[str]:

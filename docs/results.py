@@ -686,7 +686,7 @@ def experiment(frame: pd.DataFrame, exp: str) -> list[str]:
     table, runs = spread(rows, metrics), rows.drop_duplicates("run")
     told = f"seeds {', '.join(map(str, seeds))}, mean ± std" if len(seeds) > 1 else f"seed {seeds[0]} alone"
     parts = [
-        f"## {_model(exp)}, {NAMES[task]}\n\n`+exp={exp}`; {told}; {len(runs)} runs, "
+        f"## {_model(exp)}, {NAMES[task]}\n\n`+exp={exp} benchmark=mini`; {told}; {len(runs)} runs, "
         f"{runs['seconds'].sum() / 60:.0f} minutes of one thread in all.\n"
     ]
     for metric in metrics:

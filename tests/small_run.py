@@ -27,7 +27,7 @@ def tiny_weights(tmp_path_factory):
 def tiny(tiny_weights, tmp_path):
     """The words of a command line that runs in two seconds."""
     return [
-        "+exp=xvlm_itr", f"model.weights={tiny_weights}", f"paths.out={tmp_path}/out", "trainer=cpu",
+        "+exp=xvlm_itr", "benchmark=mini", f"model.weights={tiny_weights}", f"paths.out={tmp_path}/out", "trainer=cpu",
         "recipe.epochs=2", "recipe.target_batch=8", "data.batch_size=8", "data.source.train=24", "data.source.val=12",
         "data.source.test=12", "data.source.general=16", "data.source.regions=16", "data.calibration.num_batches=2",
         "data.calibration.batch_size=8", "task.k_test=4",

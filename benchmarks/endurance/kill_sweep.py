@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vlp_bench.sweeps.sweep import Cell
 
 MINI = (
-    "+exp=xvlm_itr", "trainer=cpu", "recipe.epochs=1", "data.num_workers=2", "data.source.train=96",
+    "+exp=xvlm_itr", "benchmark=mini", "trainer=cpu", "recipe.epochs=1", "data.num_workers=2", "data.source.train=96",
     "data.source.val=8", "data.source.test=8", "data.source.general=16", "data.source.regions=16",
     "data.calibration.num_batches=2",
     "data.calibration.batch_size=8", "task.k_test=4", "pruner=lamp,multiflow,omp,snip", "sparsity=0.63,0.75,0.9",

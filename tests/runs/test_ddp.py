@@ -109,16 +109,16 @@ def test_a_target_batch_that_cannot_be_made_is_refused_before_anything_is_built(
     ],
 )
 def test_several_devices_take_the_largest_batches_that_keep_the_target(words, batch_size):
-    one, several = cells_of(["+exp=xvlm_itr"]), cells_of(["+exp=xvlm_itr", *DDP])
+    one, several = cells_of(["+exp=xvlm_itr", "benchmark=mini"]), cells_of(["+exp=xvlm_itr", "benchmark=mini", *DDP])
     assert one[0].name == several[0].name  # the same run, whoever computes it
-    found = Plan.of(cells_of(["+exp=xvlm_itr", *DDP, *words])[0].specification)
+    found = Plan.of(cells_of(["+exp=xvlm_itr", "benchmark=mini", *DDP, *words])[0].specification)
     assert found.batch_size == batch_size
     config = several[0].specification.config
     assert found.fit(config)["data"] == config["data"] | {"batch_size": batch_size}
 
 
 def test_a_target_batch_that_devices_cannot_share_is_refused():
-    [cell] = cells_of(["+exp=xvlm_itr", *DDP, "trainer.devices=5"])
+    [cell] = cells_of(["+exp=xvlm_itr", "benchmark=mini", *DDP, "trainer.devices=5"])
     with pytest.raises(ValueError, match="5 devices share only multiples of 5; try a target of 45"):
         Plan.of(cell.specification)
 
@@ -271,7 +271,7 @@ def test_torchrun_on_the_embedded_world_computes_what_one_process_does(tmp_path)
     dry.load_state_dict(shipped.state_dict())
     weights = save_model(tmp_path / "dry.safetensors", dry)
     words = [
-        "+exp=xvlm_itr", f"model.weights={weights}", "pruner=multiflow", "sparsity=0.9", "recipe.epochs=1",
+        "+exp=xvlm_itr", "benchmark=mini", f"model.weights={weights}", "pruner=multiflow", "sparsity=0.9", "recipe.epochs=1",
         "trainer.log_every_n_steps=1", "data.source.train=480", "data.source.val=60", "data.source.test=60",
         "data.calibration.num_batches=4",
     ]  # fmt: skip

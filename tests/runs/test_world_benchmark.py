@@ -21,7 +21,7 @@ READABLE = ("xvlm_itr", "xvlm_ic", "xvlm_vqa", "blip_itr", "blip_ic", "blip_vqa"
 
 def typed(exp, *words):
     register()
-    return specifications(Grid(("omp",), (0.9,), (0,), 1, (f"+exp={exp}", "benchmark=world", *words)))
+    return specifications(Grid(("omp",), (0.9,), (0,), 1, (f"+exp={exp}", *words)))
 
 
 def test_no_shipped_file_is_above_twenty_megabytes():
@@ -54,7 +54,7 @@ def test_every_main_experiment_has_it(exp):
 
 def test_an_experiment_without_it_says_which_benchmarks_it_has():
     with pytest.raises(Exception, match="cls_world") as caught:
-        typed("dino_cls")
+        typed("dino_cls", "benchmark=world")
     told = explain(caught.value, ["+exp=dino_cls", "benchmark=world"])
     assert told == "benchmark=world has no data for this experiment (cls_world); its benchmarks: mini, paper"
 

@@ -163,8 +163,8 @@ def plan(request: Request, *, choose: bool = True) -> "list[list[Specification]]
 
 def _words(request: Request, part: plans.Part) -> list[str]:
     words = [word for word in request.words if not (part.fresh_statistics and word.startswith("paths.out="))]
-    if part.benchmark and not any(word.startswith("benchmark=") for word in words):
-        words.append(f"benchmark={part.benchmark}")
+    if not any(word.startswith("benchmark=") for word in words):
+        words.append(f"benchmark={part.benchmark or request.benchmark}")
     return [*words, f"paths.out={request.out}/{request.name}"] if part.fresh_statistics else words
 
 
