@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import vlp_bench
 from tests.models.tiny import blip, clip, dino, xvlm
+from tests.pruning.toys import SHORT
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.budgets import kept_of
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
@@ -29,14 +30,6 @@ from vlp_bench.pruning.structured.upop import UPop, channels_for_heads
 
 GROUPS, UNITS, WEIGHTS = ("2:4", "4:8"), "units", "weights"
 PATTERNS = (WEIGHTS, *GROUPS, UNITS)
-SHORT = {
-    **{name: {"steps": 2} for name in ("itersnip", "chita_pp", "force", "obd")},
-    "ecoflap": {"draws": 1},
-    "neuroal": {"allocate.spreads": [0.05, 0.2]},
-    "wanda_pp_ro": {"solve.rounds": 1},
-    "upop": {"solve.epochs": 1},
-    "multiflow_128": {"num_batches": None},
-}
 NESTED = ("dense", "random", "omp", "lmp", "l2", "lamp", "ri", "snip", "fisher", "pruner_zero", "multiflow_edges")
 IN_A_LAYER = {  # whose masks don't depend on the scale of a layer's weights
     *("lmp", "l2", "lamp", "ri", "ria", "wanda", "wanda_bias", "dsnot", "sparsegpt", "thanos", "alps", "erk"),

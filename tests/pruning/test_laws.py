@@ -8,6 +8,7 @@ from torch import nn
 
 import vlp_bench
 from tests.models.tiny import blip, blip2, xvlm
+from tests.pruning.toys import SHORT
 from vlp_bench.pruning import catalogue, scores
 from vlp_bench.pruning.allocation.alpha import AlphaPruning
 from vlp_bench.pruning.allocation.diversity import DiversityBudgets
@@ -46,8 +47,7 @@ def calibrated(name):
 @pytest.mark.parametrize("model", MODELS)
 def test_exactly_what_is_asked_is_kept(name, model):
     calibration = calibrated(model)
-    options = {"steps": 2} if name == "force" else None
-    found = vlp_bench.prune(calibration.model, name, 0.75, calibration, options=options)
+    found = vlp_bench.prune(calibration.model, name, 0.75, calibration, options=SHORT.get(name))
     sizes = [layer.size for layer in calibration.layers.values()]
     uniform = isinstance(catalogue.load(name).allocate, Uniform)
     assert found.kept == sum(round(0.25 * size) for size in (sizes if uniform else [sum(sizes)]))

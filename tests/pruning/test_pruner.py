@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import vlp_bench
-from tests.pruning.toys import Tied, TwoModalities, labelled, sequential
+from tests.pruning.toys import SHORT, Tied, TwoModalities, labelled, sequential
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.allocation.global_threshold import GlobalThreshold
 from vlp_bench.pruning.allocation.uniform import Uniform
@@ -48,7 +48,7 @@ def unlisted(name):
 
 def quick(name):
     """Options that shorten what takes many steps."""
-    return {"steps": 3} if "steps" in (catalogue.folder() / f"{name}.yaml").read_text() else None
+    return SHORT.get(name) or ({"steps": 3} if "steps" in (catalogue.folder() / f"{name}.yaml").read_text() else None)
 
 
 def equal_weights():

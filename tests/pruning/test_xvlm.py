@@ -5,6 +5,7 @@ import torch
 
 import vlp_bench
 from tests.pruning.test_pruner import BY_WEIGHTS
+from tests.pruning.toys import SHORT
 from vlp_bench.batch import Batch
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig
@@ -56,14 +57,6 @@ def calibration():
     return Calibration(model, [[batch(2 * i, region=False), batch(2 * i + 1, region=True)] for i in range(3)])
 
 
-QUICK: dict[str, dict[str, object]] = {
-    "multiflow_128": {"num_batches": None},
-    "itersnip": {"steps": 3},
-    "chita_pp": {"steps": 2},
-    "ecoflap": {"draws": 1},
-}
-
-
 @pytest.mark.parametrize("name", [name for name in BY_WEIGHTS if name != "dense"])
 @pytest.mark.parametrize("compat", ["corrected", "official"])
 def test_pruners_reach_their_sparsity(calibration, name, compat):
@@ -71,7 +64,7 @@ def test_pruners_reach_their_sparsity(calibration, name, compat):
 
     Released TAMT removes everything in its first step, and without biases no gradient ever brings it back.
     """
-    options = {"compat": compat, **QUICK.get(name, {})}
+    options = {"compat": compat, **SHORT.get(name, {})}
     solution = vlp_bench.prune(calibration.model, name, 0.9, calibration, options=options)
     within = getattr(catalogue.load(name, options).solve, "within", "layer")
     rounds_up = compat == "official" and (

@@ -5,6 +5,16 @@ from torch import nn
 
 from vlp_bench.batch import Place
 
+SHORT: dict[str, dict[str, object]] = {
+    **{name: {"steps": 2} for name in ("itersnip", "chita_pp", "force", "obd")},
+    "ecoflap": {"draws": 1},
+    "neuroal": {"allocate.spreads": [0.05, 0.2]},
+    "wanda_pp_ro": {"solve.rounds": 1},
+    "upop": {"solve.epochs": 1},
+    "multiflow_128": {"num_batches": None},
+}
+"""Options that shorten what takes many steps, by pruner."""
+
 
 def sequential(seed=0):
     with torch.random.fork_rng():
