@@ -25,6 +25,14 @@ SIZES = {"width": 16, "vision-layers": 2, "text-layers": 1, "fusion-layers": 1}
 TINY = [f"--{k}={v}" for k, v in (SIZES | {"batch-size": 8, "warmup-steps": 2, "workers": 0}).items()]
 
 
+@pytest.fixture(autouse=True)
+def few_probes(monkeypatch) -> None:
+    """A run looks at 30 scenes in place of 300, and at 20 words of a kind in place of 200, whatever it asks for."""
+    many, all_cases = World.told_apart, cases
+    monkeypatch.setattr("vlp_bench.data.shapes.probes.cases", lambda scenes, most: all_cases(scenes, min(most, 20)))
+    monkeypatch.setattr(World, "told_apart", lambda world, split, number: many(world, split, min(number, 30)))
+
+
 @pytest.fixture
 def model() -> XVLM:
     torch.manual_seed(0)
