@@ -5,8 +5,8 @@
 
 A row is a line of JSON of `whole_calls.py` or `block_calls.py`, measured on one thread: at 46 M weights or with an XVLM
 of the papers' width and a quarter of their depth, in some ten minutes; with `--full` at the size of the goals, 184 M
-weights and a whole XVLM, where the baselines take most of half an hour and up to 10 GiB. `demo` is a run of the small XVLM in
-an empty folder, on all cores, by the clock. `--keep` adds what was measured to the stored rows,
+weights and a whole XVLM, where the baselines take most of half an hour and up to 10 GiB. `demo` is a run of the small
+XVLM in an empty folder, on all cores, by the clock. `--keep` adds what was measured to the stored rows,
 `benchmarks/results/whole_calls.jsonl`. Ratios are compared, where a row has one, for they depend less on what else the
 machine does; else seconds. Within a tenth a row is "as stored". Beside each row stands whether it meets its goal, and
 how long measuring it took. No baseline here needs a package that vlp_bench does not install.
@@ -176,7 +176,7 @@ def measured(name: str, file: Path, full: bool = False) -> Row:
 
 
 def demo(like: Row) -> Row:
-    """The README's run; machine, versions and commit are those of another row."""
+    """A run of the small XVLM; machine, versions and commit are those of another row."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         program = [sys.executable, "-m", "vlp_bench", *DEMO]

@@ -24,7 +24,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-DEMO = ("+exp=xvlm_itr", "benchmark=mini", "pruner=multiflow", "sparsity=0.63", "trainer=cpu", "recipe.epochs=2", "data.num_workers=2")
+DEMO = (
+    "+exp=xvlm_itr",
+    "benchmark=mini",
+    "pruner=multiflow",
+    "sparsity=0.63",
+    "trainer=cpu",
+    "recipe.epochs=2",
+    "data.num_workers=2",
+)
 STEPS = {"calibration": 2, "training": 5, "evaluation": 2}  # phase -> largest step that is drawn
 WRITES = {"statistics": 1, "masks": 1, "best.ckpt": 1, "last.ckpt": 2, "rows.jsonl": 1}
 MEASURED = ("seconds", "shared_seconds", "peak_gb")  # what no two runs share

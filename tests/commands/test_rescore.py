@@ -36,7 +36,8 @@ def run(tmp_path, tiny_weights):
     from tests.runs.test_run import performed
 
     register()
-    words = ["+exp=xvlm_ic", "benchmark=mini", f"model.weights={tiny_weights}", f"paths.out={tmp_path}", *SMALL, "recipe.epochs=0"]
+    given = ["benchmark=mini", f"model.weights={tiny_weights}", f"paths.out={tmp_path}", *SMALL]
+    words = ["+exp=xvlm_ic", *given, "recipe.epochs=0"]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", words, return_hydra_config=True)
     specification = specify(config, config.hydra)

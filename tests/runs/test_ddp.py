@@ -271,9 +271,9 @@ def test_torchrun_on_the_embedded_world_computes_what_one_process_does(tmp_path)
     dry.load_state_dict(shipped.state_dict())
     weights = save_model(tmp_path / "dry.safetensors", dry)
     words = [
-        "+exp=xvlm_itr", "benchmark=mini", f"model.weights={weights}", "pruner=multiflow", "sparsity=0.9", "recipe.epochs=1",
-        "trainer.log_every_n_steps=1", "data.source.train=480", "data.source.val=60", "data.source.test=60",
-        "data.calibration.num_batches=4",
+        "+exp=xvlm_itr", "benchmark=mini", f"model.weights={weights}", "pruner=multiflow", "sparsity=0.9",
+        "recipe.epochs=1", "trainer.log_every_n_steps=1", "data.source.train=480", "data.source.val=60",
+        "data.source.test=60", "data.calibration.num_batches=4",
     ]  # fmt: skip
     alone = [*words, "trainer=cpu", f"paths.out={tmp_path}/one"]
     shared = [*words, *DDP, f"paths.out={tmp_path}/two"]

@@ -42,7 +42,8 @@ def rows(tmp_path, tiny_weights, blip_weights):
         weights = blip_weights if exp.startswith("blip") else tiny_weights
         register()
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            words = [f"+exp={exp}", "benchmark=mini", f"model.weights={weights}", f"paths.out={tmp_path}/out", *SMALL, *words]
+            given = ["benchmark=mini", f"model.weights={weights}", f"paths.out={tmp_path}/out"]
+            words = [f"+exp={exp}", *given, *SMALL, *words]
             config = compose("config", words, return_hydra_config=True)
         found = specify(config, config.hydra)
         seen = performed(found)
