@@ -17,6 +17,7 @@ from vlp_bench.commands import export
 from vlp_bench.models.checkpoints.locations import content_hash
 from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
 from vlp_bench.models.checkpoints.read_write import load_model, save_model
+from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.models.smaller_config import smaller_config
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.pruning.masks import packed_checkpoint as packed
@@ -194,6 +195,50 @@ def test_a_folder_of_another_model_is_copied_with_zeros(tmp_path):
     vlp_bench.Solution.load(mask).install(dense)
     same(from_pretrained(tmp_path / "sparse").state_dict(), dense.state_dict())
     assert (tmp_path / "sparse" / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "size"), [("llama", "20KB"), ("llava", "5GB"), ("llava", "50KB")])
+def test_a_mask_goes_to_a_folder_of_shards_or_of_other_names(tmp_path, name, size):
+    """LLaVA's files call its tensors otherwise than its model does."""
+    dense = built(name)
+    dense.save_pretrained(tmp_path / "dense", max_shard_size=size)
+    dense = from_pretrained(tmp_path / "dense")
+    assert (len(list((tmp_path / "dense").glob("*.safetensors"))) > 1) == (size != "5GB")
+    solution = vlp_bench.prune(dense, "omp", 0.75)
+    mask = solution.save(tmp_path / "mask.safetensors")
+    solution.install(dense)
+    weights = ("--weights", tmp_path / "dense")
+    said("write", mask, tmp_path / "sparse", "--as", "huggingface", *weights)
+    same(from_pretrained(tmp_path / "sparse").state_dict(), dense.state_dict())
+    own = dict(dense.named_parameters())
+    for form in ("dense", "packed"):
+        said("write", mask, tmp_path / f"{form}.safetensors", "--as", form, *weights)
+        found = tensors_of(tmp_path / "dense.safetensors", own)
+        assert all(found[key].equal(value) for key, value in own.items())
+    assert f"{solution.total:,} weights" in said("report", mask, *weights, "--tokens", 1, "--rounds", 1)
+
+
+def test_a_mask_of_another_model_is_refused_by_a_folder(tmp_path):
+    built("llama").save_pretrained(tmp_path / "dense", max_shard_size="20KB")
+    mask = vlp_bench.prune(built("clip"), "omp", 0.5).save(tmp_path / "mask.safetensors")
+    line = refused("write", mask, tmp_path / "sparse", "--as", "huggingface", "--weights", tmp_path / "dense")
+    assert re.search(r"dense: its model has no '\S+'; give the checkpoint that was pruned", line)
+
+
+def test_nothing_is_written_over_what_is_read(folder, tmp_path):
+    dense = built("llama")
+    dense.save_pretrained(tmp_path / "dense")
+    mask = vlp_bench.prune(dense, "omp", 0.75).save(tmp_path / "mask.safetensors")
+    (tmp_path / "link").symlink_to(tmp_path / "dense")
+    for out, form in (
+        (mask, "packed"),
+        (tmp_path / "dense/model.safetensors", "dense"),
+        (tmp_path / "link", "huggingface"),
+    ):
+        line = refused("write", mask, out, "--as", form, "--weights", tmp_path / "dense")
+        assert f"{out} is what is exported, and would be overwritten: give another name" in line
+    same(from_pretrained(tmp_path / "dense").state_dict(), dense.state_dict())
+    assert "would be overwritten" in refused("write", folder / "runs/run", folder / "runs/run", "--as", "huggingface")
 
 
 def levit():

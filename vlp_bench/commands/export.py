@@ -69,10 +69,21 @@ def _write(args: argparse.Namespace) -> None:
     from vlp_bench.runs.terminal.console import console
 
     found = source(args.source, args.weights, SHIPPED)
+    _check_out(args.source, found, args.out)
     {"dense": _dense, "packed": _packed, "huggingface": _folder, "smaller": _smaller}[args.form](found, args.out)
     files = sorted(args.out.iterdir()) if args.out.is_dir() else [args.out]
     for file in files:
         console.print(f"{file}: {file.stat().st_size:,} bytes", soft_wrap=True, markup=False)
+
+
+def _check_out(place: Path, found: "Source", out: Path) -> None:
+    """UserError where what is written would take the place of what was read."""
+    from vlp_bench.models.checkpoints.locations import weight_file
+    from vlp_bench.runs.pruned_model import mask_file
+
+    read = (place, mask_file(place), weight_file(found.weights), found.folder)
+    if out.resolve() in {own.resolve() for own in read}:
+        raise UserError(f"{out} is what is exported, and would be overwritten: give another name")
 
 
 def _about(found: "Source") -> dict[str, Any]:
@@ -106,8 +117,14 @@ def _packed(found: "Source", out: Path) -> None:
 
 def _folder(found: "Source", out: Path) -> None:
     """Ours by its configuration; another's beside whose weights a config.json lies, with all that lies there."""
-    from vlp_bench.models.checkpoints.locations import weight_file
-    from vlp_bench.models.checkpoints.pretrained import CARD, CONFIG, MASK, WEIGHTS, save_pretrained
+    from vlp_bench.models.checkpoints.pretrained import (
+        CARD,
+        CONFIG,
+        MASK,
+        WEIGHTS,
+        from_pretrained,
+        save_pretrained,
+    )
     from vlp_bench.pruning.masks.safetensors_files import write_tensors, write_whole
     from vlp_bench.results.card import model_card
     from vlp_bench.runs.own_model.writing import CONFIGURATION, copy_beside
@@ -117,12 +134,17 @@ def _folder(found: "Source", out: Path) -> None:
     if (model := model_of(found)) is not None:
         save_pretrained(model, out, card)
         return
-    beside = weight_file(found.weights).parent
+    beside = found.folder
     if (beside / MASK).is_file():
         raise UserError(f"{beside} is such a folder already: copy it")
     if not (beside / CONFIG).is_file():
         raise UserError(f"{found.weights} is no file of ours and no {CONFIG} lies beside it: use --as dense or packed")
     copy_beside(beside, out)
+    if found.by_model:
+        loaded = from_pretrained(beside)
+        found.solution.install(loaded)
+        save_pretrained(loaded, out, card)
+        return
     for file in filter(Path.is_file, (beside / name for name in CONFIGURATION)):
         write_whole(out / file.name, file.read_bytes())
     write_tensors(out / WEIGHTS, found.state, {"format": "pt"})
@@ -131,7 +153,6 @@ def _folder(found: "Source", out: Path) -> None:
 
 def _smaller(found: "Source", out: Path) -> None:
     """A model of ours of any widths; one of transformers in a folder, where its configuration can tell the widths."""
-    from vlp_bench.models.checkpoints.locations import weight_file
     from vlp_bench.models.checkpoints.pretrained import from_pretrained, save_pretrained
     from vlp_bench.models.checkpoints.read_write import save_model
     from vlp_bench.pruning.structured.materialise import materialised
@@ -143,7 +164,7 @@ def _smaller(found: "Source", out: Path) -> None:
     if own is not None and out.suffix == ".safetensors":
         save_model(out, materialised(own, found.solution.masks), _about(found))
         return
-    model = own or from_pretrained(weight_file(found.weights).parent)
+    model = own or from_pretrained(found.folder)
     if own is None:
         model.load_state_dict(found.state, strict=False)
     library = "vlp_bench" if own is not None else "transformers"
@@ -155,7 +176,7 @@ def _smaller(found: "Source", out: Path) -> None:
         _check_of_units(_numbers(model) - _numbers(small), found.solution.total - found.solution.kept, reason)
         raise
     if own is None:
-        copy_beside(weight_file(found.weights).parent, out)
+        copy_beside(found.folder, out)
 
 
 def _numbers(model: "nn.Module") -> int:

@@ -1,6 +1,6 @@
 """A pruned model from what a run leaves behind: a mask file and a checkpoint, or the folder of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vlp_bench.models.checkpoints.families import family_of
-from vlp_bench.models.checkpoints.locations import content_hash, weight_file
-from vlp_bench.models.checkpoints.pretrained import MASK, from_pretrained
+from vlp_bench.models.checkpoints.locations import FILES, content_hash, weight_file
+from vlp_bench.models.checkpoints.pretrained import CONFIG, MASK, from_pretrained
 from vlp_bench.models.checkpoints.read_write import CheckpointError, load_model, read_config
 from vlp_bench.models.checkpoints.tensors import tensors_of
 from vlp_bench.models.stacks import parameters_of, with_slices
@@ -56,6 +56,13 @@ class Source:
     weights: str  # the file that tells the model's configuration
     metrics: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    by_model: bool = False  # the tensors' names are those of transformers' model, whatever its files call them
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights lie, and what else belongs to them."""
+        path = weight_file(self.weights)
+        return path if path.is_dir() else path.parent
 
 
 def source(place: Path, weights: str | None, shipped: str) -> Source:
@@ -66,15 +73,30 @@ def source(place: Path, weights: str | None, shipped: str) -> Source:
     if place.is_dir():
         return _of_run(place, weights)
     solution, weights = load_solution(place), weights or shipped
-    state = tensors_of(weights, parameters_of(solution.masks))
-    return Source(place.stem, _installed(state, solution), solution, weights)
+    state, by_model = _dense_of(weights, parameters_of(solution.masks))
+    return Source(place.stem, _installed(state, solution), solution, weights, by_model=by_model)
+
+
+def _dense_of(place: str, wanted: Collection[str]) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a checkpoint; where its file lacks the wanted names, or there are several, those of its model."""
+    path = weight_file(place)
+    folder = path if path.is_dir() else path.parent
+    try:
+        return tensors_of(place, wanted), False
+    except CheckpointError:
+        if not (folder / CONFIG).is_file() or (path.is_file() and path.name not in FILES):
+            raise
+    state = dict(from_pretrained(folder).state_dict())
+    if lacking := sorted(set(wanted) - state.keys()):
+        raise CheckpointError(folder, f"its model has no {lacking[0]!r}", "give the checkpoint that was pruned")
+    return state, True
 
 
 def _of_folder(folder: Path) -> Source:
     """A pruned model of transformers, by the names of its state dictionary; its file may call them otherwise."""
     state, solution = dict(from_pretrained(folder).state_dict()), load_solution(folder)
     check_zeros(folder, state, solution)
-    return Source(folder.absolute().name, state, solution, str(folder))
+    return Source(folder.absolute().name, state, solution, str(folder), by_model=True)
 
 
 def check_zeros(folder: Path, state: Mapping[str, Tensor], solution: Solution) -> None:
