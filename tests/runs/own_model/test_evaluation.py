@@ -20,7 +20,7 @@ from vlp_bench.runs.own_model import several
 from vlp_bench.runs.own_model.evaluate import evaluate, prune_and_evaluate
 from vlp_bench.runs.own_model.evaluation_request import check_given, evaluation_of, split
 from vlp_bench.runs.own_model.prune import prune
-from vlp_bench.runs.own_model.request import request_of
+from vlp_bench.runs.own_model.request import places, request_of
 from vlp_bench.runs.prune_once import mask_hash
 from vlp_bench.runs.pruned_model import source
 from vlp_bench.runs.terminal.console import console
@@ -439,3 +439,16 @@ def test_words_of_a_preset_give_way(tmp_path):
     other = evaluation_of(["+exp=ecoflap_flant5", "task=perplexity", "data.root=x", "model=m"])
     assert (other.options, other.data) == ({}, {"root": "x"})
     assert split(["model=m", "pruner=omp"]) == (["model=m", "pruner=omp"], None)
+
+
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path, monkeypatch):
+    """Beside a folder of each of its parts, and in a list."""
+    for name in ("a", "b", "a,b", "c, d"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert places("a,b") == ["a,b"]
+    assert places("c, d") == ["c, d"]
+    assert places("b,a,x,hf:owner/name") == ["b", "a", "x", "hf:owner/name"]
+    assert places("b,a,b,a") == ["b", "a,b", "a"]
+    assert places("[b,a]") == ["b", "a"]
+    assert places("") == []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vlp_bench.runs.own_model.request import MISSING, lacking, listed
+from vlp_bench.runs.own_model.request import MISSING, lacking, listed, places
 from vlp_bench.runs.terminal.conf import choices, closest, conf_folder
 from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.terminal.key_value import parse
@@ -156,7 +156,7 @@ def _unless_given(preset: Iterable[str], words: Sequence[str]) -> list[str]:
 def _evaluation(words: Sequence[str], exp: str) -> Evaluation:
     plain = parse(Words, [word for word in words if not word.startswith((OF_DATA, OF_TASK))])
     data, options = _below(words, OF_DATA), _below(words, OF_TASK)
-    found = Evaluation(plain, tuple(listed(plain.model)), options, data, exp)
+    found = Evaluation(plain, tuple(places(plain.model)), options, data, exp)
     found.check()
     return found
 

@@ -138,6 +138,17 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.removeprefix("[").removesuffix("]").split(",") if word.strip()]
 
 
+def places(text: str) -> list[str]:
+    """`a,b` as a list; commas in the name of a folder that is there don't divide it."""
+    pieces, found = listed(text), list[str]()
+    while pieces:
+        ends = (n for n in range(len(pieces), 1, -1) if Path(",".join(pieces[:n])).is_dir())
+        end = next(ends, 1)
+        found.append(",".join(pieces[:end]))
+        del pieces[:end]
+    return [text] if text and Path(text).is_dir() else found
+
+
 def selection_of(words: Sequence[str]) -> Selection:
     """The selection of `vlp-bench model show FOLDER key=value ...`."""
     if not words or words[0] != "show":
