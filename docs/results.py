@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vlp_bench.commands.experiment import Request, plan
-from vlp_bench.results.plot import plot_grids, plot_pairs, plot_panels, plot_sparsity
+from vlp_bench.results.plot import plot_against, plot_grids, plot_pairs, plot_panels, plot_sparsity
 from vlp_bench.results.published import FILES, load, of
 from vlp_bench.results.report.material import studies
 from vlp_bench.results.statistics import FEWEST, average_ranks, cells, clustered, over_shared_seeds, summary, two_way
@@ -286,6 +286,35 @@ def parts_of_methods() -> Iterator[str]:
         "values to the layer's inputs:\n"
     )
     yield markdown(list(_values_of_all(matching(found, seed=0))))
+    yield from outputs_lost()
+
+
+def lost_and_worth() -> pd.DataFrame:
+    """What layers' outputs lose (benchmarks/layer_errors.py) and, as `worth`, what `measure` says of the same cells."""
+    lost = pd.read_csv(ROOT / "experiments" / GRID / "layer_errors.csv", keep_default_na=False)
+    frame = with_whole_pruners(pd.read_csv(ROOT / "experiments" / GRID / "results.csv"))
+    found, keys = _cells(matching(frame, seed=0)), ["exp", "sparsity", "allocate", "solve", "values"]
+    worth = found.assign(values=found["fitted"].fillna("")).groupby(keys)["value"].mean().rename("worth")
+    return lost.merge(worth.reset_index(), on=keys, how="left")
+
+
+def outputs_lost() -> Iterator[str]:
+    """A row a choice: the share of a layer's output that it loses, with its own values and with fitted ones."""
+    found, models = lost_and_worth(), {"xvlm_itr": "XVLM", "blip_itr": "BLIP"}
+    told = {(r.exp, r.values, f"{r.allocate} × {r.solve}"): f"{100 * r.error:.1f}" for r in found.itertuples()}
+    rows = [["budgets × choice", *(f"{name}{how}" for name in models.values() for how in (": its own", ": fitted"))]]
+    for name in dict.fromkeys(name for *_, name in told):
+        rows.append([name, *(told.get((exp, how, name), "–") for exp in models for how in ("", "least_squares"))])
+    yield "### 90 %: what a layer's output loses\n"
+    yield (
+        "Share (%) of the energy of a layer's output on the calibration data that is lost, ‖X(W - W')‖² / ‖XW‖², mean "
+        "over the layers, before fine-tuning (`python benchmarks/layer_errors.py`):\n"
+    )
+    yield markdown(rows)
+    pairs = {exp: found.loc[found["exp"].eq(exp), ["error", "worth"]].dropna() for exp in models}
+    rho = [f"{models[exp]} {p['error'].corr(p['worth'], method='spearman'):.2f} ({len(p)})" for exp, p in pairs.items()]
+    yield f"Rank correlation with R@1 after fine-tuning (of as many points as stand behind it): {', '.join(rho)}.\n"
+    yield "![R@1 after fine-tuning against what a layer's output loses](layer-errors.png)\n"
 
 
 def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> dict[Any, str]:
@@ -730,6 +759,7 @@ def plots(frame: pd.DataFrame) -> None:
     in_range(ROOT / "docs" / "results-readable.png")
     grid_map(ROOT / "docs" / "grid.png")
     new_values(ROOT / "docs" / "values.png")
+    errors(ROOT / "docs" / "layer-errors.png")
     panels = {label: table for label, table in panels.items() if not table.empty}
     title = "the embedded world: test, mean ± std over seeds"
     plot_panels(panels, _pruners(compared(frame)), title, [ROOT / "docs" / "results-all.png"])
@@ -770,6 +800,21 @@ def new_values(picture: Path) -> None:
     shown = {f"{exp}, {100 * level:g} %\n{measure(exp)}": table for (exp, level), table in ordered}
     if shown:
         plot_pairs(shown, "the same weights stay, with other values", [picture])
+
+
+def errors(picture: Path) -> None:
+    """R@1 after fine-tuning against what a layer's output loses before it."""
+    found = lost_and_worth().dropna(subset="worth")
+    points = found.assign(
+        x=100 * found["error"], y=found["worth"], method=found["solve"], filled=found["values"].ne("")
+    )
+    shown = {f"{_model(str(exp))}, 90 %\n{measure(str(exp))}": rows for exp, rows in points.groupby("exp", sort=False)}
+    plot_against(
+        shown,
+        "what fine-tuning makes of what is left; open: the solver's values, filled: fitted ones",
+        [picture],
+        "lost of a layer's output (%)",
+    )
 
 
 def texts(frame: pd.DataFrame) -> dict[Path, str]:

@@ -14,7 +14,8 @@ from rich.console import Console
 from tests.results.test_row import ORIGIN, row
 from vlp_bench.pruning.solution import TableRow
 from vlp_bench.results import tables
-from vlp_bench.results.plot import plot_grids, plot_pairs, plot_panels, plot_sparsity
+from vlp_bench.results.palette import looks
+from vlp_bench.results.plot import plot_against, plot_grids, plot_pairs, plot_panels, plot_sparsity
 from vlp_bench.results.store import Store
 
 
@@ -155,6 +156,21 @@ def test_pairs_have_a_line_from_the_open_to_the_filled_value_and_leave_out_what_
     panel = re.search(r'<g id="axes_1">(.*?)<g id="axes_2">', drawn, re.DOTALL)[1]  # pyright: ignore
     dots = [re.findall(r"<use ", own) for own in re.findall(r'<g id="PathCollection_\d">(.*?)</g>\s*</g>', panel, re.S)]
     assert [len(own) for own in dots] == [2, 3]
+
+
+def test_points_are_open_or_filled_by_their_kind_and_coloured_by_their_method(tmp_path):
+    rows = [(1.0, 80.0, "omp", False), (10.0, 20.0, "wanda", False), (5.0, 60.0, "wanda", True)]
+    table = pd.DataFrame(rows, columns=["x", "y", "method", "filled"])
+    plot_against({"one\nR@1": table, "other\nR@1": table[:2]}, "a title", [tmp_path / "points.svg"], "lost (%)")
+    drawn = (tmp_path / "points.svg").read_text()
+    said = re.findall(r"<!-- (.*?) -->", drawn)
+    assert [said.count(text) for text in ("omp", "wanda", "lost (%)", "R@1", "10")] == [1, 1, 2, 2, 2]
+    panel = re.search(r'<g id="axes_1">(.*?)<g id="axes_2">', drawn, re.DOTALL)[1]  # pyright: ignore
+    dots = re.findall(r'<use [^>]*style="(fill: #\w+|fill: white)?;? ?stroke: (#\w+)', panel)
+    colours = {name: look.colour for name, look in looks(["omp", "wanda"]).items()}
+    assert {edge for _, edge in dots} >= set(colours.values())
+    assert any(face == f"fill: {colours['wanda']}" for face, _ in dots)
+    assert not any(face == f"fill: {colours['omp']}" for face, _ in dots)
 
 
 def test_heat_maps_stand_three_side_by_side_and_show_every_number_there_is(tmp_path):

@@ -8,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vlp_bench.results.palette import looks
 from vlp_bench.results.store import matching
@@ -131,6 +133,36 @@ def plot_pairs(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[P
             axes.grid(axis="x", linewidth=0.4)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(columns), frameon=False)
+        figure.suptitle(as_is(title), fontsize=9)
+        _save(figure, files)
+
+
+def plot_against(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence[Path], across: str) -> None:
+    """One panel a table: a point a row, `x` (in %, on a scale of powers) against `y`, in its method's colour.
+
+    Args:
+        tables: what stands above each, and after a line break beside it -> rows with x, y, method and filled.
+        across: what x is.
+    """
+    methods = looks(dict.fromkeys(name for table in tables.values() for name in table["method"]))
+    with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
+        figure = Figure(figsize=(4 * len(tables) + 1, 3.6), layout="constrained")
+        for (name, table), axes in zip(tables.items(), figure.subplots(1, len(tables), squeeze=False)[0], strict=True):
+            for row in table.itertuples():
+                own = methods[str(row.method)]
+                face = own.colour if row.filled else "white"
+                axes.scatter(row.x, row.y, s=36, marker=own.marker, facecolor=face, edgecolor=own.colour)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            above, _, beside = name.partition("\n")
+            axes.set_title(as_is(above), fontsize=9)
+            axes.set_ylabel(as_is(beside))
+            axes.set_xlabel(as_is(across))
+            axes.grid(alpha=0.3)
+        points = [Line2D([], [], linestyle="", marker=own.marker, color=own.colour) for own in methods.values()]
+        figure.legend(points, list(map(as_is, methods)), loc="outside right center", frameon=False)
         figure.suptitle(as_is(title), fontsize=9)
         _save(figure, files)
 
