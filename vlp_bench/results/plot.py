@@ -148,10 +148,10 @@ def plot_against(tables: Mapping[str, pd.DataFrame], title: str, files: Sequence
     with mpl.rc_context({"svg.hashsalt": "vlp_bench", "font.size": 8}):
         figure = Figure(figsize=(4 * len(tables) + 1, 3.6), layout="constrained")
         for (name, table), axes in zip(tables.items(), figure.subplots(1, len(tables), squeeze=False)[0], strict=True):
-            for row in table.itertuples():
-                own = methods[str(row.method)]
-                face = own.colour if row.filled else "white"
-                axes.scatter(row.x, row.y, s=36, marker=own.marker, facecolor=face, edgecolor=own.colour)
+            for x, y, method, filled in table[["x", "y", "method", "filled"]].itertuples(index=False, name=None):
+                own = methods[str(method)]
+                face = own.colour if filled else "white"
+                axes.scatter(x, y, s=36, marker=own.marker, facecolor=face, edgecolor=own.colour)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
