@@ -76,7 +76,13 @@ def test_both_ways_to_start_it_do_the_same():
     assert said[0].split() == list(program.verbs())
 
 
-@pytest.mark.parametrize("kind", sorted(set(lists.KINDS) - {"verbs"}))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("tasks", "data") else [])  # made as those of models
+        for kind in sorted(set(lists.KINDS) - {"verbs"})
+    ],
+)
 def test_lists_name_everything_there_is(monkeypatch, capsys, kind):
     monkeypatch.setattr(console, "_width", 60)
     monkeypatch.delenv("COLUMNS", raising=False)  # a pipe is as wide as its lines

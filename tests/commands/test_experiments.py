@@ -32,7 +32,14 @@ def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
     assert f"vlp-bench experiment {name}" in text
 
 
-@pytest.mark.parametrize(("name", "exp"), sorted({(n, e) for n in plans.names() for p in plans.load(n) for e in p.exp}))
+def every_sweep():
+    """Every folder with each of its experiments; the first of each always, others where there is time."""
+    for name in plans.names():
+        for number, exp in enumerate(dict.fromkeys(exp for part in plans.load(name) for exp in part.exp)):
+            yield pytest.param(name, exp, marks=[pytest.mark.slow] if number else [])
+
+
+@pytest.mark.parametrize(("name", "exp"), list(every_sweep()))
 def test_every_sweep_composes_into_valid_specifications(name, exp):
     from vlp_bench.sweeps.specifications import specifications
 

@@ -104,6 +104,7 @@ def test_without_runs_or_java_it_says_so(run, tmp_path, monkeypatch):
         rescore(Request(str(tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(java() is None or package() is None, reason="needs Java and the extra 'caption'")
 def test_the_words_of_the_world_are_cut_alike_with_java_and_without(run, tmp_path):
     assert rescore(Request(str(tmp_path))) == 1

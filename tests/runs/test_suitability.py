@@ -71,4 +71,4 @@ def test_a_task_that_does_not_fit_is_named_before_anything_is_pruned(experiment,
 
     pytest.importorskip("pycocoevalcap")
     with pytest.raises(ValueError, match=reason):
-        looked_at(specification_of([f"+exp={experiment}", word]))
+        looked_at(specification_of([f"+exp={experiment}", "benchmark=mini", word]))
