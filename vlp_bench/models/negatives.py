@@ -21,6 +21,15 @@ def negative_weights(logits: Tensor, same: Tensor, uniform: float, *, eps: float
     return weights
 
 
+def taken(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows], a row several times maybe, whose gradient is summed in one order, the same every time.
+
+    That of indexing is on a GPU, where it sorts, and not with several threads of a processor, where they race for a row
+    that is there three times; that of index_select the other way round.
+    """
+    return x.index_select(0, rows) if x.device.type == "cpu" else x[rows]
+
+
 def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(b, b) weights -> (b,) one column per row; the released code's loop over rows draws the same.
 

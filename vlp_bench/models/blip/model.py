@@ -18,7 +18,7 @@ from vlp_bench.models.blip.med import tie_med
 from vlp_bench.models.blip.towers import BLIPConfig, blip_decoder, blip_text, blip_vision
 from vlp_bench.models.losses import same_image, similarity
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
-from vlp_bench.models.negatives import draw, negative_weights
+from vlp_bench.models.negatives import draw, negative_weights, taken
 from vlp_bench.models.next_word_losses import next_word_loss, replace_first, targets
 from vlp_bench.models.released_names import NOBODY
 from vlp_bench.models.reranking import Score, SeenImages, asking
@@ -271,7 +271,7 @@ class BLIP(nn.Module):
         right = own_rows(b, ids.device)
         texts = torch.cat([right, right, text_of_image[right]])
         pictures = torch.cat([right, image_of_text[right], right])
-        fused = self.fuse(ids[texts], atts[texts], images[pictures])
+        fused = self.fuse(ids[texts], atts[texts], taken(images, pictures))
         return F.cross_entropy(self.itm_head(fused[:, 0]).float(), (torch.arange(3 * b, device=ids.device) < b).long())
 
 

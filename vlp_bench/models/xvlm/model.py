@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.attention_masks import key_mask
 from vlp_bench.models.losses import box_losses, contrastive
-from vlp_bench.models.negatives import hard_negatives
+from vlp_bench.models.negatives import hard_negatives, taken
 from vlp_bench.models.reranking import Score, SeenImages, asking
 from vlp_bench.models.xvlm.towers import (
     ATTENTIONS,
@@ -112,10 +112,10 @@ class XVLM(nn.Module):
         split = self.config.vision_layers - self.config.local_attn_depth
         x = self._vision_layers(self._patches(images), 0, split)
         atts = torch.cat([image_atts, image_atts.new_ones(x.shape[:2])])
-        x = self._vision_layers(torch.cat([x[idx_to_group_img], x]), split, self.config.vision_layers, atts)
+        x = self._vision_layers(torch.cat([taken(x, idx_to_group_img), x]), split, self.config.vision_layers, atts)
         x = self.vision_encoder.post_layernorm(x)
         regions, whole = x[: len(image_atts)], x[len(image_atts) :]
-        return regions, whole[idx_to_group_img]
+        return regions, taken(whole, idx_to_group_img)
 
     def encode_text(self, ids: Tensor, atts: Tensor | None) -> Tensor:
         """(b, t) token ids and attention (1 = token; None = all are) -> (b, t, d), text layers only."""
@@ -239,7 +239,7 @@ class XVLM(nn.Module):
         text_rows = torch.cat([right, right, text_of_image[right]])
         image_rows = torch.cat([right, image_of_text[right], right])
         image_atts = None if image_atts is None else image_atts[image_rows]
-        fused = self.fuse(texts[text_rows], text_atts[text_rows], images[image_rows], image_atts)
+        fused = self.fuse(taken(texts, text_rows), text_atts[text_rows], taken(images, image_rows), image_atts)
         return F.cross_entropy(self._itm_logits(fused), (torch.arange(3 * b, device=right.device) < b).long())
 
     def _itm_logits(self, fused: Tensor) -> Tensor:
