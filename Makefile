@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 
 env: $(READY)  ## create the environment in .venv (done by every other target when it is missing or out of date)
 
-demo: $(READY)  ## prune the wider shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (three to four minutes, no GPU)
+demo: $(READY)  ## prune the wider shipped model with MULTIFLOW at 90 %, fine-tune it on retrieval, test it (three to five minutes, no GPU)
 	PATH="$(CURDIR)/$(BIN):$$PATH" vlp-bench run +exp=xvlm_itr pruner=multiflow sparsity=0.9
 
 demo-compare: $(READY)  ## compare six pruners at three sparsities over three seeds, on the small model: a table and a plot (resumable)

@@ -238,7 +238,12 @@ def test_nothing_is_written_over_what_is_read(folder, tmp_path):
         line = refused("write", mask, out, "--as", form, "--weights", tmp_path / "dense")
         assert f"{out} is what is exported, and would be overwritten: give another name" in line
     same(from_pretrained(tmp_path / "dense").state_dict(), dense.state_dict())
-    assert "would be overwritten" in refused("write", folder / "runs/run", folder / "runs/run", "--as", "huggingface")
+    for out, form in {"": "huggingface", "best.ckpt": "dense", "rows.jsonl": "packed"}.items():
+        assert "would be overwritten" in refused("write", folder / "runs/run", folder / "runs/run" / out, "--as", form)
+    dense.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    shard = sorted((tmp_path / "shards").glob("*.safetensors"))[0]
+    line = refused("write", mask, shard, "--as", "dense", "--weights", tmp_path / "shards")
+    assert "would be overwritten" in line
 
 
 def levit():

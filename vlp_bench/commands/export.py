@@ -78,11 +78,12 @@ def _write(args: argparse.Namespace) -> None:
 
 def _check_out(place: Path, found: "Source", out: Path) -> None:
     """UserError where what is written would take the place of what was read."""
+    from vlp_bench.models.checkpoints.hub import weight_files
     from vlp_bench.models.checkpoints.locations import weight_file
-    from vlp_bench.runs.pruned_model import mask_file
+    from vlp_bench.runs.pruned_model import BEST, ROWS, mask_file
 
-    read = (place, mask_file(place), weight_file(found.weights), found.folder)
-    if out.resolve() in {own.resolve() for own in read}:
+    read = (place, mask_file(place), place / BEST, place / ROWS, weight_file(found.weights), found.folder)
+    if out.resolve() in {own.resolve() for own in (*read, *weight_files(found.folder))}:
         raise UserError(f"{out} is what is exported, and would be overwritten: give another name")
 
 

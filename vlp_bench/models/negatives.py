@@ -22,10 +22,10 @@ def negative_weights(logits: Tensor, same: Tensor, uniform: float, *, eps: float
 
 
 def taken(x: Tensor, rows: Tensor) -> Tensor:
-    """x[rows], a row several times maybe, whose gradient is summed in one order, the same every time.
+    """(n, ...) x[rows], of (b, ...) and (n,) in which a row may stand several times; its gradient repeats bit by bit.
 
-    That of indexing is on a GPU, where it sorts, and not with several threads of a processor, where they race for a row
-    that is there three times; that of index_select the other way round.
+    Indexing's does so on a GPU, where it sorts, and not on a processor, where threads race for a row that stands three
+    times; index_select's the other way round.
     """
     return x.index_select(0, rows) if x.device.type == "cpu" else x[rows]
 

@@ -140,13 +140,14 @@ def listed(text: str) -> list[str]:
 
 def places(text: str) -> list[str]:
     """`a,b` as a list; commas in the name of a folder that is there don't divide it."""
+    if text and Path(text).is_dir():
+        return [text]
     pieces, found = listed(text), list[str]()
     while pieces:
-        ends = (n for n in range(len(pieces), 1, -1) if Path(",".join(pieces[:n])).is_dir())
-        end = next(ends, 1)
+        end = next((n for n in range(len(pieces), 1, -1) if Path(",".join(pieces[:n])).is_dir()), 1)
         found.append(",".join(pieces[:end]))
         del pieces[:end]
-    return [text] if text and Path(text).is_dir() else found
+    return found
 
 
 def selection_of(words: Sequence[str]) -> Selection:
