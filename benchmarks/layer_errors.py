@@ -38,7 +38,7 @@ def calibrated(exp: str) -> tuple[vlp_bench.Calibration, str]:
     """The statistics of an experiment's model, and the hash of its weights."""
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [f"+exp={exp}"], return_hydra_config=True)
+        config = compose("config", [f"+exp={exp}", "benchmark=world"], return_hydra_config=True)
     model, data = instantiate(config.model), instantiate(config.data)
     return vlp_bench.Calibration(model.eval(), data.calibration(), seed=0), content_hash(config.model.weights)
 

@@ -21,15 +21,6 @@ def negative_weights(logits: Tensor, same: Tensor, uniform: float, *, eps: float
     return weights
 
 
-def taken(x: Tensor, rows: Tensor) -> Tensor:
-    """(n, ...) x[rows], of (b, ...) and (n,) in which a row may stand several times; its gradient repeats bit by bit.
-
-    Indexing's does so on a GPU, where it sorts, and not on a processor, where threads race for a row that stands three
-    times; index_select's the other way round.
-    """
-    return x.index_select(0, rows) if x.device.type == "cpu" else x[rows]
-
-
 def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(b, b) weights -> (b,) one column per row; the released code's loop over rows draws the same.
 

@@ -16,6 +16,7 @@ from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.blip.towers import BLIPConfig, blip_decoder, blip_text, blip_vision
 from vlp_bench.models.checkpoints.inherit import blip_source, clip_states, filled_from
 from vlp_bench.models.next_word_losses import next_word_losses, replace_first, targets
+from vlp_bench.models.rows import taken
 from vlp_bench.models.xvlm.model import XVLM
 from vlp_bench.models.xvlm.towers import XVLMConfig, text_tower, vision_tower
 
@@ -75,7 +76,7 @@ class VQAModel(nn.Module):
         """`vqa`: the weighted loss of all answers, per question. images (b, 3, h, w), questions (b, t)."""
         states = self.read(question_ids, question_atts, self.encode_image(images))
         of = torch.arange(len(states), device=states.device).repeat_interleave(answers.counts)
-        losses = self.answer_losses(answers.ids, answers.atts, states[of], question_atts[of])
+        losses = self.answer_losses(answers.ids, answers.atts, taken(states, of), question_atts[of])
         return {"vqa": (answers.weights * losses).sum() / len(states)}
 
     @torch.no_grad()

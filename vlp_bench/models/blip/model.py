@@ -18,10 +18,11 @@ from vlp_bench.models.blip.med import tie_med
 from vlp_bench.models.blip.towers import BLIPConfig, blip_decoder, blip_text, blip_vision
 from vlp_bench.models.losses import same_image, similarity
 from vlp_bench.models.momentum import copy_to_momentum, enqueue, ramped, update_momentum
-from vlp_bench.models.negatives import draw, negative_weights, taken
+from vlp_bench.models.negatives import draw, negative_weights
 from vlp_bench.models.next_word_losses import next_word_loss, replace_first, targets
 from vlp_bench.models.released_names import NOBODY
 from vlp_bench.models.reranking import Score, SeenImages, asking
+from vlp_bench.models.rows import taken
 from vlp_bench.models.xvlm.towers import init_linear
 from vlp_bench.processes import gather, gather_padded, own_rows
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from vlp_bench.batch import Batch, Place
 from vlp_bench.models.attention_masks import key_mask
 from vlp_bench.models.losses import box_losses, contrastive
-from vlp_bench.models.negatives import hard_negatives, taken
+from vlp_bench.models.negatives import hard_negatives
 from vlp_bench.models.reranking import Score, SeenImages, asking
+from vlp_bench.models.rows import taken
 from vlp_bench.models.xvlm.towers import (
     ATTENTIONS,
     XVLMConfig,

@@ -2,7 +2,7 @@
 
 import torch
 
-from vlp_bench.models.negatives import taken
+from vlp_bench.models.rows import taken
 
 
 def gradient(choose):
