@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from vlp_bench.pruning.solution import Solution
 from vlp_bench.pruning.statistics.inputs import InputProducts
 from vlp_bench.runs.provenance import commit
 from vlp_bench.runs.specification import register
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.terminal.conf import composed
 
 FILE = Path(__file__).resolve().parents[1] / "experiments" / "grid_allocate_solve" / "layer_errors.csv"
 SPARSITY = 0.9
@@ -37,8 +36,7 @@ CHOICES += [("uniform", "magnitude"), ("magnitude_by_modality", "multiflow")]
 def calibrated(exp: str) -> tuple[vlp_bench.Calibration, str]:
     """The statistics of an experiment's model, and the hash of its weights."""
     register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [f"+exp={exp}", "benchmark=world"], return_hydra_config=True)
+    config = composed([f"+exp={exp}", "benchmark=world"])
     model, data = instantiate(config.model), instantiate(config.data)
     return vlp_bench.Calibration(model.eval(), data.calibration(), seed=0), content_hash(config.model.weights)
 

@@ -20,11 +20,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 import vlp_bench
+from vlp_bench.runs.specification import register
+from vlp_bench.runs.terminal.conf import composed
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SPARSITIES = (0.63, 0.9)
@@ -35,12 +35,6 @@ FEW: dict[str, dict[str, Any]] = {
     "chita_pp": {"batches_per_step": 3, "steps": 2, "ridge": 0.01},
     "chita": {"ridge": 0.01},
 }
-
-
-def composed(experiment: str) -> Any:
-    with initialize_config_dir(str(CONF), version_base=None):
-        OmegaConf.register_new_resolver("run_dir", lambda *_: "none", replace=True)
-        return compose("config", [f"+exp={experiment}", "benchmark=mini"])
 
 
 def pruners() -> list[str]:
@@ -56,7 +50,8 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def found(experiment: str, only: list[str]) -> dict[str, Any]:
-    config = composed(experiment)
+    register()
+    config = composed([f"+exp={experiment}", "benchmark=mini"])
     model, data = instantiate(config.model), instantiate(config.data)
     batches = []
     for batch in data.calibration():

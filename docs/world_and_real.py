@@ -17,16 +17,16 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from vlp_bench.construct import conf_folder, maker
+from vlp_bench.construct import maker
 from vlp_bench.models.checkpoints.read_write import family_of, load_model
 from vlp_bench.models.minilm import MiniLM, build_minilm
 from vlp_bench.results.tables import markdown
 from vlp_bench.runs.specification import register
+from vlp_bench.runs.terminal.conf import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PICTURE = ROOT / "docs" / "world-and-real.md", ROOT / "docs" / "world-and-real.png"
@@ -47,13 +47,6 @@ COLUMNS = {
     "outliers": f"input channels above {OUTLIER:g} medians (per mille)",
     "silent": f"neurons below {100 * SILENT:g} % of the median activation (%)",
 }
-
-
-def configured(exp: str, benchmark: str) -> Any:
-    """The experiment's configuration."""
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base=None):
-        return compose("config", overrides=[f"+exp={exp}", f"benchmark={benchmark}"])
 
 
 def batches_of(config: Any) -> list[Any]:
@@ -148,9 +141,10 @@ def picture(table: pd.DataFrame) -> None:
 def main() -> int:
     """Measure, draw, write."""
     torch.set_num_threads(1)
+    register()
     rows = []
     for label, (exp, benchmark) in MODELS.items():
-        config = configured(exp, benchmark)
+        config = composed([f"+exp={exp}", f"benchmark={benchmark}"])
         batches = batches_of(config)
         for state, model in models_of(config).items():
             rows += [row | {"state": state} for row in rows_of(label, model, batches)]

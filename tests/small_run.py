@@ -37,15 +37,9 @@ def tiny(tiny_weights, tmp_path):
 @pytest.fixture
 def specified(tiny):
     """Words to add -> the specification `python -m vlp_bench` would perform."""
-    from hydra import compose, initialize_config_dir
-
-    from vlp_bench.runs.specification import register, specify
-    from vlp_bench.runs.terminal.conf import conf_folder
+    from vlp_bench.runs.specification import specification_of
 
     def specification(*words: str) -> Specification:
-        register()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*tiny, *words], return_hydra_config=True)
-        return specify(config, config.hydra)
+        return specification_of([*tiny, *words])
 
     return specification

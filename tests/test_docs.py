@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 import vlp_bench
 from vlp_bench.__main__ import is_verb
@@ -136,9 +135,8 @@ def composed(words):
     given = [word for word in words if word not in ("-m", "--multirun", "--emit-sbatch", "--force", "--cfg", "job")]
     if not any(word.startswith("+exp=") for word in given):
         given.insert(0, "+exp=xvlm_itr")
-    with initialize_config_dir(str(conf.conf_folder()), version_base="1.3"):
-        for own in expand(given):
-            compose("config", own, return_hydra_config=True)
+    for own in expand(given):
+        conf.composed(own)
 
 
 def of_a_folder(words):

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.endurance.damage import FORMS, Damage, another
-from benchmarks.endurance.typing_errors import TooLong, limited, specification_of
+from benchmarks.endurance.typing_errors import TooLong, asked, limited
 from vlp_bench.data import minicopy
 from vlp_bench.data.bert_vocabulary import bert_vocabulary
 from vlp_bench.data.datasets.files import FilesCalibration
@@ -374,7 +374,7 @@ def config_kinds(root: Path) -> Iterator[Kind]:
 
 
 def _composed(words: Sequence[str]) -> Any:
-    specification = specification_of(words)
+    specification = asked(words)
     construct_all(specification)
     return specification.config
 

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from vlp_bench.construct import conf_folder, construct
-from vlp_bench.runs.specification import Specification, register, specify
-from vlp_bench.runs.terminal.conf import choices
+from vlp_bench.construct import construct
+from vlp_bench.runs.specification import Specification, register, specification_of, specify
+from vlp_bench.runs.terminal.conf import choices, composed
 from vlp_bench.runs.terminal.errors import explain
 from vlp_bench.runs.trial_construction import construct_all
 
@@ -128,17 +127,16 @@ def attempt(words: Sequence[str]) -> str | None:
     return None
 
 
-def specification_of(words: Sequence[str]) -> Specification:
-    """What a command line asks for, checked as a run checks it."""
+def asked(words: Sequence[str]) -> Specification:
+    """What a command line asks for, checked where a run checks it: Hydra asks for the folder first."""
     register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config: DictConfig = compose("config", list(words), return_hydra_config=True)
-        OmegaConf.select(config, "hydra.run.dir")
-        return specify(config, config.hydra)
+    config = composed(words)
+    OmegaConf.select(config, "hydra.run.dir")
+    return specify(config, config.hydra)
 
 
 def _attempt(words: Sequence[str]) -> None:
-    specification = specification_of(words)
+    specification = asked(words)
     construct_all(specification)
     construct(specification.config["data"], "data", specification.config["allow"])
 
@@ -179,14 +177,6 @@ def verdict(experiment: str, given: Input) -> tuple[str, str]:
 FAULTS = ("hang", "traceback", "silently wrong", "more than a line", "does not name the key")
 
 
-def composed(experiment: str) -> dict[str, Any]:
-    """The plain configuration of an experiment."""
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [f"+exp={experiment}"], return_hydra_config=True)
-    return specify(config, config.hydra).config
-
-
 def tried(
     experiments: Sequence[str], most: int | None, seed: int, say: Callable[[str], object], *, verbose: bool = False
 ) -> tuple[Counter[str], list[str]]:
@@ -194,7 +184,7 @@ def tried(
     counts: Counter[str] = Counter()
     faults = []
     for experiment in experiments:
-        every = list(dict.fromkeys(inputs(composed(experiment))))
+        every = list(dict.fromkeys(inputs(specification_of([f"+exp={experiment}"]).config)))
         chosen = every if most is None else random.Random(f"{experiment} {seed}").sample(every, most)
         began = time.monotonic()
         for given in chosen:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
 from tests.runs.test_tasks import SMALL
 from vlp_bench.commands.rescore import NOTE, Request, _extended, rescore
@@ -14,8 +13,7 @@ from vlp_bench.metrics.caption_scores import Scores
 from vlp_bench.metrics.tokenisers import java, package
 from vlp_bench.results import examples
 from vlp_bench.results.store import Store
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.specification import specification_of
 from vlp_bench.runs.terminal.errors import UserError
 
 
@@ -35,12 +33,8 @@ def run(tmp_path, tiny_weights):
     """A finished run of captioning: store and folder."""
     from tests.runs.test_run import performed
 
-    register()
     given = ["benchmark=mini", f"model.weights={tiny_weights}", f"paths.out={tmp_path}", *SMALL]
-    words = ["+exp=xvlm_ic", *given, "recipe.epochs=0"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
-    specification = specify(config, config.hydra)
+    specification = specification_of(["+exp=xvlm_ic", *given, "recipe.epochs=0"])
     performed(specification)
     return Store(tmp_path / "runs"), specification
 

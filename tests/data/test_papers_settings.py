@@ -98,23 +98,17 @@ SMALL = (
 
 def performed(exp: str, copy: Path, weights: Path, out: Path, *words: str) -> dict[str, float]:
     """The test's numbers of an experiment."""
-    from hydra import compose, initialize_config_dir
-
     from vlp_bench.results.store import Store
     from vlp_bench.results.tables import test_values
     from vlp_bench.runs.run import run
-    from vlp_bench.runs.specification import register, specify
-    from vlp_bench.runs.terminal.conf import conf_folder
+    from vlp_bench.runs.specification import specification_of
 
     epochs = () if exp.startswith("clip_") else ("recipe.epochs=1",)
     given = [
         f"+exp={exp}", "benchmark=paper", f"model.weights={weights}", f"paths.data={copy}", f"paths.out={out}",
         f"paths.vocab={copy}/bert-base-uncased/vocab.txt", *SMALL, *epochs, *words,
     ]  # fmt: skip
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", given, return_hydra_config=True)
-    specification = specify(config, config.hydra)
+    specification = specification_of(given)
     run(specification)
     return test_values(Store(specification.out / "runs").query(run=specification.run))
 

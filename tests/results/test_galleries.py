@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.results.test_report import origin
@@ -17,18 +16,12 @@ from vlp_bench.results import examples
 from vlp_bench.results.report import gallery, material
 from vlp_bench.results.report.answers import Answers, Examples, examples_of
 from vlp_bench.results.store import Store
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.specification import specification_of
 from vlp_bench.sweeps import galleries as command
 
 
 def composed(*words):
-    from hydra import compose, initialize_config_dir
-
-    from vlp_bench.runs.specification import register
-
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    return specification_of(words).config
 
 
 class Blue:

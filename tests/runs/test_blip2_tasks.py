@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.specification import specification_of
+from vlp_bench.runs.terminal.conf import composed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
@@ -71,10 +70,7 @@ def performed(copy, weights, tmp_path):
             f"data.eval_transform.size={size}", "data.calibration.transform.size=16", "data.calibration.num_batches=2",
             "data.calibration.batch_size=4", "data.num_workers=0", *words,
         ]  # fmt: skip
-        register()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", small, return_hydra_config=True)
-        found = specify(config, config.hydra)
+        found = specification_of(small)
         seen = run(found)
         rows = Store(found.out / "runs").last(found.run)
         return seen, {(row.split, row.metric): row.value for row in rows}, rows, found.folder
@@ -128,11 +124,8 @@ def test_a_small_one_there_is_not():
 
     from vlp_bench.runs.terminal.errors import explain
 
-    with (
-        initialize_config_dir(str(conf_folder()), version_base="1.3"),
-        pytest.raises(MissingConfigException) as found,
-    ):
-        compose("config", ["+exp=blip2_vqa", "benchmark=mini"])
+    with pytest.raises(MissingConfigException) as found:
+        composed(["+exp=blip2_vqa", "benchmark=mini"])
     told = explain(found.value)
     assert told is not None
     assert told == "benchmark=mini has no model for this experiment (blip2_mini); its benchmarks: paper"

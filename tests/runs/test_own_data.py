@@ -23,6 +23,7 @@ from vlp_bench.results.store import Store
 from vlp_bench.results.tables import test_values as values
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.specification import specification_of
 from vlp_bench.runs.suitability import inspect
 from vlp_bench.runs.terminal.errors import UserError, explain
 from vlp_bench.runs.trial_construction import construct_all
@@ -39,18 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(tiny_weights, tmp_path):
     """Words -> the specification of a run on one's own data with the tiny model."""
-    from hydra import compose, initialize_config_dir
-
-    from vlp_bench.runs.specification import register, specify
-    from vlp_bench.runs.terminal.conf import conf_folder
 
     def specification(exp: str, root: Path, form: str, *words: str):
-        register()
         given = [f"+exp={exp}", "data=own", f"data.root={root}", f"data.format={form}"]
         given += [] if exp.startswith("dino") else [f"model.weights={tiny_weights}"]
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*given, *SMALL, f"paths.out={tmp_path}/out", *words], return_hydra_config=True)
-        return specify(config, config.hydra)
+        return specification_of([*given, *SMALL, f"paths.out={tmp_path}/out", *words])
 
     return specification
 
@@ -70,16 +64,9 @@ FORMS = [(kind, form) for kind, forms in own_folder.FORMS.items() for form in fo
 @pytest.fixture
 def typed(tmp_path):
     """Words as they are typed, after `vlp-bench run` -> their specification."""
-    from hydra import compose, initialize_config_dir
-
-    from vlp_bench.runs.specification import register, specify
-    from vlp_bench.runs.terminal.conf import conf_folder
 
     def specification(*words: str):
-        register()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*words, f"paths.out={tmp_path}/out"], return_hydra_config=True)
-        return specify(config, config.hydra)
+        return specification_of([*words, f"paths.out={tmp_path}/out"])
 
     return specification
 

@@ -1,19 +1,15 @@
 """`rehearse=true`: small, said, and never among the results."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from vlp_bench.runs.rehearsal import MOST
 from vlp_bench.runs.run import run
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import choices, conf_folder
+from vlp_bench.runs.specification import register, specification_of, specify
+from vlp_bench.runs.terminal.conf import choices, composed
 
 
 def specification(*words):
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", list(words), return_hydra_config=True)
-    return specify(config, config.hydra)
+    return specification_of(words)
 
 
 def test_sizes_are_cut_and_the_folder_is_another(tmp_path):
@@ -50,9 +46,7 @@ def test_every_pruner_can_be_rehearsed(pruner):
 
 def test_the_folder_hydra_makes_is_the_runs(tmp_path):
     register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        words = ["+exp=xvlm_itr", "rehearse=true", f"paths.out={tmp_path}"]
-        config = compose("config", words, return_hydra_config=True)
+    config = composed(["+exp=xvlm_itr", "rehearse=true", f"paths.out={tmp_path}"])
     folder = specify(config, config.hydra).folder
     assert config.hydra.run.dir == str(folder)
     assert f"{config.hydra.sweep.dir}/{config.hydra.sweep.subdir}" == str(folder)

@@ -67,7 +67,7 @@ def test_what_goes_together_is_not_refused(words, specified):
     ],
 )
 def test_a_task_that_does_not_fit_is_named_before_anything_is_pruned(experiment, word, reason):
-    from benchmarks.endurance.typing_errors import specification_of
+    from vlp_bench.runs.specification import specification_of
 
     pytest.importorskip("pycocoevalcap")
     with pytest.raises(ValueError, match=reason):

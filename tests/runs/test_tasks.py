@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from vlp_bench.results.store import Store
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.specification import specification_of
 
 SMALL = (
     "trainer=cpu", "pruner=omp", "sparsity=0.5", "recipe.epochs=1", "recipe.target_batch=4", "data.batch_size=4",
@@ -40,12 +38,8 @@ def rows(tmp_path, tiny_weights, blip_weights):
 
     def ran(exp, *words):
         weights = blip_weights if exp.startswith("blip") else tiny_weights
-        register()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            given = ["benchmark=mini", f"model.weights={weights}", f"paths.out={tmp_path}/out"]
-            words = [f"+exp={exp}", *given, *SMALL, *words]
-            config = compose("config", words, return_hydra_config=True)
-        found = specify(config, config.hydra)
+        given = ["benchmark=mini", f"model.weights={weights}", f"paths.out={tmp_path}/out"]
+        found = specification_of([f"+exp={exp}", *given, *SMALL, *words])
         seen = performed(found)
         stored = Store(found.out / "runs").last(found.run)
         return seen, {(row.split, row.metric): row.value for row in stored}, stored

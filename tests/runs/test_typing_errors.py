@@ -5,13 +5,12 @@ import pytest
 from benchmarks.endurance.typing_errors import (
     FAULTS,
     Input,
-    composed,
     inputs,
     is_wrong,
-    specification_of,
     tried,
     verdict,
 )
+from vlp_bench.runs.specification import specification_of
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_every_typing_error_is_one_line_that_names_its_key(experiment, most):
 
 
 def test_the_generator_reaches_every_key_with_every_kind_of_mistake():
-    found = {given.word for given in inputs(composed("xvlm_itr"))}
+    found = {given.word for given in inputs(specification_of(["+exp=xvlm_itr"]).config)}
     assert {"sparsity=½", "~sparsity", "seed=${seed}", "pruner=[omp]", "task.k_test=null", "+trainer.max_steps=5",
             "+data.calibration.unknown=1", "force=abc", "data.source.train=1e400"} <= found  # fmt: skip
     assert len(found) > 1000

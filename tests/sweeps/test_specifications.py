@@ -1,10 +1,9 @@
 """Many specifications are those that each command line would have by itself, and are composed together."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from vlp_bench.runs.specification import register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.specification import specification_of
+from vlp_bench.runs.terminal import conf
 from vlp_bench.sweeps import specifications as module
 from vlp_bench.sweeps.expand import cells_of
 from vlp_bench.sweeps.grid import Grid
@@ -13,19 +12,14 @@ from vlp_bench.sweeps.specifications import specifications, specifications_of
 
 def alone(words):
     """As a run composes itself."""
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", list(words), return_hydra_config=True)
-        return specify(config, config.hydra)
+    return specification_of(words)
 
 
 @pytest.fixture
 def composed(monkeypatch):
     """The words that were composed."""
     seen = []
-    monkeypatch.setattr(
-        module, "compose", lambda name, words, **more: seen.append(words) or compose(name, words, **more)
-    )
+    monkeypatch.setattr(module, "composed", lambda words: seen.append(words) or conf.composed(words))
     return seen
 
 

@@ -154,17 +154,15 @@ def _bar() -> "Iterator[Callable[[str, int], Advance]]":
 
 def _of_experiment(words: Sequence[str]) -> "tuple[Splits, Mapping[str, int] | Path | None]":
     """Every split an experiment's data read, and their vocabulary; files that are not there are one line."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from vlp_bench.construct import construct
     from vlp_bench.data.checking import splits_of
     from vlp_bench.runs.specification import check_values, missing_files, register
-    from vlp_bench.runs.terminal.conf import conf_folder
+    from vlp_bench.runs.terminal.conf import composed
 
     register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", list(words))
+    config = composed(words, hydra=False)
     check_values(config)
     if missing := missing_files(config, "data"):
         places = "; ".join(f"{key}: {place}" for key, place in missing.items())

@@ -16,7 +16,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from vlp_bench.runs.terminal.conf import blurb, choices, closest, conf_folder, stated_needs
+from vlp_bench.runs.terminal.conf import blurb, choices, closest, composed, stated_needs
 from vlp_bench.runs.terminal.console import columns as folded
 from vlp_bench.runs.terminal.console import console, is_wide, print_help, print_table
 from vlp_bench.runs.terminal.errors import UserError, one_line, wants_traceback
@@ -85,7 +85,7 @@ def _seen_needs(pruner: str) -> tuple[str, str]:
 def experiments() -> Rows:
     """Name, parts, needed files, and the first line of its yaml."""
     for name in choices("exp"):
-        config = _composed(f"+exp={name}")
+        config = composed([f"+exp={name}"])
         chosen = config.hydra.runtime.choices
         parts = " ".join(str(chosen[part]) for part in ("model", "task", "data"))
         yield name, parts, _files(config.model, config.data), blurb("exp", name)
@@ -94,17 +94,10 @@ def experiments() -> Rows:
 def _of_group(group: str) -> Callable[[], Rows]:
     def rows() -> Rows:
         for name in choices(group):
-            part = _composed(ANY, f"{group}={name}")[group]
+            part = composed([ANY, f"{group}={name}"])[group]
             yield name, _files(part), blurb(group, name)
 
     return rows
-
-
-def _composed(*words: str) -> Any:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", list(words), return_hydra_config=True)
 
 
 def _files(*parts: Any) -> str:

@@ -8,7 +8,7 @@ the same command finds its own results and an interrupted one goes on.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -25,6 +25,7 @@ from vlp_bench.results.pruner_names import DENSE
 from vlp_bench.results.row import OWN
 from vlp_bench.runs import schema
 from vlp_bench.runs.rehearsal import rehearse
+from vlp_bench.runs.terminal.conf import composed
 from vlp_bench.runs.terminal.errors import UserError, reason
 from vlp_bench.runs.terminal.help import no_experiment
 
@@ -137,6 +138,18 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("classes_in", classes_in, replace=True)
+
+
+def specification_of(words: Iterable[str]) -> Specification:
+    """The run that `vlp-bench run WORDS` would be.
+
+    Raises:
+        UserError: as `specify`.
+        hydra.errors.HydraException: a word that names nothing.
+    """
+    register()
+    config = composed(words)
+    return specify(config, config.hydra)
 
 
 def specify(config: DictConfig, hydra: Any) -> Specification:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, read_write
 
 from vlp_bench.results.store import Store
 from vlp_bench.runs.specification import Specification, register, specify
-from vlp_bench.runs.terminal.conf import conf_folder
+from vlp_bench.runs.terminal.conf import composed
 from vlp_bench.sweeps.grid import Grid, level
 
 FILLED_IN = ("sparsity", "seed")  # numbers that no defaults list asks for
@@ -40,17 +39,16 @@ def specifications_of(runs: Iterable[Sequence[str]]) -> Iterator[Specification]:
         UserError: a run that cannot be.
     """
     register()
-    composed: dict[tuple[str, ...], DictConfig] = {}
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for words in runs:
-            numbers = _numbers(words)
-            rest = tuple(word for word in words if word not in numbers)
-            key = (*rest, *(name for name, _ in numbers.values()))
-            if key not in composed:
-                composed[key] = compose("config", list(words), return_hydra_config=True)
-            config = composed[key]
-            _fill_in(config, numbers)
-            yield specify(config, config.hydra)
+    found: dict[tuple[str, ...], DictConfig] = {}
+    for words in runs:
+        numbers = _numbers(words)
+        rest = tuple(word for word in words if word not in numbers)
+        key = (*rest, *(name for name, _ in numbers.values()))
+        if key not in found:
+            found[key] = composed(words)
+        config = found[key]
+        _fill_in(config, numbers)
+        yield specify(config, config.hydra)
 
 
 def _numbers(words: Sequence[str]) -> dict[str, tuple[str, int | float]]:

@@ -42,15 +42,13 @@ def test_every_logger_keeps_the_csv(specified, logger):
 
 
 def test_the_papers_benchmark_composes_once_its_files_are_there(tmp_path):
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from vlp_bench.runs.specification import missing_files, register
 
     register()
     words = ["+exp=xvlm_itr", "benchmark=paper", f"paths.data={tmp_path}/d", f"paths.weights={tmp_path}/w"]
-    with initialize_config_dir(str(conf.conf_folder()), version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
+    config = conf.composed(words)
     plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     wanted = [place for root in ("data", "weights") for place in missing_files(plain, root).values()]
     assert len(wanted) >= 5

@@ -1,11 +1,16 @@
 """Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
 
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from vlp_bench.construct import PACKAGE as PACKAGE
 from vlp_bench.construct import conf_folder as conf_folder
 from vlp_bench.pruning.choices import names as part_names
 from vlp_bench.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 EXPERIMENTS = next(
     (place for place in (PACKAGE / "experiments", PACKAGE.parent / "experiments") if place.is_dir()),
@@ -35,6 +40,18 @@ MOVED = {  # keys of 0.1.0 -> where they are now
 }
 
 _NEEDS = re.compile(r"^# Needs: (\w+), (\w+ \w+)\.$", re.MULTILINE)
+
+
+def composed(words: Iterable[str], *, hydra: bool = True) -> "DictConfig":
+    """What Hydra makes of a command's words, not resolved and not checked; with its own node, `hydra`, or without.
+
+    Raises:
+        hydra.errors.HydraException: a word that names nothing.
+    """
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", list(words), return_hydra_config=hydra)
 
 
 def groups() -> list[str]:

@@ -9,7 +9,7 @@ from traceback import walk_tb
 
 from vlp_bench.lifetime import Interrupted, interruptible
 from vlp_bench.pruning.choices import GROUPS
-from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, conf_folder, groups, moved
+from vlp_bench.runs.terminal.conf import REPLACED, choices, closest, composed, groups, moved
 from vlp_bench.runs.terminal.console import stderr
 from vlp_bench.spelling import near
 
@@ -206,15 +206,13 @@ def _siblings(key: str, names: Sequence[str]) -> tuple[str, list[str]]:
 
 def known_keys(arguments: Sequence[str]) -> list[str]:
     """Every key of the configuration that the groups among `arguments` compose; empty without an experiment."""
-    from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
     chosen = [word for word in arguments if word.lstrip("+").split("=")[0].split("/")[0] in groups()]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", chosen)
+        config = composed(chosen, hydra=False)
     except HydraException:
         return []
     return list(_names(config)) if config.get("experiment") else []
