@@ -7,6 +7,7 @@ v vocabulary, w beams.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
@@ -103,9 +104,10 @@ class XVLMCaptioner(Captioner):
     ) -> Tensor:
         """(b, t) ids -> (b, t, v) float32 logits of the next word after each, given the image."""
         bert, past = self.text_decoder.bert, 0 if cache is None else cache.get_seq_length()
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device)
         x = run_layers(
             bert.encoder.layer,
-            bert.embeddings(input_ids=ids, past_key_values_length=past),
+            bert.embeddings(input_ids=ids, position_ids=positions[None]),
             atts,
             image_states,
             attention=self.attention,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache
 
 VARIANTS = 128
 """How often the code of a layer may be compiled: for every kind of layer, each with masks and without, in training and
@@ -52,7 +53,8 @@ def recompute_blocks(found: list[nn.Module]) -> None:
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not block.training or not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+        fills = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+        if fills or not block.training or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 

@@ -59,7 +59,7 @@ def run_layers(
         mask = key_mask(atts, attention)
     state_mask = key_mask(state_atts, attention)
     for layer in layers:
-        x = layer(x, mask, states, encoder_attention_mask=state_mask, past_key_values=cache)
+        x = layer(x, mask, states, state_mask, cache)  # by place: transformers 5.24 renamed the last
     return x
 
 
@@ -75,9 +75,9 @@ class WordEmbeddings(nn.Module):
         for table in (self.word_embeddings, self.position_embeddings):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, input_ids: Tensor, past_key_values_length: int = 0) -> Tensor:
+    def forward(self, input_ids: Tensor, past: int = 0) -> Tensor:
         """(b, t) ids, after so many earlier tokens -> (b, t, d)."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + past_key_values_length
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + past
         return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + self.position_embeddings(positions)))
 
 
