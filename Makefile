@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-compare test test-slow coverage lint docs wheel gate pretrain bench clean
+.PHONY: help env demo demo-compare test test-slow test-oldest test-newest coverage lint docs wheel gate pretrain bench clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [PIP_ARGS='--index-url ...']"
@@ -32,6 +32,18 @@ test: $(READY)  ## run the tests
 
 test-slow: $(READY)  ## run the tests that take minutes as well
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+# The versions a user may meet: the oldest that pyproject.toml allows, and today's newest. Each has an environment of its own.
+test-oldest:  ## run the tests with the oldest versions of pyproject.toml (.venv-oldest; gigabytes, since old torch comes with CUDA)
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	sed -nE 's/^    "([a-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > .venv-oldest/floors.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c .venv-oldest/floors.txt -e '.[dev,caption]'
+	.venv-oldest/bin/python -m pytest -o filterwarnings=default
+
+test-newest:  ## run the tests with the newest versions there are; what they call deprecated is an error (.venv-newest)
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --upgrade --upgrade-strategy eager -e '.[dev,caption]'
+	.venv-newest/bin/python -m pytest
 
 coverage: $(READY)  ## run the tests and say which lines they reach; build/coverage.xml for other tools
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=xml:build/coverage.xml
@@ -65,5 +77,5 @@ bench: $(READY)  ## measure whole calls beside programs anyone could have writte
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## remove the environment and every cache; results under outputs/ stay
-	rm -rf $(VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .venv-oldest .venv-newest .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

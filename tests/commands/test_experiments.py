@@ -33,10 +33,13 @@ def test_a_folder_says_what_is_claimed_the_command_and_the_cost(name):
 
 
 def every_sweep():
-    """Every folder with each of its experiments; the first of each always, others where there is time."""
+    """Every folder with each of its experiments; the first of each always, others where there is time.
+
+    That every pruner of the catalogue composes is tested where configurations are, so every_method waits, too.
+    """
     for name in plans.names():
         for number, exp in enumerate(dict.fromkeys(exp for part in plans.load(name) for exp in part.exp)):
-            yield pytest.param(name, exp, marks=[pytest.mark.slow] if number else [])
+            yield pytest.param(name, exp, marks=[pytest.mark.slow] if number or name == "every_method" else [])
 
 
 @pytest.mark.parametrize(("name", "exp"), list(every_sweep()))

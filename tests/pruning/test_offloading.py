@@ -6,6 +6,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import vlp_bench
+from tests.pruning.toys import SHORT
 from vlp_bench.models.foreign.loading import load, skeleton_with_buffers
 from vlp_bench.models.offloading import Offloaded, StoredWeights, outermost_blocks
 
@@ -59,9 +60,9 @@ def from_files(folder, device=CPU):
 def test_masks_are_those_of_the_model_in_memory(stored, name):
     folder, data = stored
     whole = load(folder)
-    expected = vlp_bench.prune(whole, name, 0.5, data, vlp_bench.TransformersAdapter(whole))
+    expected = vlp_bench.prune(whole, name, 0.5, data, vlp_bench.TransformersAdapter(whole), options=SHORT.get(name))
     model, own = from_files(folder)
-    found = vlp_bench.prune(model, name, 0.5, data, vlp_bench.TransformersAdapter(model))
+    found = vlp_bench.prune(model, name, 0.5, data, vlp_bench.TransformersAdapter(model), options=SHORT.get(name))
     assert list(found.masks) == list(expected.masks)
     assert all(mask.equal(expected.masks[key]) for key, mask in found.masks.items())
     assert all(weight.equal(expected.weights[key]) for key, weight in found.weights.items())

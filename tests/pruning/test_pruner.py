@@ -67,7 +67,9 @@ def half_zero():
 
 
 @pytest.mark.parametrize("name", BY_WEIGHTS)
-@pytest.mark.parametrize("build", [sequential, equal_weights, half_zero, Tied])
+@pytest.mark.parametrize(
+    "build", [equal_weights, Tied, *(pytest.param(b, marks=pytest.mark.slow) for b in (sequential, half_zero))]
+)
 def test_every_pruner_keeps_exactly_what_is_asked(name, build):
     model = build()
     before = {key: p.detach().clone() for key, p in model.named_parameters()}

@@ -58,7 +58,7 @@ def calibration():
 
 
 @pytest.mark.parametrize("name", [name for name in BY_WEIGHTS if name != "dense"])
-@pytest.mark.parametrize("compat", ["corrected", "official"])
+@pytest.mark.parametrize("compat", [pytest.param("corrected", marks=pytest.mark.slow), "official"])
 def test_pruners_reach_their_sparsity(calibration, name, compat):
     """Official rows of few inputs round up: those of Wanda keep one weight of 16 more than asked.
 
