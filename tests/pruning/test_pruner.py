@@ -92,7 +92,7 @@ def test_every_pruner_is_deterministic_and_nested(name):
 
 
 @pytest.mark.parametrize("name", catalogue.names())
-@pytest.mark.parametrize("compat", ["corrected", "official"])
+@pytest.mark.parametrize("compat", [pytest.param("corrected", marks=pytest.mark.slow), "official"])
 def test_every_pruner_is_told_by_name_what_it_is(name, compat):
     solution = vlp_bench.prune(sequential(), name, 0.5, labelled(), options={"compat": compat, **(quick(name) or {})})
     assert solution.report["method"] == name

@@ -70,5 +70,6 @@ def test_a_task_that_does_not_fit_is_named_before_anything_is_pruned(experiment,
     from vlp_bench.runs.specification import specification_of
 
     pytest.importorskip("pycocoevalcap")
+    few = [f"data.source.{split}=96" for split in ("train", "val", "test")]
     with pytest.raises(ValueError, match=reason):
-        looked_at(specification_of([f"+exp={experiment}", "benchmark=mini", word]))
+        looked_at(specification_of([f"+exp={experiment}", "benchmark=mini", *few, word]))

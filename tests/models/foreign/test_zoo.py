@@ -39,7 +39,7 @@ def test_modalities_blocks_and_what_stays_dense(models, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pruner", ["omp", "wanda", "snip"])
+@pytest.mark.parametrize("pruner", [pytest.param("omp", marks=pytest.mark.slow), "wanda", "snip"])
 def test_exact_sparsity(models, name, pruner):
     kind, adapter, data = ZOO[name], TransformersAdapter(models[name]), batches(name)
     if pruner == "snip" and not kind.loss:
