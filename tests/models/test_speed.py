@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
 from vlp_bench.models.captioning import BLIPCaptioner, XVLMCaptioner
 from vlp_bench.models.speed import blocks, compile_blocks, prepare, recompute_blocks
@@ -135,6 +136,31 @@ def test_evaluation_is_not_recomputed(tiny, monkeypatch):
         adapter_for(other).loss(other.train(), batch)
     with pytest.raises(AssertionError, match="recomputed"):
         adapter_for(other).loss(other.train(), batch)
+
+
+class Caching(torch.nn.Module):
+    """A layer that keeps what it has seen, as transformers' layers do under one name or another."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+
+    def forward(self, x, cache=None, past_key_values=None):
+        filled = cache if past_key_values is None else past_key_values
+        if filled is not None:
+            filled.update(x[None, None], x[None, None], 0)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("way", ["by place", "cache", "past_key_values"])
+def test_a_step_that_fills_a_cache_runs_once(way):
+    layer, cache = Caching().train(), DynamicCache()
+    recompute_blocks([layer])
+    x = torch.ones(3, 2, requires_grad=True)
+    found = layer(x, cache) if way == "by place" else layer(x, **{way: cache})
+    found.sum().backward()
+    assert cache.get_seq_length() == 3
+    assert x.grad is not None
 
 
 def test_bf16_is_near(tiny):
