@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import Llama4ForCausalLM, Llama4TextConfig
+from transformers.cache_utils import DynamicLayer
 
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, batches, built
@@ -50,6 +51,20 @@ def test_exact_sparsity(models, name, pruner):
     solution = vlp_bench.prune(models[name], pruner, 0.5, data, adapter)
     assert solution.kept == solution.total // 2
     assert {mask.partition("[")[0] for mask in solution.masks} == set(adapter.prunable(models[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_keys_and_values_are_kept(models, name, monkeypatch):
+    """Of all layers they are gigabytes of a large model, and only generating reads them."""
+
+    def kept(*_, **__):
+        raise AssertionError("a cache was filled")
+
+    monkeypatch.setattr(DynamicLayer, "update", kept)
+    adapter, batch = TransformersAdapter(models[name]), batches(name)[0]
+    adapter.encode(models[name], batch)
+    if ZOO[name].loss:
+        assert adapter.loss(models[name], batch).isfinite()
 
 
 WIDENED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask",

@@ -158,7 +158,7 @@ class BLIP2(nn.Module):
         visible = torch.cat([atts.new_ones(image.shape[:2]), seen_atts], dim=1)
         if not self.encodes:
             labels = torch.cat([labels.new_full(image.shape[:2], IGNORED), labels], dim=1)
-        output = self.net.language_model(inputs_embeds=inputs, attention_mask=visible, labels=labels)
+        output = self.net.language_model(inputs_embeds=inputs, attention_mask=visible, labels=labels, use_cache=False)
         return {"lm": output.loss}
 
     @torch.no_grad()

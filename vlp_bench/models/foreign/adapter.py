@@ -55,6 +55,8 @@ class TransformersAdapter:
         self._weights = {weight.name: weight for weight in self.structure.weights}
         self._patch = getattr(getattr(model.config, "vision_config", model.config), "patch_size", None)
         self._takes = signature(model.forward).parameters
+        # keys and values of all layers, which only generating reads: some gigabytes of a large language model
+        self._without = {"use_cache": False} if "use_cache" in self._takes or model.can_generate() else {}
         self._shape: torch.Size | None = None  # of what reaches the linear layer that is being called
         self._prepared: tuple[Any, Mapping[str, Any]] = (None, {})
 
@@ -78,8 +80,9 @@ class TransformersAdapter:
             given.pop("labels", None)
         if "logits_to_keep" in self._takes and "labels" not in given and not self._prunes_output:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
+        part = _tower(model, given)
         with torch.no_grad(), self._seeing_shapes(model):
-            _tower(model, given)(**given)
+            part(**(self._without | given if part is model else given))
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """The model's own loss: with the batch's labels, the next words, or between images and texts.
@@ -87,7 +90,8 @@ class TransformersAdapter:
         Raises:
             ValueError: the model has none for such a batch.
         """
-        found = getattr(model(**with_labels(self.tree.model, self._with_targets(batch))), "loss", None)
+        given = self._without | dict(with_labels(self.tree.model, self._with_targets(batch)))
+        found = getattr(model(**given), "loss", None)
         if found is None:
             raise no_loss(self.tree.model, batch)
         return found
