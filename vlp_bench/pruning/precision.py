@@ -12,13 +12,14 @@ from vlp_bench.pruning.checks import check_choice
 
 Precision = Literal["fp32", "tf32", "bf16"]
 ASKED = ("auto", *get_args(Precision))
-FASTEST: dict[str, Precision] = {"multiflow": "bf16", "snip": "bf16"}
+FASTEST: dict[str, Precision] = {"multiflow": "bf16", "snip": "bf16", "gblm": "bf16"}
 """By pruner, the fastest whose masks differ from those of fp32 by at most a tenth of what two draws of data differ by.
 
 Measured (1 - IoU of kept weights): MULTIFLOW bf16 0.0004, draws 0.007 to 0.025; SNIP bf16 0.014 to 0.041, draws 0.48 to
-0.62; Wanda bf16 0.0034, draws 0.0104, which won't do; nor will RIA (0.0006 of 0.0049), OWL (0.0036 of 0.0109) and
-SparseGPT (0.0088 of 0.0235). What nobody has measured (`benchmarks/precision.py` does) is
-computed in fp32.
+0.62; GBLM bf16 0.0058, draws 0.142; Wanda bf16 0.0034, draws 0.0104, which won't do; nor will RIA (0.0006 of 0.0049),
+OWL (0.0036 of 0.0109), SparseGPT (0.0088 of 0.0235) and IterSNIP (0.613 of 0.618: its steps lead anywhere). TAMT's
+masks were one and the same, which tells nothing. What nobody has measured (`benchmarks/precision.py` does) is computed
+in fp32.
 """
 
 AMPERE = (8, 0)
