@@ -56,7 +56,7 @@ class TransformersAdapter:
         self._patch = getattr(getattr(model.config, "vision_config", model.config), "patch_size", None)
         self._takes = signature(model.forward).parameters
         # keys and values of all layers, which only generating reads: some gigabytes of a large language model
-        self._without = {"use_cache": False} if "use_cache" in self._takes or model.can_generate() else {}
+        self._no_cache = {"use_cache": False} if "use_cache" in self._takes or model.can_generate() else {}
         self._shape: torch.Size | None = None  # of what reaches the linear layer that is being called
         self._prepared: tuple[Any, Mapping[str, Any]] = (None, {})
 
@@ -82,7 +82,7 @@ class TransformersAdapter:
             given["logits_to_keep"] = 1  # logits of a long text fill the memory, and no one looks at them
         part = _tower(model, given)
         with torch.no_grad(), self._seeing_shapes(model):
-            part(**(self._without | given if part is model else given))
+            part(**(self._no_cache | given if part is model else given))
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """The model's own loss: with the batch's labels, the next words, or between images and texts.
@@ -90,7 +90,7 @@ class TransformersAdapter:
         Raises:
             ValueError: the model has none for such a batch.
         """
-        given = self._without | dict(with_labels(self.tree.model, self._with_targets(batch)))
+        given = self._no_cache | dict(with_labels(self.tree.model, self._with_targets(batch)))
         found = getattr(model(**given), "loss", None)
         if found is None:
             raise no_loss(self.tree.model, batch)

@@ -1,4 +1,7 @@
-"""Where the configuration lies and what it offers. Reads file names and first lines only, so that help is quick."""
+"""Where the configuration lies, what it offers and what a command's words make of it.
+
+All but `composed` read file names and first lines only, so that help is quick.
+"""
 
 import re
 from collections.abc import Iterable
