@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from vlp_bench.batch import Batch, Place
+from vlp_bench.models.key_value_cache import no_cache
 from vlp_bench.models.linear_layers import linear_weights
 from vlp_bench.models.stacks import stack_of, stacks_in, transposed_experts
 from vlp_bench.pruning.said_once import warn_once
@@ -176,8 +177,8 @@ def call(model: nn.Module, batch: Any) -> Any:
     if batch is None or (isinstance(batch, tuple | list) and not batch):
         raise ValueError(f"a calibration batch is {batch!r}: the model has nothing to look at")
     if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, tuple | list) else batch)
+        return model(**(no_cache(model) | dict(batch)))
+    return model(batch[0] if isinstance(batch, tuple | list) else batch, **no_cache(model))
 
 
 def adapter_for(model: nn.Module, adapter: Adapter | None = None) -> Adapter:

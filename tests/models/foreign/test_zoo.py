@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicLayer
 import vlp_bench
 from tests.models.foreign.zoo import ZOO, batches, built
 from vlp_bench.models.foreign.adapter import TransformersAdapter
-from vlp_bench.pruning.adapter import Adapter
+from vlp_bench.pruning.adapter import Adapter, PlainAdapter
 from vlp_bench.runs.own_model.reach import unreached
 
 NAMES = list(ZOO)
@@ -61,10 +61,12 @@ def test_no_keys_and_values_are_kept(models, name, monkeypatch):
         raise AssertionError("a cache was filled")
 
     monkeypatch.setattr(DynamicLayer, "update", kept)
-    adapter, batch = TransformersAdapter(models[name]), batches(name)[0]
-    adapter.encode(models[name], batch)
+    batch = batches(name)[0]
+    seq2seq = getattr(models[name].config.get_text_config(), "is_encoder_decoder", False)  # no words for a plain one
+    for adapter in [TransformersAdapter(models[name]), *([] if seq2seq else [PlainAdapter()])]:
+        adapter.encode(models[name], batch)
     if ZOO[name].loss:
-        assert adapter.loss(models[name], batch).isfinite()
+        assert TransformersAdapter(models[name]).loss(models[name], batch).isfinite()
 
 
 WIDENED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask",

@@ -17,6 +17,7 @@ from vlp_bench.models.foreign import token_masks
 from vlp_bench.models.foreign.losses import no_loss, with_labels, with_targets
 from vlp_bench.models.foreign.structure import Structure, Weight, structure_of
 from vlp_bench.models.foreign.tree import AUDIO, TEXT, VISION, Tree, is_cross, reads_other_side
+from vlp_bench.models.key_value_cache import no_cache
 
 IMAGE_FIRST = ("git",)
 TEXT_FIRST = ("vilt", "visual_bert", "layoutlmv2", "layoutlmv3")
@@ -55,8 +56,7 @@ class TransformersAdapter:
         self._weights = {weight.name: weight for weight in self.structure.weights}
         self._patch = getattr(getattr(model.config, "vision_config", model.config), "patch_size", None)
         self._takes = signature(model.forward).parameters
-        # keys and values of all layers, which only generating reads: some gigabytes of a large language model
-        self._no_cache = {"use_cache": False} if "use_cache" in self._takes or model.can_generate() else {}
+        self._no_cache = no_cache(model)
         self._shape: torch.Size | None = None  # of what reaches the linear layer that is being called
         self._prepared: tuple[Any, Mapping[str, Any]] = (None, {})
 

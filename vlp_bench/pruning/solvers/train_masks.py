@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from vlp_bench.pruning.selection.thresholds import keep_largest, kept_per_layer
 from vlp_bench.pruning.solution import Solved
 from vlp_bench.pruning.statistics.calibration import Calibration
 
+log = logging.getLogger(__name__)
 Numbers = dict[str, Tensor]  # by layer, in the parameters' shapes
 START = 0.02  # of the weights that are kept at first; the others start from 0
 DECAY = 0.01  # of the released program, torch's default
@@ -25,7 +27,9 @@ class TrainMasks:
 
     m starts at 0.02 for the largest weights of each layer and at 0 for the others. One AdamW step for each batch, in
     training mode, the learning rate decaying linearly to zero; weights don't change. Each layer keeps its budget in
-    every step, where the original sets its thresholds anew now and then.
+    every step, where the original sets its thresholds anew now and then. A number moves by some lr·(steps + 1)/2 in
+    all, so that about 400 batches are needed at the default lr before a removed weight can overtake a kept one; where
+    none has, the masks are layer-wise magnitude's, and a warning says so.
 
     Args:
         lr: learning rate of the first step.
@@ -50,9 +54,13 @@ class TrainMasks:
             name: layer.as_stored(calibration.original(layer)).detach().clone() for name, layer in layers.items()
         }
         numbers = self._start(weights, budgets)
+        first = self._masks(numbers, budgets)
         with preserve_weights(layers):
             self._train(calibration, weights, numbers, budgets)
-        return Solved(self._masks(numbers, budgets), {})
+        masks = self._masks(numbers, budgets)
+        if self.compat == "corrected" and all(mask.equal(first[name]) for name, mask in masks.items()):
+            self._warn_of_too_few_steps(calibration.count()[0])
+        return Solved(masks, {})
 
     def may_keep(self, layer: Layer, budget: int) -> range:
         """How many of a layer's weights. Official: any number, as one threshold holds for the model."""
@@ -87,6 +95,15 @@ class TrainMasks:
                 m.grad = (gradients[name] * weights[name] * slope).to(m) if name in gradients else torch.zeros_like(m)
             optimizer.step()
             _apply(calibration.layers, weights, self._masks(numbers, budgets))
+
+    def _warn_of_too_few_steps(self, steps: int) -> None:
+        """Both sides move: the kept may fall as far as the removed rise."""
+        log.warning(
+            "TAMT's masks are those of layer-wise magnitude: in %d steps, from lr %g down to 0, no weight overtook "
+            "another. A number moves by some %.2g in all, and those that are kept start %g above the others: give it "
+            "some %d calibration batches or more, or a larger solve.lr",
+            steps, self.lr, self.lr * (steps + 1) / 2, START, round(START / self.lr),
+        )  # fmt: skip
 
     def _masks(self, numbers: Numbers, budgets: Mapping[str, int]) -> Numbers:
         """What survives with the numbers as they are."""
