@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 import vlp_bench
+from benchmarks.support.checkout import commit
 from benchmarks.support.measure import alone, peak, ratio, seconds
-from benchmarks.support.processor import commit, machine
 from benchmarks.support.rows import command_line, perform
+from vlp_bench.runs.provenance import processor
 
 GIB = 2.0**30
 Masks = dict[str, Tensor]
@@ -250,7 +251,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "model": f"{layers} blocks of {width} and {feed_forward}",
         "threads": args.threads,
         "rounds": args.rounds,
-        "machine": machine(),
+        "machine": processor(),
         "torch": torch.__version__,
         "commit": commit(),
         "load": round(os.getloadavg()[0], 1),

@@ -31,7 +31,6 @@ import torch
 from torch import nn
 
 import vlp_bench
-from benchmarks.support.processor import machine
 from vlp_bench.batch import Batch
 from vlp_bench.models.blip.model import BLIP
 from vlp_bench.models.blip.towers import BLIPConfig
@@ -40,6 +39,7 @@ from vlp_bench.models.xvlm.towers import XVLMConfig
 from vlp_bench.pruning.adapter import adapter_for
 from vlp_bench.pruning.precision import Precision, cast, products_in
 from vlp_bench.pruning.statistics.calibration import Calibration
+from vlp_bench.runs.provenance import processor
 
 SPARSITIES = [0.63, 0.75, 0.9]
 TOKENS, MASKED = 30, 5
@@ -237,7 +237,7 @@ ROWS: dict[str, tuple[Any, bool]] = {  # and whether it is measured in every pre
 
 def table(names: Sequence[str], device: torch.device, *, small: bool) -> list[dict[str, Any]]:
     """Every row that was asked for, of both models."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     rows = []
     for name in ("xvlm", "blip"):
         model = built(name, device, small=small)

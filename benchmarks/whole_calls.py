@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.utils.prune as torch_prune
+from support.checkout import commit
 from support.measure import alone, peak, ratio, seconds
 from support.models import SIZES, pairs, xvlm
-from support.processor import commit, machine
 from support.released import multiflow
 from support.rows import command_line, perform
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ from vlp_bench.pruning.selection.order_statistics import search
 from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.pruning.statistics.gradients import MeanGradient
 from vlp_bench.pruning.statistics.on_disk import StoredStatistics
+from vlp_bench.runs.provenance import processor
 
 SPARSITIES = [0.63, 0.75, 0.9]
 GIB = 2.0**30
@@ -348,7 +349,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "model": f"XVLM {args.size}" if work.batches else f"{args.weights:g} M weights",
         "threads": args.threads,
         "rounds": rounds,
-        "machine": machine(),
+        "machine": processor(),
         "torch": torch.__version__,
         "commit": commit(),
         "load": round(os.getloadavg()[0], 1),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .processor import machine
+from vlp_bench.runs.provenance import processor
 
 
 def command_line(doc: str | None, rows: Collection[str]) -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def perform(
     if args.alone:
         print(json.dumps(measure(args.alone, args)))
         return
-    print(f"{subject}, {args.threads} thread{'s' if args.threads > 1 else ''}, {machine()}")
+    print(f"{subject}, {args.threads} thread{'s' if args.threads > 1 else ''}, {processor()}")
     for name in args.names or rows:
         row = compare(name, args)
         print(say(row), flush=True)

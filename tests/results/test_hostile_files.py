@@ -48,6 +48,7 @@ BAD = {
     "a list for the versions": provenance(versions=["3.11"]),
     "a text for the hardware": provenance(hardware="x"),
     "a number among the GPUs": provenance(hardware={"gpus": [1]}),
+    "a list for the processor": provenance(hardware={"processor": ["x"]}),
     "a mapping for the mask": provenance(mask={"a": 1}),
     "a list of seconds": provenance(seconds=[1]),
     "seconds of 400 digits": provenance(seconds=0).replace('"seconds": 0', '"seconds": 1' + "0" * 400),

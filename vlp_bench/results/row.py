@@ -142,7 +142,7 @@ _SETTINGS = dict | None
 _INSIDE: dict[str, Any] = {  # what readers rely on, where it is there
     "config": dict, "versions": dict[str, str], "commit": str | None, "dirty": bool | None, "data": str | None,
     "weights": str | None, "mask": str | None, "hardware": dict, "seconds": float, "time": str,
-    "notes": dict[str, str], "hardware.gpus": list[str], "hardware.machine": str,
+    "notes": dict[str, str], "hardware.gpus": list[str], "hardware.machine": str, "hardware.processor": str,
     **{f"config.{part}": _SETTINGS for part in ("model", "task", "pruner", "recipe", "trainer", "benchmark", "paths")},
     "config.data": _SETTINGS, "config.data.source": _SETTINGS, "config.data.calibration": _SETTINGS,
     "config.data.calibration.seed": int | None,

@@ -121,9 +121,7 @@ class Study:
 
     def hardware(self) -> list[str]:
         """Every kind of hardware the runs used: differences across them are not the pruner's alone."""
-        kinds = {(" + ".join(o["hardware"]["gpus"]) if o["hardware"].get("gpus") else
-                  f"{o['hardware'].get('machine', '?')} CPU") for o in self.origin.values()}  # fmt: skip
-        return sorted(kinds)
+        return sorted({_device(origin["hardware"]) for origin in self.origin.values()})
 
     def curves(self, run: str) -> pd.DataFrame:
         """The last curves of a run as its CSV logger wrote them; empty where there are none."""
@@ -208,6 +206,12 @@ def _pruning_seed(row: Row) -> int:
     """The seed of the calibration data; 0, as published, where the configuration says nothing."""
     calibration = (row.provenance["config"].get("data") or {}).get("calibration") or {}
     return int(calibration.get("seed") or 0)
+
+
+def _device(hardware: Mapping[str, Any]) -> str:
+    """The GPUs, else the processor; of rows that don't name it, its kind."""
+    processor = hardware.get("processor") or f"{hardware.get('machine', '?')} CPU"
+    return " + ".join(hardware.get("gpus") or [processor])
 
 
 def _files(config: Mapping[str, Any]) -> list[str]:
