@@ -227,6 +227,47 @@ def test_a_failed_write_leaves_nothing(folders, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+WRITER = (
+    "import sys, pathlib; from vlp_bench.runs.own_model.writing import whole\n"
+    "with whole(pathlib.Path(sys.argv[1])) as folder:\n"
+    "  (folder / 'model.safetensors').touch(); print(folder.name, flush=True); sys.stdin.read()"
+)
+
+
+def test_what_a_killed_process_leaves_is_removed_and_nothing_else(folders, tmp_path):
+    out, words = tmp_path / "out", {"pruner": "omp", "sparsity": 0.5}
+    for name in (".out.unlocked", ".other.abcdefgh", ".out.abcdefghi"):
+        (tmp_path / name).mkdir()
+    for name in (".other.abcdefgh", ".out.abcdefghi"):
+        (tmp_path / name / ".lock").touch()
+    kept = {"out", ".out.unlocked", ".other.abcdefgh", ".out.abcdefghi", ".out.linkedto"}
+    (tmp_path / ".out.linkedto").symlink_to(tmp_path / ".other.abcdefgh")
+    command = [sys.executable, "-c", WRITER, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        left = other.stdout.readline().strip()
+        pruned(folders("llama"), out, **words)
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, left}
+        assert (tmp_path / left / "model.safetensors").is_file()
+        other.kill()
+        other.wait()
+    pruned(folders("llama"), out, **words, force="true")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert not (out / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_written_to(folders, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    monkeypatch.setattr("fcntl.fcntl", none)
+    (tmp_path / ".out.abcdefgh").mkdir()
+    (tmp_path / ".out.abcdefgh" / ".lock").touch()
+    pruned(folders("llama"), tmp_path / "out", pruner="omp", sparsity=0.5)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.abcdefgh"}
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
 def test_force_replaces_a_folder(folders, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vlp_bench.models.checkpoints.pretrained import CARD, MASK, WEIGHTS, save_pr
 from vlp_bench.models.offloading import Offloaded
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
+from vlp_bench.runs.lock import LOCK, exclusive, owner
 from vlp_bench.runs.terminal.errors import UserError
 
 SPELLED = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer", "*.tiktoken")
@@ -51,19 +53,46 @@ def check_place(folder: Path) -> None:
 def whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its place, and that of what was there, when all inside has gone well.
 
-    A link to a folder stays one: what it leads to is replaced.
+    A link to a folder stays one: what it leads to is replaced. What a killed process has left of such a folder is
+    removed first.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in _left_beside(folder):
+        shutil.rmtree(left, ignore_errors=True)
     meanwhile = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        yield meanwhile
-        meanwhile.chmod(0o777 & ~_umask())
-        if folder.exists():
-            _put_away(folder)
-        meanwhile.rename(folder)
+        with _at_work_in(meanwhile):
+            yield meanwhile
+            (meanwhile / LOCK).unlink(missing_ok=True)
+            meanwhile.chmod(0o777 & ~_umask())
+            if folder.exists():
+                _put_away(folder)
+            meanwhile.rename(folder)
     finally:
         shutil.rmtree(meanwhile, ignore_errors=True)
+
+
+@contextmanager
+def _at_work_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, where its file system has locks."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(exclusive(folder))
+        yield
+
+
+def _left_beside(folder: Path) -> list[Path]:
+    """What `whole` began for a folder and nobody is at work in any more."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.\w{{8}}")
+    return [path for path in folder.parent.iterdir() if name.fullmatch(path.name) and _is_left(path)]
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a process was at work in a folder and has not ended as it should."""
+    with suppress(OSError):  # of a file system without locks, or a folder of somebody else's
+        return not path.is_symlink() and (path / LOCK).is_file() and owner(path) is None
+    return False
 
 
 def _umask() -> int:
