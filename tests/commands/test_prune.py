@@ -1,5 +1,6 @@
 """`vlp-bench prune` and `vlp-bench model show`: the words, the approval, and every mistake in one line."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models.foreign.zoo import ZOO
-from tests.runs.own_model.folders import folder, texts
+from tests.models.foreign.zoo import ZOO, built
+from tests.runs.own_model.folders import folder, texts, tokenizer
 from vlp_bench.commands import export, masks, model, prune
+from vlp_bench.models.checkpoints.pretrained import from_pretrained
 from vlp_bench.pruning import catalogue
 from vlp_bench.pruning.solution import Solution
 from vlp_bench.runs.own_model.request import request_of
@@ -222,7 +224,7 @@ def test_an_offloaded_model_is_written_as_the_one_in_memory(monkeypatch, tmp_pat
 
 
 def test_an_offloaded_model_has_the_type_of_the_one_in_memory(monkeypatch, tmp_path):
-    """config.json's, whatever single weights are stored as; only files keep that."""
+    """config.json's, whatever single weights are stored as; what is written keeps that."""
     from safetensors.torch import load_file, save_file
 
     place = folder("llama", tmp_path)
@@ -237,9 +239,59 @@ def test_an_offloaded_model_has_the_type_of_the_one_in_memory(monkeypatch, tmp_p
     one, other = (Solution.load(tmp_path / out / "mask.safetensors").masks for out in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(mask.equal(other[name]) for name, mask in one.items())
-    written = load_file(tmp_path / "parts" / "model.safetensors")
+    whole, written = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "parts"))
     assert written["model.norm.weight"].equal(state["model.norm.weight"])
+    assert whole.keys() == written.keys()
+    assert all(weight.dtype == written[key].dtype and weight.equal(written[key]) for key, weight in whole.items())
+    assert {weight.dtype for weight in whole.values()} == {torch.float32, torch.bfloat16}
     assert not (tmp_path / "parts" / "variant.safetensors").exists()
+
+
+def test_new_values_are_written_in_the_type_of_the_old(monkeypatch, tmp_path):
+    """In several files, whose index counts their bytes."""
+    from safetensors.torch import load_file
+
+    model = built("llama")
+    with torch.no_grad():
+        model.model.norm.weight.copy_(torch.linspace(0.9, 1.1, 32))
+    place, out = tmp_path / "model", tmp_path / "out"
+    model.save_pretrained(place, max_shard_size="20KB")
+    tokenizer().save_pretrained(place)
+    config = (place / "config.json").read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"')
+    (place / "config.json").write_text(config)
+    words = [f"model={place}", "pruner=sparsegpt", f"calibration={texts(tmp_path)}", "yes=true", f"out={out}"]
+    call(monkeypatch, prune, *words)
+    found = {name: weight for file in out.glob("model*.safetensors") for name, weight in load_file(file).items()}
+    assert {weight.dtype for weight in found.values()} == {torch.float32}
+    assert found["model.norm.weight"].equal(model.model.norm.weight)
+    name = "model.layers.0.mlp.up_proj.weight"
+    solution = Solution.load(out / "mask.safetensors")
+    assert not found[name][~solution.masks[name]].any()
+    assert found[name].bfloat16().equal(from_pretrained(out).get_parameter(name))
+    assert not found[name].equal(found[name].bfloat16().float())  # of what was only kept the whole number
+    call(monkeypatch, prune, *words, "dtype=bfloat16", "offload=true", "force=true")
+    found = {name: weight for file in out.glob("model*.safetensors") for name, weight in load_file(file).items()}
+    assert {weight.dtype for weight in found.values()} == {torch.bfloat16}
+    content = json.loads((out / "model.safetensors.index.json").read_text())
+    assert content["metadata"]["total_size"] == sum(own.nbytes for own in found.values())
+    assert content["weight_map"].keys() == found.keys()
+    assert from_pretrained(out).dtype == torch.bfloat16
+
+
+def test_weights_that_an_offloaded_model_has_no_place_for_are_named(monkeypatch, tmp_path, caplog):
+    from safetensors.torch import load_file, save_file
+
+    place = folder("llama", tmp_path)
+    state = load_file(place / "model.safetensors")
+    more = ("model.layers.0.self_attn.rotary_emb.inv_freq", "vision.model.norm.weight", "model.layers.2.norm.weight")
+    save_file(state | {name: torch.ones(2) for name in more}, place / "model.safetensors", {"format": "pt"})
+    words = [f"model={place}", "pruner=wanda", f"calibration={texts(tmp_path)}", "yes=true"]
+    line = "2 weights that a LlamaForCausalLM has no place for: model.layers.2.norm.weight, vision.model.norm.weight"
+    for offload in ("false", "true"):
+        caplog.clear()
+        call(monkeypatch, prune, *words, f"offload={offload}", f"out={tmp_path}/{offload}")
+        assert caplog.text.count("has no place for") == 1
+        assert line in caplog.text
 
 
 def test_a_plan_of_seven_billion_weights_needs_none_of_them(monkeypatch, tmp_path):

@@ -27,16 +27,19 @@ class StoredWeights(Mapping[str, Tensor]):
 
     Attributes:
         files: by the name that a tensor has in its file.
-        shapes: by the same.
+        shapes, types: by the same; a type is called as the file calls it, "F32".
     """
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
         for path in weight_files(folder):
             with safe_open(path, "pt") as file:
-                self.files |= dict.fromkeys(file.keys(), path)
-                self.shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                self.files |= dict.fromkeys(slices, path)
+                self.shapes |= {name: tuple(own.get_shape()) for name, own in slices.items()}
+                self.types |= {name: own.get_dtype() for name, own in slices.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as file:
@@ -60,6 +63,7 @@ class Offloaded:
 
     Attributes:
         most_bytes: that weights of blocks have taken on the device at one time.
+        unread: names of stored tensors that are no parameter or buffer of the model.
 
     Raises:
         ValueError: the model has no blocks, or a weight is missing or of another shape.
@@ -75,7 +79,7 @@ class Offloaded:
                 f"{type(model).__name__} has no blocks in a ModuleList: it can't be offloaded; load it whole"
             )
         _replace_meta(model)
-        self.names = _stored_names(model, stored)
+        self.names, self.unread = _stored_names(model, stored)
         owner = {id(p): block for block in self.blocks for p in block.parameters()}
         shared = [
             n for n, p in model.named_parameters() if sum(p is q for b in self.blocks for q in b.parameters()) > 1
@@ -226,23 +230,29 @@ def _replace_meta(model: nn.Module) -> None:
                 module._parameters[name] = made.setdefault(id(parameter), new)
 
 
-def _stored_names(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, str]:
-    """By parameter (and stored buffer) the name under which it is stored."""
+def _stored_names(model: nn.Module, stored: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
+    """By parameter (and stored buffer) the name under which it is stored; and the stored names that are nothing's."""
     aliases: dict[int, list[str]] = {}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in tensors.items():
         aliases.setdefault(id(parameter), []).append(name)
     prefixes = ("", *sorted({f"{name.split('.')[0]}." for name in stored}))
+    called = {name: _called(name, prefixes, stored) for name, _ in model.named_buffers()}
+    called |= {name: _called(name, prefixes, stored) for name in tensors}
     found = {name: name for name, _ in model.named_buffers() if name in stored}
     for name, parameter in model.named_parameters():
-        ways = [way for alias in aliases[id(parameter)] for way in _ways(alias, prefixes)]
-        own = next((way for way in ways if way in stored), None)
+        own = next((called[alias] for alias in aliases[id(parameter)] if called[alias]), None)
         if own is None:
             raise ValueError(f"{name!r} is not among the {len(stored)} stored weights: load the model whole")
         if (shape := _shape(stored, own)) != parameter.shape:
             raise ValueError(f"the stored weights are another model's: {misshapen(own, shape, parameter.shape)}")
         found[name] = own
-    return found
+    return found, sorted(stored.keys() - set(called.values()))
+
+
+def _called(name: str, prefixes: Iterable[str], stored: Mapping[str, Tensor]) -> str | None:
+    """What a tensor is called in the files; None where it is in none."""
+    return next((way for way in _ways(name, prefixes) if way in stored), None)
 
 
 def _shape(stored: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

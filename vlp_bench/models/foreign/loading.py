@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ DEQUANTISED = "mxfp4"
 DTYPES = ("float32", "bfloat16", "float16")
 NUMBERS = ("F64", "F32", "F16", "BF16")
 """What a .safetensors file calls the types that a model computes in."""
+OF_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+"""Buffers that older checkpoints hold and every model makes itself."""
 BESIDE = {
     "processor_class": ProcessorMixin,
     "tokenizer_class": PreTrainedTokenizerBase,
@@ -106,11 +109,17 @@ def load(folder: Path, dtype: str = "") -> PreTrainedModel:
     if wrong:
         lacks = "; ".join(f"{name} {', '.join(keys[:3])}" for name, keys in wrong.items())
         raise ValueError(f"{folder}: its weights are not those of a {kind.__name__}: {lacks}")
-    if surplus:
-        named = ", ".join(surplus[:3]) + (", ..." if len(surplus) > 3 else "")
-        weights = count_of(len(surplus), "weight")
-        log.warning("%s holds %s that a %s has no place for: %s", folder, weights, type(model).__name__, named)
+    warn_of(folder, model, surplus)
     return model.eval()
+
+
+def warn_of(folder: Path, model: PreTrainedModel, surplus: Iterable[str]) -> None:
+    """Name the weights of a folder that are none of the model's, but for what its class says may lie there."""
+    harmless = re.compile("|".join((*OF_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ()))))
+    if names := [name for name in surplus if not harmless.search(name)]:
+        named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        weights = count_of(len(names), "weight")
+        log.warning("%s holds %s that a %s has no place for: %s", folder, weights, type(model).__name__, named)
 
 
 def _class_of(folder: Path) -> Any:

@@ -25,6 +25,7 @@ from vlp_bench.models.foreign.loading import (
     skeleton,
     skeleton_with_buffers,
     stored_dtype,
+    warn_of,
 )
 from vlp_bench.models.foreign.tree import VISION
 from vlp_bench.models.offloading import Offloaded, StoredWeights, offloaded
@@ -40,7 +41,7 @@ from vlp_bench.runs.device import peak
 from vlp_bench.runs.own_model import plan, screen
 from vlp_bench.runs.own_model.reach import unreached
 from vlp_bench.runs.own_model.request import Request, Selection, listed
-from vlp_bench.runs.own_model.writing import check_place, whole, write, write_stored
+from vlp_bench.runs.own_model.writing import check_place, restore_types, whole, write, write_stored
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
 from vlp_bench.runs.terminal.errors import UserError
@@ -111,7 +112,7 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     started = time.perf_counter()
     if request.offload:
         dtype = getattr(torch, request.dtype) if request.dtype else stored_dtype(folder)
-        Offloaded(model, StoredWeights(folder), device, dtype)
+        warn_of(folder, model, Offloaded(model, StoredWeights(folder), device, dtype).unread)
     with peak(device) as memory:
         placed = model if request.offload else nn.Module.to(model, device)
         solutions = _solutions(request, pruner, placed, adapter, batches, reads, precision, console)
@@ -250,10 +251,13 @@ def _written(
             name = f"{place}, {pruner} at {100 * sparsity:g} %"
             others = sparsity != list(solutions)[-1]
             if (own := offloaded(model)) is not None:
-                write_stored(own, folder, meanwhile / below, solution, name, known)
+                dtype = own.dtype if request.dtype else None
+                write_stored(own, folder, meanwhile / below, solution, name, known, dtype)
             else:
                 with preserve_weights(layers if others else {}):
                     solution.install(model)
                     write(model, folder, meanwhile / below, solution, name, known)
+                    if not request.dtype:
+                        restore_types(meanwhile / below, folder)
             found.append((solution, out / below))
     return found

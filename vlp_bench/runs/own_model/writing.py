@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -11,13 +12,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vlp_bench.data.readers.checked import load
 from vlp_bench.models.checkpoints.hub import weight_files
 from vlp_bench.models.checkpoints.pretrained import CARD, MASK, WEIGHTS, save_pretrained
-from vlp_bench.models.offloading import Offloaded
+from vlp_bench.models.offloading import Offloaded, StoredWeights
 from vlp_bench.pruning.solution import Solution, Solved
 from vlp_bench.results.card import model_card
 from vlp_bench.runs.lock import LOCK, exclusive, owner
@@ -32,6 +35,8 @@ BESIDE = (
 )
 """Those, a processor's further tokenizers (InstructBLIP's qformer_tokenizer), and sentence-transformers' modules."""
 CONFIGURATION = ("config.json", "generation_config.json")
+INDEX = "model.safetensors.index.json"
+FORMAT = {"format": "pt"}
 NOT_BESIDE = (*CONFIGURATION, "*.safetensors.index.json", "pytorch_model*", "all_results.json")
 
 
@@ -138,16 +143,50 @@ def write(
     solution.save(folder / MASK)
 
 
+def restore_types(folder: Path, source: Path) -> None:
+    """Give what pruning has not changed the type that it is stored in: float32 for norms of a model in bfloat16."""
+    written, stored = StoredWeights(folder), StoredWeights(source)
+    common = [name for name in written if name in stored and written.shapes[name] == stored.shapes[name]]
+    other = [name for name in common if written.types[name] != stored.types[name]]
+    for path in {written.files[name] for name in other}:
+        tensors = {name: written[name] for name, file in written.files.items() if file == path}
+        save_file(tensors | {n: _restored(tensors[n], stored[n]) for n in other if n in tensors}, path, FORMAT)
+    if other:
+        _recount(folder)
+
+
+def _restored(written: Tensor, stored: Tensor) -> Tensor:
+    """The stored numbers where they are the written ones; a zero stays one."""
+    same = (stored.to(written.dtype) == written) & (written != 0)
+    return torch.where(same, stored, written.to(stored.dtype))
+
+
+def _recount(folder: Path) -> None:
+    """Have an index say how many bytes its tensors take."""
+    index = folder / INDEX
+    if index.is_file():
+        content = load(index)
+        size = sum(tensor.nbytes for tensor in StoredWeights(folder).values())
+        content["metadata"] = content.get("metadata", {}) | {"total_size": size}
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def write_stored(
-    own: Offloaded, source: Path, folder: Path, solution: Solution, name: str, provenance: Mapping[str, Any]
+    own: Offloaded,
+    source: Path,
+    folder: Path,
+    solution: Solution,
+    name: str,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> None:
     """As `write`, of an offloaded model: its files are copied one by one, with removed weights zero.
 
-    Args: as those of `write`, `own` in place of the model.
+    Args: as those of `write`, `own` in place of the model; `dtype`: of all that is written, None: as stored.
     """
     copy_beside(source, folder)
     files = weight_files(source)
-    index = ("model.safetensors.index.json",) if files != [source / WEIGHTS] else ()
+    index = (INDEX,) if files != [source / WEIGHTS] else ()
     for file in (*CONFIGURATION, *index):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
@@ -155,9 +194,19 @@ def write_stored(
     for path in files:
         with safe_open(path, "pt") as file:
             tensors = {key: _pruned(file.get_tensor(key), solution, names.get(key)) for key in file.keys()}  # noqa: SIM118
-        save_file(tensors, folder / path.name, {"format": "pt"})
+        cast = {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
+        save_file(cast, folder / path.name, FORMAT)
+    if dtype is not None:
+        _name_type(folder / "config.json", dtype)
+        _recount(folder)
     (folder / CARD).write_text(model_card(name, solution, None, provenance, library="transformers"), encoding="utf-8")
     solution.save(folder / MASK)
+
+
+def _name_type(config: Path, dtype: torch.dtype) -> None:
+    content = {key: value for key, value in load(config, infinite=True).items() if key != "torch_dtype"}
+    said = json.dumps(content | {"dtype": str(dtype).removeprefix("torch.")}, indent=2)
+    config.write_text(said + "\n", encoding="utf-8")
 
 
 def _pruned(tensor: Tensor, solution: Solution, name: str | None) -> Tensor:
