@@ -8,6 +8,7 @@ import transformers as t
 
 from tests.models.foreign.zoo import LAYERS, PAIR, READ, SEEN
 from vlp_bench.models.foreign.adapter import TransformersAdapter
+from vlp_bench.models.foreign.inputs import reads
 from vlp_bench.models.foreign.tree import Tree
 
 TWO = {"text_config": PAIR, "vision_config": SEEN, "projection_dim": 32}
@@ -140,6 +141,60 @@ def test_layers_of_the_text_come_before_the_image_s():
     filled = batch | {"pixel_mask": torch.tensor([1, 0])[:, None, None].expand(2, 16, 16)}
     with pytest.raises(ValueError, match="which are padding can't be known"):
         adapter.token_mask(filled, name, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "heads"),
+    [
+        (
+            t.FSMTForConditionalGeneration,
+            t.FSMTConfig(langs=["en", "de"], src_vocab_size=64, tgt_vocab_size=64, d_model=32, encoder_layers=1,
+                         decoder_layers=1, encoder_ffn_dim=64, decoder_ffn_dim=64, encoder_attention_heads=4,
+                         decoder_attention_heads=4, tie_word_embeddings=False),
+            {"model.decoder.output_projection.weight": "output embeddings"},
+        ),
+        (
+            t.BarkSemanticModel,
+            t.BarkSemanticConfig(block_size=32, input_vocab_size=64, output_vocab_size=64, num_layers=1, num_heads=4,
+                                 hidden_size=32),
+            {"lm_head.weight": "head"},
+        ),
+        (
+            t.JanusForConditionalGeneration,
+            t.JanusConfig(
+                text_config=READ | {"model_type": "llama"}, vision_config=SEEN | {"projection_dim": 32},
+                vq_config={"embed_dim": 8, "num_embeddings": 16, "base_channels": 32, "channel_multiplier": [1],
+                           "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32},
+            ),
+            {f"model.generation_head.{name}.weight": "head" for name in ("proj_out", "vision_head")},
+        ),
+        (t.ParakeetForRNNT, t.ParakeetRNNTConfig(vocab_size=64), {"joint.head.weight": "head"}),
+        (
+            t.Ovis2Model,
+            t.Ovis2Config(text_config=READ | {"model_type": "qwen2"}, vision_config=SEEN | {"vocab_size": 64}),
+            {"vision_tower.head_linear.weight": "head"},
+        ),
+        (
+            t.SiglipVisionModel, t.SiglipVisionConfig(**SEEN),  # a head that pools says nothing
+            {"head.attention.in_proj_weight": "three projections in one matrix"},
+        ),
+    ],
+    ids=lambda own: own.__name__ if isinstance(own, type) else "",
+)  # fmt: skip
+def test_heads_are_known_by_what_they_share_and_by_their_names(model, config, heads):
+    reasons = reasons_of(model, config)
+    said = ("output embeddings", "head", "three projections in one matrix")
+    assert {name: reason for name, reason in reasons.items() if reason in said} == heads
+    opened = TransformersAdapter(on_meta(model, config), prune_heads=True).structure.reasons.values()
+    assert not {"output embeddings", "head"} & set(opened)
+
+
+def test_words_that_are_pixels_are_seen():
+    sizes = {"vocab_size": 16, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    model = on_meta(t.ImageGPTForCausalImageModeling, t.ImageGPTConfig(**sizes))
+    found = TransformersAdapter(model, prune_heads=True).structure
+    assert {weight.modality for weight in found.weights} == {"vision"}
+    assert reads(model) == {"image"}
 
 
 def test_heads_beside_layers_that_no_base_model_holds():

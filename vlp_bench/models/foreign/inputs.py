@@ -22,6 +22,7 @@ from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
 from vlp_bench.models.foreign.losses import IGNORED
+from vlp_bench.models.foreign.tree import OF_PIXELS
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -40,6 +41,8 @@ NEEDS_NONE = "a pruner that reads weights only needs no data (omp, lamp, random;
 
 def reads(model: PreTrainedModel) -> set[str]:
     """Which of "image" and "text" a model takes."""
+    if model.config.model_type in OF_PIXELS:
+        return {"image"}
     takes = signature(model.forward).parameters
     names = {"image": ("pixel_values", "flattened_patches"), "text": ("input_ids", "decoder_input_ids")}
     return {kind for kind, keys in names.items() if any(key in takes for key in keys)}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -25,6 +26,8 @@ POSSIBLE = (*HEADS, ROUTER, PATCHES, PACKED)
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 FROM_PIXELS = ("patch_embed", "patch_dense", "vision_embed_tokens")
 """Beginnings of the names of modules that map the pixels of a patch: Fuyu's and Gemma 4's have names of their own."""
+SPEAKING = ("head", "head_linear")
+"""Names of linear layers outside all blocks that give logits, wherever they lie: RNN-T's joint.head, Ovis2's."""
 CLASSIFIERS = ("classifier", "class_predictor", "score", "head", "qa_outputs", "logits")
 
 
@@ -184,7 +187,7 @@ def _weights(model: PreTrainedModel) -> Iterator[Weight]:
         if sum(size > 1 for size in parameter.shape) > 1 or id(parameter) in why.linear:
             path = name.rpartition(".")[0]
             output = id(parameter) in why.outputs
-            modality = TEXT if output else tree.modality(path)
+            modality = TEXT if output and set(tree.towers.values()) != {VISION} else tree.modality(path)
             stack = len(parameter) if parameter.ndim == 3 and transposed_experts(tree.modules[path]) is not None else 0
             reason, block = why(name, parameter), tree.block(path)
             yield Weight(name, modality, block, parameter.numel(), reason, stack, is_output=output)
@@ -242,13 +245,19 @@ class _Reasons:
 
 
 def _output_embeddings(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """What a model calls so, or shares with its embeddings where its configuration asks for that (FSMT, BLIP)."""
     found = model.get_output_embeddings()
     if isinstance(found, nn.Module):
         yield from found.parameters()
+    words = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    shared: Any = model._tied_weights_keys
+    for name in [name for name, other in shared.items() if other in words] if isinstance(shared, dict) else ():
+        yield from (parameter for own, parameter in model.named_parameters() if own == name)
 
 
 def _heads(tree: Tree) -> Iterator[str]:
     """Paths of what a task has put on a backbone: beside the base model and without repeated layers, or so named."""
+    yield from (path for path, module in tree.modules.items() if _is_head(tree, path, module))
     for path, model in tree.nested.items():
         children = {f"{path}.{name}".lstrip("."): child for name, child in model.named_children()}
         beside = [own for own in children if not any(f"{block}.".startswith(f"{own}.") for block in tree.blocks)]
@@ -256,6 +265,17 @@ def _heads(tree: Tree) -> Iterator[str]:
             yield from (own for own in beside if children[own] is not model.base_model)
         elif "For" in type(model).__name__:
             yield from (own for own in beside if own.endswith(CLASSIFIERS))
+
+
+def _is_head(tree: Tree, path: str, module: nn.Module) -> bool:
+    """Whether a module outside all blocks, with none in it, is called a head (Janus' generation_head, Bark's lm_head).
+
+    The head of SigLIP's vision tower is no linear layer, and pools.
+    """
+    name = path.rpartition(".")[2]
+    if not name.endswith("_head") and not (name in SPEAKING and isinstance(module, nn.Linear)):
+        return False
+    return not any(f"{path}.".startswith(f"{own}.") or own.startswith(f"{path}.") for own in tree.blocks)
 
 
 def _is_backbone(model: PreTrainedModel) -> bool:

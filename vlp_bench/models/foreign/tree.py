@@ -22,6 +22,8 @@ RAW = {
     "input_values": AUDIO,
 }
 """Part of the name of an argument that takes raw inputs -> modality."""
+OF_PIXELS = ("imagegpt",)
+"""Models whose input_ids are the colours of an image's pixels."""
 REGIONS = {"visual_embeds", "visual_feats", "image"}
 """Arguments by which a model takes images that others have looked at (LXMERT), or calls them otherwise."""
 CONNECTORS = ("projector", "connector", "merger", "qformer", "resampler", "perceiver", "abstractor", "aligner")
@@ -145,6 +147,8 @@ def _modality(model: PreTrainedModel) -> str | None:
 
     What a model says may be its family's word or, where nobody has said anything, "text".
     """
+    if model.config.model_type in OF_PIXELS:
+        return VISION
     found = _taken(model) | ({VISION} if REGIONS & signature(model.forward).parameters.keys() else set())
     if not found:
         said = model.input_modalities
