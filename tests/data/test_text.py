@@ -100,6 +100,13 @@ def test_unknown_words_are_counted_by_hand() -> None:
     )
 
 
+def test_an_unknown_word_is_shown_in_part() -> None:
+    """A caption that lost its spaces is a word of megabytes."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    found = unknown_words(["a " + "x" * 1_000_000], make_tokenizer(dict(zip(words, range(6), strict=True))))
+    assert str(found) == f"50.0% of 2 words are not in the vocabulary ('{'x' * 12}...{'x' * 13}')"
+
+
 def test_a_vocabulary_with_a_token_on_two_lines_is_refused(tmp_path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ndog\ndog\n")
     with pytest.raises(ValueError, match="has 'dog' on more than one line"):

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_type_hints
@@ -265,6 +266,27 @@ def test_what_does_not_fit_is_named_before_anything_is_pruned(own, folder, tmp_p
         performed(specification)
     assert re.search(says, explain(error.value) or "")
     assert not list((tmp_path / "out").glob("masks/*"))
+
+
+ANSWERED = {  # what is answered to the first question, words to add -> what is said
+    ("red", "data.answer_list=none.json"): r"cannot read none\.json \(No such file",
+    ("red", "data.least=1000"): r"no answer is left to rank: .*; set data\.answer_list=FILE .* or data\.least=1$",
+    (" ".join(["red"] * 46), ""): "",  # with [CLS] and [SEP] the 48 positions of the model
+    (" ".join(["red"] * 47), ""): r"the answer 'red red .*\.\.\. has 49 tokens, the model reads 48 at most",
+}
+
+
+@pytest.mark.parametrize(("answer", "word"), ANSWERED)
+def test_answers_are_looked_at_before_anything_is_computed(own, tmp_path, answer, word) -> None:
+    """A list that is not there ended a run once its first epoch was over, a long answer its first step."""
+    root = own_folder.write_as(tmp_path / "mine", "questions", "salesforce", 30)
+    first, *others = json.loads((root / "train.json").read_text())
+    (root / "train.json").write_text(json.dumps([first | {"answer": [answer]}, *others]))
+    specification = own("xvlm_vqa", root, "salesforce", *filter(None, [word]))
+    objects, config = ObjectCache(), specification.config
+    says = ANSWERED[answer, word]
+    with pytest.raises(ValueError, match=says) if says else nullcontext():
+        inspect(objects.model(config), objects.data(config), config)
 
 
 class Break(Callback):

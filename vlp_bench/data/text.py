@@ -1,6 +1,7 @@
 """Text to tokens: BERT's tokenizer in X-VLM's form, the released caption cleaning, and the masking of words for MLM."""
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class UnknownWords:
         return self.unknown / max(1, self.words)
 
     def __str__(self) -> str:
-        shown = ", ".join(map(repr, self.examples))
+        shown = ", ".join(map(reprlib.repr, self.examples))
         only = f", {self.mute / self.texts:.1%} of {self.texts:,} texts have nothing else" if self.mute else ""
         return f"{self.share:.1%} of {self.words:,} words are not in the vocabulary ({shown}){only}"
 

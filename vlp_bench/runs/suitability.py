@@ -1,10 +1,13 @@
 """What does not go together is said before anything is pruned: model, data and task, by the key that is wrong."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from vlp_bench.construct import maker
 from vlp_bench.data import checking
+from vlp_bench.data.datasets.own import own_keys
+from vlp_bench.data.readers.checked import brief
 
 
 def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
@@ -15,11 +18,17 @@ def inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
             does not know, images that are not there, a training set of less than a batch, or a task that does not fit
             the data.
     """
+    with nullcontext() if "source" in config["data"] else own_keys():
+        _inspect(model, data, config)
+
+
+def _inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
     trained, sizes = config["recipe"]["epochs"] > 0, getattr(model, "config", None)
     if isinstance(getattr(sizes, "image_size", None), int):
         _check_images(sizes, data, config, trained=trained)
     _check_lengths(sizes, data, config)
     data.inspect(getattr(sizes, "vocab_size", None), training=trained)
+    _check_answers(sizes, data, trained=trained)
     _check_there(data, trained=trained)
     task: Any = maker(config["task"], "task", config.get("allow", ()))
     task.func.check(data, trained=trained, **task.keywords)
@@ -84,6 +93,19 @@ def _check_lengths(sizes: Any, data: Any, config: Mapping[str, Any]) -> None:
     for key, length in lengths.items():
         if most is not None and length is not None and length > most:
             raise ValueError(f"{key}={length}: the model reads {most} tokens at most; lower it")
+
+
+def _check_answers(sizes: Any, data: Any, *, trained: bool) -> None:
+    """What is ranked is there, and no answer has more tokens than the model reads."""
+    most = getattr(sizes, "max_positions", None)
+    if most is None or not hasattr(data, "longest_answer"):
+        return
+    answer, length = data.longest_answer(training=trained)
+    if length > most:
+        raise ValueError(
+            f"the answer {brief(answer)} has {length} tokens, the model reads {most} at most and no answer is cut: "
+            "shorten it, or leave its questions out"
+        )
 
 
 def _check_training(data: Any, trainer: Mapping[str, Any], target: int) -> None:

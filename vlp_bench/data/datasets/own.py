@@ -333,15 +333,15 @@ def readers(key: str) -> list[str]:
 
 
 @contextmanager
-def _own_keys() -> Iterator[None]:
-    """Errors of a source, and of what reads its files, name its keys where they stand here: no `source` is between."""
+def own_keys() -> Iterator[None]:
+    """Errors of a source, and of what reads its files, name its keys as own.yaml has them: no `source` is between."""
     try:
         yield
     except ValueError as error:
         raise ValueError(str(error).replace("data.source.", "data.")) from error
 
 
-@_own_keys()
+@own_keys()
 def own_data(*, task: str, calibration: CalibrationSettings, **own: Unpack[Given]) -> SeededData:
     """The data of a task from one folder.
 

@@ -107,7 +107,7 @@ def most_frequent(questions: Sequence[Question], least: int) -> list[str]:
             f"no answer is left to rank: {why}; set data.source.answer_list=FILE (a JSON list), or data.source.least=1"
         )
     if rare:
-        _log.warning("%s: it is not ranked; data.source.least=1 or data.source.answer_list=FILE ranks it", why)
+        _log.warning("%s: it is not ranked; least=1 or answer_list=FILE of the data ranks it", why)
     return found
 
 
@@ -284,6 +284,18 @@ class QuestionData(TaskData):
 
     def words_read(self, split: str) -> int:
         return self.max_words if split == "train" else self.test_words
+
+    def longest_answer(self, *, training: bool) -> tuple[str, int]:
+        """Of the answers to rank, and in training of those to learn, the longest, and its tokens: none is cut.
+
+        Raises:
+            ValueError: there is no answer to rank.
+        """
+        answers = dict.fromkeys(self.source.answers())
+        for question in self.source.questions("train").records if training else ():
+            answers.update(dict.fromkeys(question.answers))
+        lengths = map(len, self.answer_tokenizer(list(answers))["input_ids"])
+        return max(zip(answers, lengths, strict=True), key=lambda answer: answer[1])
 
     def candidates(self) -> tuple[list[str], Tensor, Tensor]:
         """The answers to rank, their ids (c, t) and attention (c, t)."""
