@@ -1,6 +1,7 @@
 """A folder of one's own, four keys: a dense and a pruned run, and what is said where something is missing."""
 
 import json
+import os
 import re
 import runpy
 import sys
@@ -315,6 +316,28 @@ def test_a_run_does_not_go_on_with_data_that_have_changed(own, tmp_path, capsys)
     last.unlink()
     run(specification, Helpers())
     assert f"but {root} has changed since: see force=true" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_does_not_go_on_with_images_that_have_changed(own, tmp_path, capsys) -> None:
+    """Of a list that stays as it is: sizes tell other pixels, times that a file was at least written."""
+    root = own_folder.write_as(tmp_path / "mine", "captions", "salesforce", 60)
+    specification = own("xvlm_itr", root, "salesforce", "pruner=omp", "recipe.epochs=2", "data.max_unknown=1")
+    with pytest.raises(KeyboardInterrupt):
+        run(specification, Helpers(watchers=[Break()]))
+    image = root / "images" / json.loads((root / "train.json").read_text())[0]["image"]
+    before = image.read_bytes(), image.stat()
+    image.write_bytes(before[0] + b"\n")
+    with pytest.raises(UserError, match=r"its images have changed since: put back the files \(their sizes differ\)"):
+        run(specification, Helpers())
+    image.write_bytes(before[0])
+    os.utime(image, ns=(before[1].st_atime_ns, before[1].st_mtime_ns + 1))
+    with pytest.raises(KeyboardInterrupt):
+        run(specification, Helpers(watchers=[Break()]))
+    assert "its image files were written anew since it was interrupted" in " ".join(capsys.readouterr().out.split())
+    run(specification, Helpers())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "it goes on from its last checkpoint" in shown
+    assert "written anew" not in shown  # it is said once
 
 
 @pytest.mark.parametrize(("exp", "said"), [("xvlm_itr", True), ("xvlm_ic", False)])

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from pathlib import PurePosixPath
@@ -75,6 +75,30 @@ def splits_of(source: object) -> dict[str, Callable[[], Split[Any]]]:
     found = {name: (lambda name=name: getattr(source, str(kind))(name)) for name in SPLITS if name in there}
     given = getattr(source, "files", CALIBRATION)
     return found | {name: getattr(source, name) for name in CALIBRATION if hasattr(source, name) and name in given}
+
+
+def splits_read(data: Any) -> dict[str, Callable[[], Split[Any]]]:
+    """Name -> split, of what a task's data read; the test split may be another source's."""
+    tested = splits_of(getattr(data, "tested", None))
+    return splits_of(getattr(data, "source", None)) | {name: read for name, read in tested.items() if name == "test"}
+
+
+def stamps(data: Any) -> tuple[str, str]:
+    """Hashes of the sizes, and of the times of change, of all image files that train, val and test name.
+
+    None is opened. Those in shards and tables are told by `fingerprint`, as are those of formats that list a folder.
+    """
+    sizes, times = hashlib.sha256(), hashlib.sha256()
+    for name, read in splits_read(data).items():
+        split = read()
+        if name in CALIBRATION or not isinstance(split.images, Folder):
+            continue
+        for key in dict.fromkeys(key for record in split.records for key in keys(record)):
+            with suppress(OSError):  # one that is not there may be replaced
+                found = split.images.path(key).stat()
+                sizes.update(f"{name} {key} {found.st_size}\n".encode())
+                times.update(f"{name} {key} {found.st_mtime_ns}\n".encode())
+    return sizes.hexdigest()[:16], times.hexdigest()[:16]
 
 
 def check(name: str, read: Callable[[], Split[Any]]) -> tuple[Report, Split[Any] | None]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vlp_bench import processes
 from vlp_bench.construct import maker
+from vlp_bench.data import checking
 from vlp_bench.models.speed import prepare
 from vlp_bench.results import examples
 from vlp_bench.results.row import OWN, Row
@@ -33,7 +34,7 @@ from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.runs.tracking import KeepArtifacts
 from vlp_bench.tasks.optimisation import Diverged
 
-DATA = "data.hash"  # beside the checkpoint of a run that is not done: the hash of what it is trained on
+DATA = "data.hash"  # beside the checkpoint of a run that is not done: hashes of what it is trained on, a line each
 
 
 @dataclass
@@ -108,21 +109,28 @@ def _say_changed(specification: Specification, helpers: Helpers, store: Store) -
             )
 
 
-def _check_data(specification: Specification, now: str) -> None:
-    """Note on what a run is trained, beside its checkpoint.
+def _check_data(specification: Specification, data: Any, now: str, console: Console) -> None:
+    """Note on what a run is trained, beside its checkpoint: the hash of its annotations, those of one's own images.
 
     Raises:
-        UserError: it was interrupted, and the data have changed since.
+        UserError: it was interrupted, and the annotations or the sizes of images have changed since.
     """
     folder = specification.folder
     note, resumed = folder / DATA, (folder / LAST).is_file() and not specification.config["force"]
-    if resumed and note.is_file() and note.read_text(encoding="utf-8") != now:
+    said = [now, *(checking.stamps(data) if specification.benchmark == OWN else ())]
+    before = note.read_text(encoding="utf-8").split() if resumed and note.is_file() else said
+    changed = [one != other for one, other in zip(before, said)]  # an earlier version noted annotations alone
+    if any(changed[:2]):
+        what, other = ("data", "annotations") if changed[0] else ("images", "files (their sizes differ)")
         raise UserError(
-            f"{folder} was interrupted, and its data have changed since: put back the annotations it was trained on, "
-            "or begin anew with force=true"
+            f"{folder} was interrupted, and its {what} have changed since: put back the {other} it was trained on, or "
+            "begin anew with force=true"
         )
+    if any(changed):
+        written = "its image files were written anew since it was interrupted"
+        screen.say(console, f"{written}: if they are others, begin anew with force=true")
     if processes.is_main():
-        write_whole(note, now.encode())
+        write_whole(note, "\n".join(said).encode())
 
 
 def _metrics(specification: Specification, helpers: Helpers, provenance: dict[str, Any]) -> dict[str, float]:
@@ -134,7 +142,7 @@ def _metrics(specification: Specification, helpers: Helpers, provenance: dict[st
         model, data = helpers.objects.model(config, allow), helpers.objects.data(plan.fit(config), allow)
         inspect(model, data, config)
         provenance["data"] = data.fingerprint()
-        _check_data(specification, provenance["data"])
+        _check_data(specification, data, provenance["data"], helpers.console)
     screen.header(helpers.console, specification)
     screen.plan(helpers.console, specification, plan)
     screen.say(helpers.console, about_precision(config))

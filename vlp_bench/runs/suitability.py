@@ -38,8 +38,7 @@ def _inspect(model: Any, data: Any, config: Mapping[str, Any]) -> None:
 
 def _check_there(data: Any, *, trained: bool) -> None:
     """ValueError for images that are not there: evaluation replaces none, training as many as it may."""
-    splits = checking.splits_of(getattr(data, "source", None))
-    splits |= {k: read for k, read in checking.splits_of(getattr(data, "tested", None)).items() if k == "test"}
+    splits = checking.splits_read(data)
     allowed = {"train": data.max_broken, "val": 0, "test": 0} if trained else {"test": 0}
     for name, most in allowed.items():
         if name in splits and (said := checking.lacks(splits[name](), most)):
