@@ -6,7 +6,9 @@ import transformers as t
 from torch import nn
 
 import vlp_bench
-from tests.models.foreign.zoo import LAYERS, WORDS, words
+from tests.models.foreign.zoo import LAYERS, WORDS, built, words
+from vlp_bench.models.foreign.token_masks import fitted
+from vlp_bench.runs.own_model.reach import unreached
 
 IGNORED = -100
 READER = {"hidden_size": 32, "d_kv": 8, "d_ff": 64}
@@ -93,3 +95,49 @@ def test_frames_that_fill_up_a_sound_do_not_count():
     assert adapter.token_mask(batch | {"feature_attention_mask": None}, sounds, 3) is None
     with pytest.raises(ValueError, match="which are padding can't be known"):
         adapter.token_mask(batch, sounds, 2)  # frames that a convolution has made fewer
+
+
+@pytest.mark.parametrize("name", ["xlnet", "fsmt", "longformer"])
+def test_as_many_texts_as_tokens(name):
+    """Of (tokens, rows, width) the shape alone doesn't say which is which; of half the texts it does."""
+    torch.manual_seed(0)
+    model, size = built(name), 20
+    adapter = vlp_bench.TransformersAdapter(model)
+    lengths = torch.arange(size)[:, None] % 9 + 12
+    mask = (torch.arange(size) < lengths).long()
+    ids = torch.randint(3, 58, (size, size)) * mask
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if name == "fsmt":
+        batch["labels"] = ids.masked_fill(mask == 0, IGNORED)
+    halves = [{key: tensor[part] for key, tensor in batch.items()} for part in (slice(0, 10), slice(10, 20))]
+    adapter.leave(unreached(model, adapter, [batch], "activations"))
+    square, oblong = (vlp_bench.Calibration(model, own, adapter).norms() for own in ([batch], halves))
+    for key, found in square.items():
+        assert torch.allclose(found / found.norm(), oblong[key] / oblong[key].norm(), rtol=1e-4), key
+
+
+def test_tokens_that_a_model_puts_behind_a_text_do_not_count():
+    """Longformer's, up to a multiple of its window of 10; nothing in the batch is padded."""
+    torch.manual_seed(0)
+    model = built("longformer")
+    batch = {"input_ids": torch.randint(3, 58, (3, 24)), "attention_mask": torch.ones(3, 24, dtype=torch.long)}
+    adapter = vlp_bench.TransformersAdapter(model, leave=["*_global"])
+    norms = vlp_bench.Calibration(model, [batch], adapter).norms()
+    seen = inputs(model, batch)
+    layer = "longformer.encoder.layer.0"
+    read = {f"{layer}.output.dense.weight": 1, f"{layer}.attention.self.query.weight": 0}
+    for name, axis in read.items():
+        assert seen[name].shape[axis] == 30
+        real = seen[name].narrow(axis, 0, 24).flatten(0, 1).double().norm(dim=0)
+        assert torch.allclose(norms[name] / norms[name].norm(), real / real.norm(), rtol=1e-4)
+
+
+def test_groups_of_one_token_share_its_mask():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
+    behind, before = (fitted(mask, 6, torch.Size(shape), "x") for shape in ((2, 3, 2, 8), (2, 2, 3, 8)))
+    assert behind is not None
+    assert before is not None
+    assert behind[1].tolist() == [True, True, True, True, False, False]
+    assert before[1].tolist() == [True, True, False, True, True, False]
+    with pytest.raises(ValueError, match="which are padding can't be known"):
+        fitted(mask, 9, torch.Size((2, 3, 3, 8)), "x")

@@ -168,6 +168,11 @@ def test_layers_of_the_text_come_before_the_image_s():
             ),
             {f"model.generation_head.{name}.weight": "head" for name in ("proj_out", "vision_head")},
         ),
+        (
+            t.ViTMAEForPreTraining,
+            t.ViTMAEConfig(**SEEN, decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=4),
+            {"decoder.decoder_pred.weight": "head"},
+        ),
         (t.ParakeetForRNNT, t.ParakeetRNNTConfig(vocab_size=64), {"joint.head.weight": "head"}),
         (
             t.Ovis2Model,

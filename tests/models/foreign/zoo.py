@@ -93,6 +93,13 @@ def instructed() -> dict[str, torch.Tensor]:
     }
 
 
+def answered() -> dict[str, torch.Tensor]:
+    """BLIP's questions: answers for the decoder beside what the encoder reads."""
+    ids, mask = torch.randint(3, 58, (B, 6)), (torch.arange(6) < torch.tensor([[6], [3], [4]])).long()
+    said = {"decoder_input_ids": ids * mask, "decoder_attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+    return {**words(), **pixels(), **said}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A model and what is known of it.
@@ -200,6 +207,17 @@ ZOO: dict[str, Kind] = {
         lambda: {**words(), **pixels()}, {"vision": 2, "text": 2, "fusion": 2}, 28,
         ("text_decoder.cls.predictions.transform.dense.weight", "text_decoder.bert.embeddings.word_embeddings.weight"),
     ),
+    "blip_questions": Kind(
+        lambda: t.BlipForQuestionAnswering(
+            t.BlipConfig(
+                text_config=PAIR | {"encoder_hidden_size": 32, "sep_token_id": 2, "max_position_embeddings": 64},
+                vision_config=SEEN,
+            )
+        ),
+        answered, {"vision": 2, "text": 4, "fusion": 4}, 48,
+        ("text_decoder.cls.predictions.transform.dense.weight", "text_encoder.embeddings.word_embeddings.weight"),
+        pads=False,  # transformers' decoder looks at a question's padding too
+    ),
     "blip2": Kind(
         lambda: t.Blip2ForConditionalGeneration(_blip2(_opt())),
         lambda: {**words(4), **pixels()}, {"vision": 2, "text": 2, "fusion": 2}, 37,
@@ -246,6 +264,22 @@ ZOO: dict[str, Kind] = {
             )
         ),
         words, {"text": 2}, 8, ("transformer.wte.weight", "transformer.wpe.weight"),
+    ),
+    "xlnet": Kind(
+        lambda: t.XLNetLMHeadModel(t.XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=4, d_inner=64)),
+        words, {"text": 2}, 4, ("transformer.layer.0.rel_attn.q", "transformer.word_embedding.weight"),
+    ),
+    "fsmt": Kind(
+        lambda: t.FSMTForConditionalGeneration(
+            t.FSMTConfig(**_bart(), langs=["en", "de"], src_vocab_size=64, tgt_vocab_size=64, tie_word_embeddings=False)
+        ),
+        words, {"text": 4}, 32, ("model.decoder.output_projection.weight",),
+    ),
+    "longformer": Kind(
+        lambda: t.LongformerForMaskedLM(
+            t.LongformerConfig(**WORDS, max_position_embeddings=64, attention_window=[10, 10])
+        ),
+        words, {"text": 2}, 18, ("lm_head.dense.weight",),
     ),
     "llama": Kind(
         lambda: t.LlamaForCausalLM(t.LlamaConfig(**READ)), words, {"text": 2}, 14,

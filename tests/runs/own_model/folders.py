@@ -86,7 +86,9 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "dinov2": lambda: t.ViTImageProcessorPil(size=SIZE),
     "siglip": _siglip,
     "clip": _clip,
-    "blip": lambda: t.BlipProcessor(t.BlipImageProcessorPil(size=SIZE), tokenizer()),
+    **dict.fromkeys(
+        ("blip", "blip_questions"), lambda: t.BlipProcessor(t.BlipImageProcessorPil(size=SIZE), tokenizer())
+    ),
     "blip2": _blip2,
     "blip2_t5": _blip2,
     "llava": _llava,

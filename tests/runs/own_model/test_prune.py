@@ -23,7 +23,7 @@ from vlp_bench.runs.own_model.request import request_of
 from vlp_bench.runs.terminal.console import console
 
 SEEN = ("vit", "dinov2")
-PAIRED = ("siglip", "clip", "blip", "blip2", "blip2_t5", "paligemma")
+PAIRED = ("siglip", "clip", "blip", "blip_questions", "blip2", "blip2_t5", "paligemma")
 SPOKEN = ("llava", "llava_onevision", "smolvlm", "gemma3", "idefics3", "qwen2_5_vl", "qwen3_vl")
 READ = ("t5", "bart", "bert", "gpt2", "llama", "mixtral")
 SETS = {"pictures": (*SEEN, *PAIRED, "llava", "qwen2_5_vl"), "texts": READ, "chats": SPOKEN}
@@ -433,6 +433,29 @@ def test_classes_that_the_model_has_no_labels_for_are_named(folders, tmp_path, c
         "2 of 2 class folders, the first is blue, are not in the labels of the model's config.json: the images have no "
         "labels, which a loss needs"
     ]
+
+
+@pytest.mark.parametrize("offload", ["false", "true"])
+def test_texts_of_one_length_go_together_where_padding_can_t_be_known(tmp_path, offload):
+    """Funnel reads every second token from its second block on, and what stands for it is no token's."""
+    sizes = {"d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "block_sizes": [1, 1], "num_decoder_layers": 1}
+    torch.manual_seed(0)
+    config = transformers.FunnelConfig(vocab_size=64, **sizes)
+    transformers.FunnelForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    said = ["a red dog and a blue cat", "a blue cat and", "the cat of a red dog w20", "a dog of blue"]
+    place = lines(tmp_path / "texts.jsonl", [{"text": text} for text in said])
+    words = {"pruner": "wanda", "sparsity": 0.5, "calibration": place, "offload": offload}
+    [(solution, _)], told = pruned(tmp_path / "model", tmp_path / "out", **words)
+    assert "a FunnelForMaskedLM can't be calibrated on texts that are padded: those of one length go together" in told
+    assert solution.sparsity == 0.5
+    model = from_pretrained(tmp_path / "model")
+    found = read_set(place)
+    batches = Inputs(model, tmp_path / "model").batches(found.examples(128, 0), found.kind, 8, even=True)
+    assert sorted(tuple(batch["input_ids"].shape) for batch in batches) == [(2, 4), (2, 7)]
+    assert all(batch["attention_mask"].all() for batch in batches)
+    expected = vlp_bench.prune(model, "wanda", 0.5, batches, vlp_bench.TransformersAdapter(model))
+    assert all(mask.equal(expected.masks[name]) for name, mask in solution.masks.items())
 
 
 def test_a_model_without_an_end_of_places_takes_what_its_tokenizer_allows(tmp_path):

@@ -102,8 +102,14 @@ class TransformersAdapter:
         Raises:
             ValueError: it can't be known which are padding.
         """
-        weight = self._weight(name)
-        mask = self._mask(weight, self._with_targets(batch), tokens)
+        weight, given = self._weight(name), self._with_targets(batch)
+        mask = self._mask(weight, given, tokens)
+        kind, time_first = self._kind(weight.path), self._reads_time_first(weight.path)
+        length = tokens if not time_first else 0 if self._shape is None else self._shape[0]
+        if kind in token_masks.FILLING and "input_ids" in given and not self.tree.in_decoder(weight.path):
+            mask = token_masks.filled(mask, length, given["input_ids"])
+        if time_first and mask is not None:
+            mask = mask.T
         if weight.stack:  # experts may get a token several times, or in another order: who watches them fits it
             return None if mask is None or mask.all() else mask
         return token_masks.fitted(mask, tokens, self._shape, name)
@@ -130,13 +136,23 @@ class TransformersAdapter:
         if self.tree.is_connector(path) or (tower is None and not joint):
             return None  # what is joint reads images and texts in one row
         if reads_other_side(path):
-            masked = self.tree.modality(path) == TEXT or "flattened_patches" in batch
+            answers = self.tree.in_decoder(path) and "input_ids" in batch
+            masked = answers or self.tree.modality(path) == TEXT or "flattened_patches" in batch
             return token_masks.of_text(batch) if masked else None
         if tower is None and self.tree.model.config.model_type in IMAGE_FIRST:
             return token_masks.after_images(token_masks.of_text(batch), tokens)
         if tower is None and self.tree.model.config.model_type in TEXT_FIRST and token_masks.is_full(batch):
             return token_masks.before_images(token_masks.of_text(batch), tokens)
         return token_masks.of_decoder(batch) if self.tree.in_decoder(path) else token_masks.of_text(batch)
+
+    def _kind(self, path: str) -> str:
+        """The type of the innermost model around a path."""
+        return self.tree.nested[self.tree.around(path)[0]].config.model_type
+
+    def _reads_time_first(self, path: str) -> bool:
+        """Whether a layer reads (tokens, rows, width)."""
+        part = token_masks.TIME_FIRST.get(self._kind(path))
+        return part is not None and part in f"{path}."
 
     def _of_queries(self, batch: Mapping[str, Any], tokens: int) -> Tensor | None:
         """The text of a Q-Former is an instruction (InstructBLIP), or the model's own where nothing else reads it."""

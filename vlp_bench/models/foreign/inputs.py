@@ -21,8 +21,8 @@ from vlp_bench.models.checkpoints.hub import SCARCE, told
 from vlp_bench.models.foreign.labels import label_numbers
 from vlp_bench.models.foreign.likelihood import longest
 from vlp_bench.models.foreign.loading import check_beside, kind_with_videos, without_videos
-from vlp_bench.models.foreign.losses import IGNORED
-from vlp_bench.models.foreign.tree import OF_PIXELS
+from vlp_bench.models.foreign.losses import as_answer
+from vlp_bench.models.foreign.tree import OF_PIXELS, answers_apart
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -63,18 +63,21 @@ class Inputs:
     max_length: int = 0
     _warned: bool = field(default=False, init=False, repr=False)
 
-    def batches(self, examples: Sequence[Example], kind: str, batch_size: int) -> list[Batch]:
+    def batches(self, examples: Sequence[Example], kind: str, batch_size: int, *, even: bool = False) -> list[Batch]:
         """All batches of a set, in memory. Examples with images and without are never in one batch.
 
         Args:
             examples: at least one.
             kind: CAPTIONS, TEXTS or CHATS.
             batch_size: examples in each but the last.
+            even: those of one shape go together, so that nothing is padded.
 
         Raises:
             ValueError: the model reads nothing of that kind, or what its processor needs is missing.
         """
         make = self._maker(kind, any(e.images for e in examples))
+        if even:
+            return _of_one_shape([self._taken(make, [example]) for example in examples], batch_size)
         groups = ([e for e in examples if e.images], [e for e in examples if not e.images])
         chunks = (own[at : at + batch_size] for own in groups for at in range(0, len(own), batch_size))
         return [self._taken(make, chunk) for chunk in chunks]
@@ -165,7 +168,7 @@ class Inputs:
             raise ValueError(f"{type(self.model).__name__} reads texts too: give every image a caption")
         if "return_loss" in takes:
             return self.processor(text=captions, images=images, return_tensors="pt", **self._padding)
-        if getattr(self.model.config, "is_encoder_decoder", False):
+        if getattr(self.model.config, "is_encoder_decoder", False) or answers_apart(self.model):
             return self._said(captions, images, "input_ids" in takes)
         if self.chats:
             chats = [Example(e.images, "", _asked(e.text)) for e in examples]
@@ -187,9 +190,10 @@ class Inputs:
         """Images for the encoder, captions for the decoder."""
         begun = {"text": [BEGUN] * len(images), "padding": True} if prompted else {}
         made = self.processor if prompted else self.image_processor
-        said = self._tokens(captions)
-        labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, IGNORED)
-        return {**made(images=images, return_tensors="pt", **begun), "labels": labels}
+        words = self._tokens(captions)
+        given = as_answer(words["input_ids"], words["attention_mask"])
+        own = given if answers_apart(self.model) else {"labels": given["labels"]}
+        return {**made(images=images, return_tensors="pt", **begun), **own}
 
     def _chats(self, examples: Sequence[Example]) -> Any:
         """By the chat template; the processor puts the images in."""
@@ -306,6 +310,15 @@ class Inputs:
             raise ValueError(
                 f"{self.folder} has no {what} that can be read: copy the files from where the model came from"
             ) from error
+
+
+def _of_one_shape(made: Sequence[Batch], batch_size: int) -> list[Batch]:
+    """Batches of several examples of those of one; shapes in the order in which they come first."""
+    groups: dict[Any, list[Batch]] = {}
+    for batch in made:
+        groups.setdefault(tuple((key, tensor.shape) for key, tensor in batch.items()), []).append(batch)
+    chunks = (own[at : at + batch_size] for own in groups.values() for at in range(0, len(own), batch_size))
+    return [{key: torch.cat([own[key] for own in chunk]) for key in chunk[0]} for chunk in chunks]
 
 
 def _is_ours(error: Exception) -> bool:

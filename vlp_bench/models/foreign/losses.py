@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from vlp_bench.models.blip2.model import halves
+from vlp_bench.models.foreign.tree import answers_apart
 
 IGNORED = -100
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id")
@@ -46,6 +48,12 @@ def speaks(model: PreTrainedModel) -> bool:
     return any(own.get_output_embeddings() is not None for own in nested)
 
 
+def as_answer(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What the decoder of a model that answers apart is given: its words (b, t), their mask, and labels."""
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    return {"decoder_input_ids": ids, "decoder_attention_mask": mask, "labels": labels}
+
+
 def own_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     """(b, t) int64: the ids of the words; -100 for padding and for what stands for pieces of an image.
 
@@ -65,12 +73,16 @@ def own_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 def with_targets(model: PreTrainedModel, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """A batch of a model with encoder and decoder, with what the decoder is to say.
 
-    A text alone is halved: the encoder reads the first half, the decoder says the rest.
+    A text alone is halved: the encoder reads the first half, the decoder says the rest. Of a model that answers
+    apart the decoder says what the encoder reads.
     """
     told = {"labels", "decoder_input_ids"} & batch.keys()
+    if answers_apart(model) and "input_ids" in batch and not told:
+        ids: Tensor = batch["input_ids"]
+        return {**batch, **as_answer(ids, batch.get("attention_mask", torch.ones_like(ids)))}
     if not getattr(model.config, "is_encoder_decoder", False) or "input_ids" not in batch or told:
         return batch
-    ids: Tensor = batch["input_ids"]
+    ids = batch["input_ids"]
     mask = batch.get("attention_mask")
     mask = (ids >= 0).long() if mask is None else mask
     if "pixel_values" in batch or int(mask.sum(1).min()) < 2:

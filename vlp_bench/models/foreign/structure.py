@@ -268,12 +268,12 @@ def _heads(tree: Tree) -> Iterator[str]:
 
 
 def _is_head(tree: Tree, path: str, module: nn.Module) -> bool:
-    """Whether a module outside all blocks, with none in it, is called a head (Janus' generation_head, Bark's lm_head).
+    """Whether a module outside all blocks, with none in it, is called one (Janus' generation_head, MAE's decoder_pred).
 
     The head of SigLIP's vision tower is no linear layer, and pools.
     """
     name = path.rpartition(".")[2]
-    if not name.endswith("_head") and not (name in SPEAKING and isinstance(module, nn.Linear)):
+    if not name.endswith(("_head", "_pred")) and not (name in SPEAKING and isinstance(module, nn.Linear)):
         return False
     return not any(f"{path}.".startswith(f"{own}.") or own.startswith(f"{path}.") for own in tree.blocks)
 

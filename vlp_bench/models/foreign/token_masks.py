@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
+TIME_FIRST = {"fsmt": ".layers.", "xlnet": ".layer.", "longformer": ".self.", "led": ".longformer_self_attn."}
+"""Kinds of models with layers that read (tokens, rows, width) -> part of the paths of these."""
+FILLING = ("longformer", "led", "reformer", "big_bird", "bigbird_pegasus", "pegasus_x")
+"""Kinds of models that fill up texts on the right themselves, to a multiple of what they attend to at a time."""
 SOUNDS = ("feature_attention_mask", "input_features_mask", "audio_attention_mask")
 """What models that read sounds beside texts call the mask of the sounds."""
 
@@ -95,10 +99,22 @@ def is_full(batch: Mapping[str, Any]) -> bool:
     return mask is None or bool(mask.all())
 
 
+def filled(mask: Tensor | None, length: int, like: Tensor) -> Tensor | None:
+    """(b, length) bool of (b, t): tokens that the model itself has put behind a text don't count.
+
+    `like` is (b, t), for the mask of a batch without one.
+    """
+    if length <= like.shape[1]:
+        return mask
+    mask = torch.ones_like(like, dtype=torch.bool) if mask is None else mask
+    return torch.cat([mask, mask.new_zeros(len(mask), length - mask.shape[1])], dim=1)
+
+
 def fitted(mask: Tensor | None, tokens: int, shape: torch.Size | None, name: str) -> Tensor | None:
     """A mask (b, t) at an input of `tokens` tokens a row; `shape` is the input's where it is known.
 
-    (b, t, d) takes it as it is, (b·t, d) in one column; a pooled input, (b, d) or (b, 1, d), has nothing to mask.
+    (b, t, d) takes it as it is, (b·t, d) in one column, (b, t, g, d) and (b, g, t, d) once for every g; a pooled
+    input, (b, d) or (b, 1, d), has nothing to mask.
 
     Raises:
         ValueError: the input is of another form, and there is padding.
@@ -112,6 +128,10 @@ def fitted(mask: Tensor | None, tokens: int, shape: torch.Size | None, name: str
         return mask.reshape(-1, 1)
     if tokens == 1 and rows in (None, len(mask)):
         return None
+    axes = shape[1:3] if shape is not None and len(shape) == 4 and rows == len(mask) else ()
+    if axes and axes[0] != axes[1] and mask.shape[1] in axes:
+        once = mask[:, :, None] if axes[0] == mask.shape[1] else mask[:, None]
+        return once.expand(-1, *axes).reshape(len(mask), -1)
     raise ValueError(
         f"{name!r} reads {tokens} tokens in {rows or 'its'} rows, and the batch's mask is {tuple(mask.shape)}: which "
         "are padding can't be known; give batches without padding (batch_size=1) or leave it out"

@@ -24,6 +24,8 @@ RAW = {
 """Part of the name of an argument that takes raw inputs -> modality."""
 OF_PIXELS = ("imagegpt",)
 """Models whose input_ids are the colours of an image's pixels."""
+ANSWERING = ("blip",)
+"""Kinds of models of which one takes decoder_input_ids and shifts no labels for them."""
 REGIONS = {"visual_embeds", "visual_feats", "image"}
 """Arguments by which a model takes images that others have looked at (LXMERT), or calls them otherwise."""
 CONNECTORS = ("projector", "connector", "merger", "qformer", "resampler", "perceiver", "abstractor", "aligner")
@@ -118,8 +120,13 @@ class Tree:
         return next((p for p in places if not any(b.startswith(f"{p}.") for b in self.blocks)), path)
 
 
+def answers_apart(model: PreTrainedModel) -> bool:
+    """Whether a decoder answers what an encoder reads, though the configuration tells of none: BLIP's for questions."""
+    return model.config.model_type in ANSWERING and "decoder_input_ids" in signature(model.forward).parameters
+
+
 def _encodes(model: PreTrainedModel) -> bool:
-    return bool(getattr(model.config, "is_encoder_decoder", False))
+    return answers_apart(model) or bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def _named(path: str) -> str | None:

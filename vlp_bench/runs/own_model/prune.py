@@ -39,12 +39,14 @@ from vlp_bench.pruning.statistics.calibration import Calibration
 from vlp_bench.results.pruner_names import named
 from vlp_bench.runs.device import peak
 from vlp_bench.runs.own_model import plan, screen
-from vlp_bench.runs.own_model.reach import unreached
+from vlp_bench.runs.own_model.reach import takes_padding, unreached
 from vlp_bench.runs.own_model.request import Request, Selection, listed
 from vlp_bench.runs.own_model.writing import check_place, restore_types, whole, write, write_stored
 from vlp_bench.runs.progress import Pruning
 from vlp_bench.runs.provenance import versions
 from vlp_bench.runs.terminal.errors import UserError
+
+UNPADDED = "a {} can't be calibrated on texts that are padded: those of one length go together"
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,20 @@ def _prune(request: Request, options: Mapping[str, Any], console: Console) -> li
     _check_leaves_some(adapter, request)
     _check_sees(data, adapter, request)
     _approve(request, console)
-    batches = None
+    batches, inputs = None, Inputs(model, folder, request.max_length)
     if data is not None:
         screen.hint(console, slow_dtype(model.dtype, device))
         console.print(f"calibrated on {data.told}", soft_wrap=True, markup=False)
-        batches = Inputs(model, folder, request.max_length).batches(data.examples, data.source.kind, request.batch_size)
+        batches = inputs.batches(data.examples, data.source.kind, request.batch_size)
     started = time.perf_counter()
     if request.offload:
         dtype = getattr(torch, request.dtype) if request.dtype else stored_dtype(folder)
         warn_of(folder, model, Offloaded(model, StoredWeights(folder), device, dtype).unread)
     with peak(device) as memory:
         placed = model if request.offload else nn.Module.to(model, device)
+        if data is not None and reads == "activations" and not takes_padding(placed, adapter, batches or ()):
+            screen.hint(console, UNPADDED.format(type(model).__name__))
+            batches = inputs.batches(data.examples, data.source.kind, request.batch_size, even=True)
         solutions = _solutions(request, pruner, placed, adapter, batches, reads, precision, console)
         found = _written(request, model, folder, adapter, solutions, data)
     screen.written(console, found, time.perf_counter() - started, memory.gigabytes)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlp_bench.models.checkpoints.hub import SCARCE
 from vlp_bench.models.foreign.adapter import TransformersAdapter
 from vlp_bench.pruning.statistics.batch_errors import named
 from vlp_bench.pruning.statistics.batches import moved_to
 from vlp_bench.pruning.statistics.calibration import Calibration
-from vlp_bench.pruning.statistics.inputs import InputWatch
+from vlp_bench.pruning.statistics.inputs import InputNorms, InputWatch
+from vlp_bench.pruning.statistics.token_masks import TokenMasks
 from vlp_bench.pruning.statistics.uncalled import READ_UNCALLED
 
 UNCALLED = "no calibration batch reaches it"
@@ -38,6 +40,26 @@ def unreached(model: nn.Module, adapter: TransformersAdapter, batches: Sequence[
         read = calibration.read_uncalled(missing)
         return {name: UNSEEN if name in read else UNCALLED for name in missing}
     return dict.fromkeys(_unlearnt(calibration, len(batches)), UNLEARNT)
+
+
+def takes_padding(model: nn.Module, adapter: TransformersAdapter, batches: Sequence[Any]) -> bool:
+    """Whether what reaches the layers can be seen where a batch has padding, by the first that has any."""
+    padded = (batch for batch in batches for key, mask in batch.items() if key.endswith("mask") and not mask.all())
+    batch = next(padded, None)
+    if batch is None:
+        return True
+    calibration = Calibration(model, [batch], adapter)
+    watch = InputWatch(calibration.layers.values(), [InputNorms()], lambda _: None)
+    part = moved_to(batch, next(iter(calibration.layers.values())).weight.device)
+    watch.new_part(TokenMasks(calibration.adapter, model, part))
+    try:
+        with watch.watching(), torch.no_grad():
+            calibration.adapter.encode(model, part)
+    except SCARCE:
+        raise
+    except Exception:  # of whatever kind: a layer's padding can't be known, or the model takes none
+        return False
+    return True
 
 
 def _uncalled(calibration: Calibration) -> list[str]:
