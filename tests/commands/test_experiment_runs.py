@@ -10,6 +10,7 @@ from vlp_bench.commands.report import Request as ReportRequest
 from vlp_bench.commands.report import chapters
 from vlp_bench.runs.object_cache import ObjectCache
 from vlp_bench.runs.run import Helpers, run
+from vlp_bench.runs.terminal.errors import UserError
 from vlp_bench.sweeps import comparison as cells
 from vlp_bench.sweeps import plans
 
@@ -55,6 +56,12 @@ def test_dense_is_planned_the_ridge_chosen_and_the_report_written(tiny, tmp_path
     computed.clear()
     experiment.perform(request)
     assert computed == []  # everything is stored, the choice as well
+
+
+def test_an_experiment_without_a_folder_is_refused():
+    """A variable of the shell that is not set: masks made alone would lie in /table07_runtimes."""
+    with pytest.raises(UserError, match=r"^paths\.out=: expected a file or folder"):
+        experiment.perform(experiment.Request.parse(["table07_runtimes", "paths.out=", "dry=true"]))
 
 
 def test_a_dry_run_computes_nothing(tiny, monkeypatch, computed, capsys):

@@ -141,7 +141,7 @@ def test_what_is_missing_is_said_in_one_line(typed, words, says) -> None:
         ("data.format=nope", "data.format=nope: there is no such format here; allowed: salesforce, karpathy, "),
         ("data.orientation=up", "data.orientation=up: it is one of upright, compat"),
         ("data.general_format=nope", "data.general_format=nope: there is no such format here; allowed: "),
-        ("+data.max_broken=-1", "data.max_broken must be 0 or more, got -1"),
+        ("data.max_broken=-1", "data.max_broken must be 0 or more, got -1"),
         ("data.num_workers=-1", "data.num_workers must be 0 or more, got -1"),
     ],
 )
@@ -370,10 +370,10 @@ def test_one_image_that_is_not_there_is_named_before_anything_is_computed(own, t
     with pytest.raises(ValueError, match=rf"^the {split} split names images that are not in .*, 1 of \d+: {lost}; f"):
         looked_at()
     if split == "train":
-        looked_at("+data.max_broken=1")
+        looked_at("data.max_broken=1")
     else:
         with pytest.raises(ValueError, match=f"^the {split} split"):
-            looked_at("+data.max_broken=1")
+            looked_at("data.max_broken=1")
     if split == "val":
         looked_at("recipe.epochs=0")
 

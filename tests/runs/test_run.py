@@ -177,8 +177,9 @@ def test_a_weight_that_came_back_to_life_is_noticed(specified):
         prune_once.assert_zeros(model, solution.masks)
 
 
-def test_a_training_that_diverges_is_stored_as_an_error(specified):
-    found = specified("pruner=omp", "sparsity=0.5", "task.lr=1e30", "task.warmup=0", "recipe.clip=null")
+@pytest.mark.parametrize("lr", ["1e30", "1e99"])  # the second is above the largest of float32
+def test_a_training_that_diverges_is_stored_as_an_error(specified, lr):
+    found = specified("pruner=omp", "sparsity=0.5", f"task.lr={lr}", "task.warmup=0", "recipe.clip=null")
     with pytest.raises(Diverged):
         performed(found)
     [row] = Store(found.out / "runs").rows()

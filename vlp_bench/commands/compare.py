@@ -17,7 +17,7 @@ from vlp_bench.runs.own_model.evaluation_request import is_preset
 from vlp_bench.runs.terminal.console import console, print_help, warn
 from vlp_bench.runs.terminal.errors import MISTAKE, one_line, wants_traceback
 from vlp_bench.runs.terminal.key_value import with_words
-from vlp_bench.spelling import count_of
+from vlp_bench.sweeps.announcement import announcement
 from vlp_bench.sweeps.grid import Grid
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def compare(grid: Grid) -> Path:
 
     cells = specifications(grid)
     todo = missing(cells)
-    stored = len(cells) - len(todo)
-    processes = count_of(grid.workers, "process", "processes")
-    console.print(
-        f"{count_of(len(cells), 'run')}: {stored} stored already, {len(todo)} to compute with {processes}",
-        soft_wrap=True,
-    )
+    console.print(announcement(cells, todo, grid.workers), soft_wrap=True)
     failures = _computed(todo, grid.workers) if todo else {}
     folder = _show(grid, cells)
     for name, reason in failures.items():

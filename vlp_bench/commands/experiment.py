@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
+from vlp_bench.runs.schema import check_paths
 from vlp_bench.runs.terminal.console import columns, console, print_help
 from vlp_bench.runs.terminal.errors import MISTAKE, UserError, one_line, wants_traceback
-from vlp_bench.spelling import count_of
 from vlp_bench.sweeps import plans
+from vlp_bench.sweeps.announcement import announcement
 from vlp_bench.sweeps.grid import parsed
 from vlp_bench.sweeps.specifications import missing, specifications
 
@@ -66,7 +66,9 @@ class Request:
 
     @property
     def out(self) -> str:
-        return next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("paths.out=")), "outputs")
+        given = next((w.partition("=")[2] for w in reversed(self.words) if w.startswith("paths.out=")), "outputs")
+        check_paths({"out": given})
+        return given
 
     @property
     def files(self) -> str:
@@ -109,7 +111,7 @@ def perform(request: Request) -> Path | None:
     if not cells:
         raise UserError(f"{request.name}: none of its experiments is in conf/exp yet")
     todo = missing(cells)
-    console.print(_announcement(cells, todo, request.workers), soft_wrap=True)
+    console.print(announcement(cells, todo, request.workers), soft_wrap=True)
     if request.dry:
         return None
     from vlp_bench.commands.report import Request as ReportRequest
@@ -179,24 +181,6 @@ def _ridges(exp: str, part: plans.Part, words: Sequence[str], workers: int) -> d
         console.print(f"{proxy} is not there to choose a ridge with: the default of the yaml stays", style="yellow")
         return {}
     return {name: choose(name, [f"+exp={proxy}", *words], workers).ridge for name in wanted}
-
-
-def _announcement(cells: "Sequence[Specification]", todo: "Sequence[Specification]", workers: int) -> str:
-    """How many runs there are and, if some like them are stored, how long the rest will take."""
-    from vlp_bench.results.store import Store
-
-    text = (
-        f"{count_of(len(cells), 'run')}: {len(cells) - len(todo)} stored already, {len(todo)} to compute with "
-        f"{count_of(workers, 'process', 'processes')}"
-    )
-    frame = Store(cells[0].out / "runs").query()
-    names = {(c.config["experiment"], c.benchmark) for c in cells}
-    like = frame.loc[[pair in names for pair in zip(frame["exp"], frame["benchmark"], strict=True)], :]
-    seconds = like.drop_duplicates("run")["seconds"].tolist()
-    if todo and seconds:
-        minutes = median(seconds) * len(todo) / workers / 60
-        text += f"; about {minutes:.0f} min, by the median of {count_of(len(seconds), 'stored run')}"
-    return text
 
 
 if __name__ == "__main__":

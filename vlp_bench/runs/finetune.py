@@ -1,6 +1,7 @@
 """Fine-tune a pruned task, keep the best epoch, test it once. An interrupted run goes on from its last checkpoint."""
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -96,7 +97,8 @@ def _fit(trainer: Trainer, task: LightningModule, data: LightningDataModule, las
     try:
         trainer.fit(task, data, ckpt_path=last, weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        if "probability tensor contains" in str(error):  # negatives drawn by similarities that are no numbers
+        # negatives drawn by similarities that are no numbers; a learning rate above the largest of float32
+        if re.search("probability tensor contains|without overflow", str(error)):
             raise Diverged(f"the loss is not a number at step {trainer.global_step}; lower task.lr") from error
         if last is None or trainer.global_step or processes.lost(error):
             raise

@@ -121,6 +121,13 @@ def check(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequ
         )
 
 
+def check_paths(paths: Mapping[str, Any]) -> None:
+    """UserError for a path without a letter: a variable of the shell that is not set."""
+    for name, place in paths.items():
+        if isinstance(place, str) and not place.strip():
+            raise UserError(f"paths.{name}={place}: expected a file or folder; is a variable of the shell not set?")
+
+
 def _word(key: str, overrides: Sequence[str]) -> str:
     return next((word for word in overrides if word.lstrip("+~").partition("=")[0] == key), key)
 

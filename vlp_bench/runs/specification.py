@@ -161,6 +161,8 @@ def specify(config: DictConfig, hydra: Any) -> Specification:
     if config.get("experiment") is None:
         raise UserError(no_experiment())
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if OmegaConf.is_dict(own.get("paths")):
+        schema.check_paths(OmegaConf.to_container(own.paths, resolve=False))  # pyright: ignore[reportArgumentType]
     if own.rehearse:
         rehearse(own)
     typed: Any = OmegaConf.to_container(hydra.overrides.task)  # not resolved

@@ -101,6 +101,10 @@ def refused(monkeypatch, tmp_path, capsys):
         ([EXP, "sparsity=½"], ["sparsity=½", "quotes"]),
         ([EXP, "~sparsity"], ["sparsity is missing"]),
         ([EXP, "paths.out=5"], ["paths.out=5", "text"]),
+        ([EXP, "paths.out="], ["paths.out=: expected a file or folder", "variable of the shell"]),
+        ([EXP, "paths.out=", "rehearse=true"], ["paths.out=: expected"]),  # it wrote to /rehearsal
+        ([EXP, "benchmark=paper", "paths.data=' '"], ["paths.data= : expected a file or folder"]),
+        ([EXP, "sparsity=0.5,0.9"], ["sparsity=0.5,0.9: several values are a sweep", "run -m"]),
         ([EXP, "recipe.epochs=abc"], ["recipe.epochs=abc", "a whole number"]),
         ([EXP, "recipe.epochs=null"], ["recipe.epochs=null", "a whole number"]),
         ([EXP, "recipe.epochs=1.5"], ["recipe.epochs=1.5", "a whole number"]),

@@ -119,6 +119,8 @@ def _explain_hydra(error: BaseException, arguments: Sequence[str]) -> str | None
     if found := re.search(r"Error resolving interpolation '(.*?)'", text):
         word = next((word for word in arguments if found[1] in word), found[1])
         return f"{word}: there is nothing that {found[1]} stands for where choices are made"
+    if found := re.search(r"Ambiguous value for argument '(.*?)'\n", text):
+        return f"{found[1]}: several values are a sweep: vlp-bench run -m, or vlp-bench compare"
     if found := re.search(r"Error merging override (.*)", text):
         return f"{found[1]}: expected a value of the kind that stands there"
     if (inner := _inner(error)) is not None:
