@@ -43,6 +43,13 @@ def test_a_grid_that_makes_no_sense_is_refused(word, said):
         Grid.parse([word])
 
 
+@pytest.mark.parametrize("key", ["pruner", "sparsity", "seed", "workers"])
+def test_a_key_of_the_grid_that_stands_twice_is_refused(key):
+    """The second took the place of the first, and its runs were never made."""
+    with pytest.raises(ValueError, match=rf"^{key}=1 {key}=2: give {key} once, with commas"):
+        Grid.parse([f"{key}=1", "+exp=xvlm_itr", f"{key}=2"])
+
+
 @pytest.fixture
 def grid(tiny):
     return Grid(("dense", "random", "omp", "multiflow"), (0.5, 0.9), (0, 1), 2, (*tiny, "recipe.epochs=0"))

@@ -32,7 +32,12 @@ class Grid:
     @classmethod
     def parse(cls, words: Sequence[str]) -> "Grid":
         """The grid of a command line: pruner=, sparsity= and seed= take lists, everything else is an override."""
-        own = {word.partition("=")[0]: word.partition("=")[2] for word in words if word.partition("=")[0] in _OWN}
+        own: dict[str, str] = {}
+        for key, _, value in (word.partition("=") for word in words):
+            if key in own:
+                raise UserError(f"{key}={own[key]} {key}={value}: give {key} once, with commas between its values")
+            if key in _OWN:
+                own[key] = value
         rest = tuple(word for word in words if word.partition("=")[0] not in _OWN)
         return cls(**{_OWN[key][0]: parsed(key, value) for key, value in own.items()}, overrides=rest)
 
