@@ -331,6 +331,24 @@ def test_a_model_of_which_nothing_goes(tmp_path):
     refused(tmp_path / "model", tmp_path, r"nothing of it is pruned, the table says why; also=", pruner="omp")
 
 
+@pytest.mark.parametrize("pruner", ["wanda", "snip"])
+def test_a_model_that_reads_pixels_as_words_is_calibrated_on_images(sets, tmp_path, pruner):
+    sizes = {"vocab_size": 17, "n_positions": 16, "n_embd": 32, "n_layer": 1, "n_head": 4}
+    config = transformers.ImageGPTConfig(**sizes)
+    transformers.ImageGPTForCausalImageModeling(config).save_pretrained(tmp_path / "model")
+    colours = torch.linspace(-1, 1, 48).view(16, 3).tolist()
+    size = {"height": 4, "width": 4}
+    transformers.ImageGPTImageProcessorPil(clusters=colours, size=size).save_pretrained(tmp_path / "model")
+    words = {"pruner": pruner, "sparsity": 0.5}
+    refused(
+        tmp_path / "model", tmp_path, r"holds texts, .* do not reach the vision layers: give images", **words,
+        calibration=sets["texts"],
+    )  # fmt: skip
+    [(solution, _)], said = pruned(tmp_path / "model", tmp_path / "out", **words, calibration=sets["pictures"])
+    assert (solution.sparsity, len(solution.masks)) == (0.5, 4)
+    assert "12 of 12 images" in said
+
+
 def test_a_model_of_sounds_is_calibrated_by_no_set(sets, tmp_path):
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 64, "num_mel_bins": 8}
