@@ -47,6 +47,15 @@ def logger(tmp_path, monkeypatch):
     return logger
 
 
+def test_wandb_is_told_nothing_that_it_warns_of(tmp_path, monkeypatch):
+    """`anonymous`, which Lightning hands on whether it is given or not."""
+    asked = {}
+    monkeypatch.setattr("wandb.init", lambda **given: asked.update(given) or SimpleNamespace())
+    assert CarefulWandb(save_dir=str(tmp_path), project="mine", offline=True).experiment is not None
+    assert asked["project"] == "mine"
+    assert "anonymous" not in asked
+
+
 def test_runs_that_differ_in_the_seed_alone_share_a_group(specified):
     found = [specified(*words) for words in (["seed=0"], ["seed=1"], ["seed=0", "sparsity=0.5"], ["task.k_test=3"])]
     told = [labels(run.folder, run.config) for run in found]

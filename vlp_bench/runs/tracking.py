@@ -68,6 +68,7 @@ class CarefulWandb(WandbLogger):
 
     @_careful
     def _run(self) -> Any:
+        self._wandb_init.pop("anonymous", None)  # Lightning's None, of which W&B warns in every run
         return WandbLogger.experiment.fget(self)  # pyright: ignore[reportOptionalCall]
 
     @_careful
