@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vlp_bench.pruning.statistics.calibration import Calibration
     from vlp_bench.tasks.foreign.evaluate import evaluate
 
-__version__ = "0.15.0"
+__version__ = "0.16.0"
 __all__ = [
     "Adapter",
     "Batch",
