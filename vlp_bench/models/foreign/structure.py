@@ -28,6 +28,8 @@ FROM_PIXELS = ("patch_embed", "patch_dense", "vision_embed_tokens")
 """Beginnings of the names of modules that map the pixels of a patch: Fuyu's and Gemma 4's have names of their own."""
 SPEAKING = ("head", "head_linear")
 """Names of linear layers outside all blocks that give logits, wherever they lie: RNN-T's joint.head, Ovis2's."""
+PROJECTING = ("siglip_text_model", "siglip2_text_model")
+"""Kinds of models whose linear head is a projection of the text to what images have in common with it."""
 CLASSIFIERS = ("classifier", "class_predictor", "score", "head", "qa_outputs", "logits")
 
 
@@ -270,9 +272,11 @@ def _heads(tree: Tree) -> Iterator[str]:
 def _is_head(tree: Tree, path: str, module: nn.Module) -> bool:
     """Whether a module outside all blocks, with none in it, is called one (Janus' generation_head, MAE's decoder_pred).
 
-    The head of SigLIP's vision tower is no linear layer, and pools.
+    SigLIP's are none: that of its vision tower is no linear layer, and pools; that of its text tower projects.
     """
     name = path.rpartition(".")[2]
+    if tree.nested[tree.around(path)[0]].config.model_type in PROJECTING:
+        return False
     if not name.endswith(("_head", "_pred")) and not (name in SPEAKING and isinstance(module, nn.Linear)):
         return False
     return not any(f"{path}.".startswith(f"{own}.") or own.startswith(f"{path}.") for own in tree.blocks)
