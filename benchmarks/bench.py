@@ -58,8 +58,8 @@ TITLES = {"whole call": "Whole calls", "kernel": "Parts of a call"}
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What must be equal in two rows that are compared."""
-    return tuple(row[name] for name in ("row", "model", "threads", "machine"))
+    """What must be equal in two rows that are compared; rows stored before 0.16 don't tell of AMX."""
+    return *(row[name] for name in ("row", "model", "threads")), row["machine"].removesuffix(", AMX")
 
 
 def read(file: Path) -> list[Row]:

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -241,10 +241,11 @@ class Folder:
 
     def path(self, key: str) -> Path:
         """Where the image of a key lies, or would lie."""
-        first, *others = self._places(key)
-        if not others or first.exists():
+        places = self._places(key)
+        first = next(places)
+        if not self.also or first.exists():
             return first
-        return next((other for other in others if other.exists()), first)
+        return next((other for other in places if other.exists()), first)
 
     def lacking(self, keys: Iterable[str]) -> list[str]:
         """The keys whose images are not there; every folder is listed once, for images are many."""
@@ -255,9 +256,11 @@ class Folder:
 
         return [key for key in keys if not any(map(there, self._places(key)))]
 
-    def _places(self, key: str) -> list[Path]:
+    def _places(self, key: str) -> Iterator[Path]:
+        """One at a time: nearly every image lies in the first."""
         below = inside(key)
-        return [self.root / below, *(self.root / folder / below.name for folder in self.also)]
+        yield self.root / below
+        yield from (self.root / folder / below.name for folder in self.also)
 
 
 def _names(folder: Path) -> frozenset[str]:

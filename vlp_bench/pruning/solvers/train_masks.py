@@ -56,8 +56,7 @@ class TrainMasks:
         numbers = self._start(weights, budgets)
         first = self._masks(numbers, budgets)
         with preserve_weights(layers):
-            self._train(calibration, weights, numbers, budgets)
-        masks = self._masks(numbers, budgets)
+            masks = self._train(calibration, weights, numbers, budgets, first)
         if self.compat == "corrected" and all(mask.equal(first[name]) for name, mask in masks.items()):
             self._warn_of_too_few_steps(calibration.count()[0])
         return Solved(masks, {})
@@ -82,19 +81,24 @@ class TrainMasks:
             numbers[name] = 2 * threshold * (own >= own.flatten().kthvalue(removed).values).float()
         return numbers
 
-    def _train(self, calibration: Calibration, weights: Numbers, numbers: Numbers, budgets: Mapping[str, int]) -> None:
+    def _train(
+        self, calibration: Calibration, weights: Numbers, numbers: Numbers, budgets: Mapping[str, int], masks: Numbers
+    ) -> Numbers:
+        """Trains the numbers in place, from the masks they start with; the masks of the last step."""
         steps, _ = calibration.count()
         optimizer = torch.optim.AdamW(
             list(numbers.values()), lr=self.lr, weight_decay=DECAY if self.compat == "official" else 0.0
         )
-        _apply(calibration.layers, weights, self._masks(numbers, budgets))
+        _apply(calibration.layers, weights, masks)
         for step, gradients in enumerate(calibration.subset(weights).gradients_of_batches(training=True)):
             optimizer.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             for name, m in numbers.items():
                 slope = torch.sign(m) if self.compat == "official" else 1.0
                 m.grad = (gradients[name] * weights[name] * slope).to(m) if name in gradients else torch.zeros_like(m)
             optimizer.step()
-            _apply(calibration.layers, weights, self._masks(numbers, budgets))
+            masks = self._masks(numbers, budgets)
+            _apply(calibration.layers, weights, masks)
+        return masks
 
     def _warn_of_too_few_steps(self, steps: int) -> None:
         """Both sides move: the kept may fall as far as the removed rise."""

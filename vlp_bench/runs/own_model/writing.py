@@ -166,9 +166,15 @@ def _recount(folder: Path) -> None:
     index = folder / INDEX
     if index.is_file():
         content = load(index)
-        size = sum(tensor.nbytes for tensor in StoredWeights(folder).values())
+        size = sum(map(_bytes_of_tensors, weight_files(folder)))
         content["metadata"] = content.get("metadata", {}) | {"total_size": size}
         index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _bytes_of_tensors(path: Path) -> int:
+    """What follows the header of a .safetensors file, whose length is its first eight bytes."""
+    with path.open("rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
 
 
 def write_stored(
